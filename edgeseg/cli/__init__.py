@@ -1,0 +1,204 @@
+"""The command line. A command is a module of its own, imported only when it is typed; heavy imports come later still."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import typer
+
+from edgeseg import __version__
+from edgeseg.cli.arguments import normalise
+from edgeseg.cli.console import error, warn
+from edgeseg.errors import EdgesegError
+from edgeseg.registry import BrokenTarget
+
+INTERRUPTED, BROKEN_PIPE, UNEXPECTED = 130, 1, 70
+
+# Command -> (module, name of the function or of the typer app in it, panel of the help).
+MAIN, LOOK, CARE = "Main commands", "Understanding a model", "Data and tools"
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "export": ("export", "export", MAIN),
+    "validate": ("validate", "validate", MAIN),
+    "val": ("validate", "validate", ""),
+    "predict": ("predict", "predict", MAIN),
+    "train": ("train", "train", MAIN),
+    "benchmark": ("benchmark", "benchmark", MAIN),
+    "demo": ("demo", "demo", MAIN),
+    "info": ("info", "info", LOOK),
+    "graph": ("graph", "graph", LOOK),
+    "calibrate": ("calibrate", "app", LOOK),
+    "sensitivity": ("sensitivity", "sensitivity", LOOK),
+    "data": ("data", "app", CARE),
+    "toolchain": ("toolchain", "app", CARE),
+    "doctor": ("doctor", "doctor", CARE),
+}
+# Libraries that would otherwise write lines of their own between ours; they read this when they are imported.
+QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# What a command needs beside the base install, as a pip extra.
+EXTRAS = {
+    "export": "export",
+    "demo": "all",
+    "benchmark": "export",
+    "validate": "evaluate",
+    "val": "evaluate",
+    "train": "train",
+}
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+# train has more options than its help lists: further key=value words reach it as they are.
+EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"train": {"allow_extra_args": True, "ignore_unknown_options": True}}
+ABOUT = """YOLOv8-seg on edge devices, quantization first.
+
+Options are written as [bold]--key value[/] or [bold]key=value[/]. Try:
+
+[cyan]edgeseg demo[/]
+
+[cyan]edgeseg export yolov8n-seg.pt --format onnx,tflite --int8[/]
+
+[cyan]edgeseg validate yolov8n-seg.onnx data=coco128-seg.yaml[/]
+
+[cyan]edgeseg predict yolov8n-seg_int8.tflite image.jpg[/]
+"""
+
+
+def build(names: Sequence[str]) -> typer.Typer:
+    """The typer application with the named commands only."""
+    app = typer.Typer(
+        name="edgeseg",
+        help=ABOUT,
+        context_settings=SETTINGS,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        no_args_is_help=True,
+    )
+
+    @app.callback()
+    def root(version: bool = typer.Option(False, "--version", help="Show the version and leave.")) -> None:
+        if version:
+            print(f"edgeseg {__version__}")
+            raise typer.Exit()
+
+    for name in names:
+        module, attribute, panel = COMMANDS[name]
+        command = getattr(import_module(f"edgeseg.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel or None, context_settings=SETTINGS)
+        else:
+            extra = {"rich_help_panel": panel} if panel else {"hidden": True}
+            settings = {**SETTINGS, **EXTRA_SETTINGS.get(name, {})}
+            app.command(name, context_settings=settings, help=_flowing(command.__doc__), **extra)(command)
+    return app
+
+
+def _flowing(text: str | None) -> str:
+    """A docstring as paragraphs without line breaks of their own, for help that is as wide as the terminal."""
+    return "\n\n".join(" ".join(p.split()) for p in (text or "").split("\n\n"))
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command line and exit with its code (0 good, 1 a branch failed, 2 bad input, 130 interrupted)."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; never raises for anything that a person did or met."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.showwarning = _show_warning
+    try:
+        return _run(list(argv))
+    except EdgesegError as e:
+        return _fail(str(e), e.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0 if e.code is None else _fail(str(e.code), 1)
+    except BrokenPipeError:
+        return _quiet_pipe()
+    except OSError as e:
+        if e.errno == errno.EPIPE:
+            return _quiet_pipe()
+        return _fail(_os_error(e), 2)
+    except ModuleNotFoundError as e:
+        extra = EXTRAS.get(_typed(argv), "all")
+        return _fail(f'the package {e.name} is needed for this. pip install "edgeseg[{extra}]"', 2)
+    except MemoryError:
+        return _fail("out of memory. Try a smaller --imgsz or --batch, or close other programs", 2)
+    except Exception as e:
+        if hasattr(e, "format_message"):  # a usage error of click, wherever this typer keeps it
+            return _fail(f"{str(e.format_message()).rstrip('.')}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2)
+        first = (str(e).strip() or "no message").splitlines()[0]
+        return _fail(f"unexpected {type(e).__name__}: {first} (set EDGESEG_DEBUG=1 for the traceback)", UNEXPECTED)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
+    """Ours in one line without a place in the code; those of packages as they are."""
+    if issubclass(category, BrokenTarget):
+        warn(str(message))
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
+
+
+def _run(argv: list[str]) -> int:
+    if argv == ["--version"]:
+        print(f"edgeseg {__version__}")
+        return 0
+    word = next((a for a in argv if not a.startswith("-")), None)
+    if word is not None and word not in COMMANDS:
+        raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
+    app = build([word] if word else list(COMMANDS))
+    command: Any = typer.main.get_command(app)
+    if word is not None:
+        argv = normalise(argv, command)
+    code = command.main(args=argv, prog_name="edgeseg", standalone_mode=False)
+    sys.stdout.flush()
+    if code == INTERRUPTED:  # how newer versions of typer report Ctrl+C
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _guess_command(word: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, COMMANDS, n=1)
+    listed = ", ".join(name for name, (_, _, panel) in COMMANDS.items() if panel)
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"Commands: {listed}"
+
+
+def _typed(argv: Sequence[str]) -> str:
+    return next((a for a in argv if not a.startswith("-")), "")
+
+
+def _os_error(e: OSError) -> str:
+    where = f"{e.filename}: " if e.filename else ""
+    hints = {
+        errno.ENOSPC: "Free some space, or write elsewhere with --out",
+        errno.EDQUOT: "Free some space, or write elsewhere with --out",
+        errno.EACCES: "Check its permissions, or write elsewhere with --out",
+        errno.EROFS: "Write elsewhere with --out",
+    }
+    hint = hints.get(e.errno or 0, "")
+    return f"{where}{(e.strerror or str(e)).lower()}" + (f". {hint}" if hint else "")
+
+
+def _fail(message: str, code: int) -> int:
+    error(message)
+    if os.environ.get("EDGESEG_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    return code
+
+
+def _quiet_pipe() -> int:
+    """The reader of our output went away (``| head``): leave quietly, and keep Python from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE

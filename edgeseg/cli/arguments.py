@@ -1,0 +1,129 @@
+"""``key=value`` beside ``--key value``: every command line is brought into the form that typer parses.
+
+Options are known from the command itself, so that a wrong key is found here and answered with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from edgeseg.errors import EdgesegError
+
+_KEY = re.compile(r"^[A-Za-z][\w-]*$")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_OPTIONAL_VALUE = {"--json": "-"}
+
+
+def normalise(argv: Sequence[str], command: Any) -> list[str]:
+    """Rewrite ``key=value``, ``--flag=true`` and ``--snake_case`` for the click command that ``argv`` leads to.
+
+    A command with ``allow_extra_args`` gets what it has no option for as ``key=value``. ``--json`` without a value means
+    standard output. A ``key=value`` whose key is no option passes as a path when such a file exists.
+
+    Raises:
+        EdgesegError: no option has this name (with the nearest one), or a flag's value is neither true nor false.
+    """
+    out: list[str] = []
+    rest = list(argv)
+    names: list[str] = []
+    while rest:  # down to the sub-command
+        token = rest[0]
+        children = getattr(command, "commands", None)
+        if not children or token == "--":
+            break
+        if token.startswith("-"):
+            out.append(rest.pop(0))
+            continue
+        if token not in children:
+            raise EdgesegError(
+                f"unknown command {' '.join([*names, token])!r}", hint=_near(token, list(children), "Commands")
+            )
+        command = children[token]
+        names.append(token)
+        out.append(rest.pop(0))
+    if getattr(command, "commands", None):
+        return [*out, *rest]
+    return [*out, *_options(rest, command, " ".join(names))]
+
+
+def _options(tokens: list[str], command: Any, name: str) -> list[str]:
+    options = [p for p in command.params if p.param_type_name == "option"]
+    by_flag = {flag: p for p in options for flag in (*p.opts, *p.secondary_opts)}
+    arguments = {p.name for p in command.params if p.param_type_name == "argument"}
+    helps = ("--help", "-h")
+    open_ended = bool(getattr(command, "context_settings", {}).get("allow_extra_args"))
+    out: list[str] = []
+    queue = list(tokens)
+    while queue:
+        token = queue.pop(0)
+        if token == "--":
+            return [*out, token, *queue]
+        if token.startswith("--"):
+            key, equals, value = token.partition("=")
+        elif not token.startswith("-") and "=" in token and _KEY.match(token.partition("=")[0]):
+            key, equals, value = token.partition("=")
+            flag = "--" + key.replace("_", "-")
+            if flag not in by_flag and key in arguments:
+                out.append(value)
+                continue
+            if flag not in by_flag and Path(token).exists():
+                out.append(token)
+                continue
+        else:
+            out.append(token)
+            known = by_flag.get(token)
+            if known is not None and not known.is_flag and queue:
+                out.append(queue.pop(0))
+            continue
+        flag = "--" + key.removeprefix("--").replace("_", "-")
+        if flag in helps:
+            out.append(flag)
+            continue
+        if flag not in by_flag and open_ended and (equals or queue):
+            out.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
+            continue
+        if flag not in by_flag:
+            words = [f for f in by_flag if f.startswith("--")]
+            raise EdgesegError(f"{name} has no option {key!r}", hint=_near(flag, words, f"See: edgeseg {name} --help"))
+        option = by_flag[flag]
+        if option.is_flag:
+            out.append(_flag(option, flag, value) if equals else flag)
+        elif equals:
+            out += [flag, value]
+        elif flag in _OPTIONAL_VALUE and (not queue or _is_option(queue[0])):
+            out += [flag, _OPTIONAL_VALUE[flag]]
+        elif queue:
+            out += [flag, queue.pop(0)]
+        else:
+            raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
+    return out
+
+
+def _is_option(token: str) -> bool:
+    return token.startswith("--") or ("=" in token and _KEY.match(token.partition("=")[0]) is not None)
+
+
+def _flag(option: Any, flag: str, value: str) -> str:
+    """The spelling of a boolean option that means ``value``."""
+    word = value.strip().lower()
+    if word not in _TRUE + _FALSE:
+        raise EdgesegError(f"{flag.removeprefix('--')}={value} is neither True nor False")
+    on = word in _TRUE
+    if flag in option.secondary_opts:
+        on = not on
+    if on:
+        return str(option.opts[0])
+    if not option.secondary_opts:
+        raise EdgesegError(f"{flag} cannot be switched off: leave it out")
+    return str(option.secondary_opts[0])
+
+
+def _near(word: str, known: list[str], otherwise: str) -> str:
+    near = get_close_matches(word, known, n=1)
+    if near:
+        return f"Did you mean {near[0].removeprefix('--')!r}?"
+    return otherwise if otherwise.startswith("See") else f"{otherwise}: {', '.join(known)}"

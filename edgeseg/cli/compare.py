@@ -1,0 +1,115 @@
+"""``edgeseg validate A B C --reference MODEL``: several models side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.cli import console
+
+if TYPE_CHECKING:
+    from edgeseg.evaluate.parity import Subject, Verdict
+    from edgeseg.predict.opened import Opened
+
+HEADER = (
+    "model",
+    "format",
+    "size",
+    "box AP",
+    "mask AP",
+    "matched",
+    "mask IoU",
+    "score shift",
+    "max score",
+    "max box px",
+    "ms",
+    "parts at",
+)
+
+
+def compare_models(
+    files: Sequence[str],
+    reference: str,
+    data: str | None,
+    *,
+    split: str,
+    limit: int | None,
+    threads: int | None,
+    html: str | None,
+    json: str | None,
+) -> int:
+    """Compare, print the table, write JSON and HTML; the exit code: 1 when a model parts from the reference, else 0."""
+    from edgeseg.data.dataset import load_dataset
+    from edgeseg.errors import EdgesegError
+    from edgeseg.evaluate.parity import Verdict, compare
+    from edgeseg.evaluate.pictures import write_html
+    from edgeseg.model import Model
+    from edgeseg.predict.writer import next_run
+
+    to = console.people(json)
+    first = Model(reference, threads=threads)
+    dataset = load_dataset(data or first.default_data())
+    with ExitStack() as stack:
+        subject = subject_of(first.opened)
+        others: list[Subject] = []
+        failed: list[Verdict] = []
+        for file in files:
+            try:
+                others.append(open_apart(file, threads, stack))
+            except EdgesegError as e:
+                failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
+        with console.progress(f"comparing {len(others)} models with {reference}") as bar:
+            verdicts = compare(subject, others, dataset, split, limit=limit, progress=bar.update)
+    verdicts = [*verdicts, *failed]
+    page = Path(html) if html else next_run("validate") / "report.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_html(page, verdicts, reference, f"{dataset.yaml.name} ({split})")
+    with console.json_file(json) as stream:
+        found = {"reference": reference, "dataset": str(dataset.yaml), "split": split, "report": str(page)}
+        console.write_json(stream, {**found, "models": [v.to_dict() for v in verdicts]})
+    if json != "-":
+        console.table("", HEADER, [row(v) for v in verdicts], to=to)
+        console.say(f"pictures of the worst disagreements: {page}", to=to)
+    for v in failed:
+        console.error(f"{v.path}: {v.error}")
+    return 1 if any(v.diverges for v in verdicts) else 0
+
+
+def open_apart(file: str, threads: int | None, stack: ExitStack) -> Subject:
+    """Open one model in a process of its own, which ends with ``stack``; a checkpoint in this one.
+
+    Raises:
+        EdgesegError: it cannot be opened.
+    """
+    from edgeseg.evaluate.parity import Subject
+    from edgeseg.graph.runtimes import open_remote
+    from edgeseg.model import Model
+    from edgeseg.predict.opened import is_checkpoint
+
+    if is_checkpoint(file):
+        return subject_of(Model(file, threads=threads).opened)
+    artifact = open_remote(file, threads=threads)
+    stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
+    console.inferred(artifact.manifest)
+    return Subject(artifact.path, artifact.title, artifact.size, artifact.runtime, artifact.manifest)
+
+
+def subject_of(opened: Opened) -> Subject:
+    """An opened model as ``edgeseg.evaluate.parity.compare`` takes it."""
+    from edgeseg.evaluate.parity import Subject
+
+    return Subject(opened.path, opened.title, opened.size, opened.runtime, opened.manifest)
+
+
+def row(v: Verdict) -> tuple[Any, ...]:
+    """One line of the table; see ``HEADER``."""
+    about = (str(v.path), v.title, console.size(v.size))
+    if v.fidelity is None or v.metrics is None:
+        return (*about, *[None] * 8, v.diverges)
+    f, ap = v.fidelity, v.metrics
+    figures = (ap.box.map, ap.seg.map, f.matched, f.mask_iou, f.score_shift)
+    speed = round(v.speed_ms.get("inference", 0.0), 1)
+    largest = (f"{v.largest_score:.1e}", f"{v.largest_box:.2g}")
+    return (*about, *(round(float(x), 4) for x in figures), *largest, speed, v.diverges or "nowhere")

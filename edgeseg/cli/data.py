@@ -1,0 +1,106 @@
+"""``edgeseg data``: named datasets, and COCO JSON to YOLO labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeseg.cli import console
+
+app = typer.Typer(help="Datasets: list, download, convert.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.command("list")
+def list_() -> None:
+    """The named datasets, their size, and whether they are here."""
+    from edgeseg.data.named import NAMED
+    from edgeseg.resources import cache_root
+
+    rows = []
+    for name, about in NAMED.items():
+        folder = cache_root() / "datasets" / name
+        rows.append((name, about.size, str(folder) if folder.is_dir() else "not downloaded"))
+    console.table("", ("dataset", "download", "where"), rows)
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A named dataset, see: edgeseg data list.")],
+    split: Annotated[str | None, typer.Option(help="Only these splits, with commas.", show_default="train,val")] = None,
+) -> None:
+    """Download a named dataset (continues where an earlier attempt stopped)."""
+    from edgeseg.data.dataset import SPLITS, load_dataset
+    from edgeseg.data.named import NAMED, fetch
+    from edgeseg.errors import EdgesegError
+
+    key = name.removesuffix(".yaml")
+    if key not in NAMED:
+        raise EdgesegError(f"no named dataset is called {name!r}", hint=f"Named datasets: {', '.join(NAMED)}")
+    splits = [s.strip() for s in split.split(",")] if split else ["train", "val"]
+    wrong = [s for s in splits if s not in SPLITS]
+    if wrong:
+        raise EdgesegError(f"no split is called {wrong[0]!r}", hint=f"Splits: {', '.join(SPLITS)}")
+    folder = fetch(key, splits)
+    console.say(f"{key} is in {folder}; use it with data={load_dataset(key).yaml}")
+
+
+@app.command()
+def convert(
+    annotations: Annotated[
+        list[str], typer.Argument(metavar="COCO_JSON...", help="COCO instances JSON files, one per split.")
+    ],
+    images: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER", help="Image folder of each JSON, in the same order.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The split of each JSON.", show_default="from the file's name")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the dataset is made.")] = "dataset",
+) -> None:
+    """Make a YOLO dataset (labels, YAML) from COCO JSON, and say what could not be carried over.
+
+    edgeseg data convert instances_train.json instances_val.json --images train2017 --images val2017 --out mydata
+    """
+    from edgeseg.data.convert import convert_coco
+    from edgeseg.data.dataset import SPLITS
+    from edgeseg.errors import EdgesegError
+
+    folders = [w for value in images or [] for w in value.split(",") if w]
+    if len(folders) != len(annotations):
+        example = " ".join(f"--images {k}2017" for k in ("train", "val")[: len(annotations)])
+        raise EdgesegError(
+            f"{len(annotations)} JSON files and {len(folders)} image folders", hint=f"Give one folder each: {example}"
+        )
+    splits = [s.strip() for s in split.split(",")] if split else [split_of(a, len(annotations) == 1) for a in annotations]
+    if len(splits) != len(annotations) or len(set(splits)) != len(splits) or not set(splits) <= set(SPLITS):
+        hint = "Say them in the order of the files: --split train,val"
+        raise EdgesegError(f"{len(annotations)} JSON files cannot be the splits {', '.join(splits)}", hint=hint)
+    by_split = dict(zip(splits, annotations))
+    with console.progress("converting") as bar:
+        done = convert_coco(by_split, dict(zip(splits, folders)), out, progress=bar.update)
+    rows = [(s, c.images, c.objects, c.crowds, c.empty, len(c.skipped)) for s, c in done.splits.items()]
+    console.table("", ("split", "images", "objects", "crowds left out", "empty left out", "unreadable"), rows)
+    for split, converted in done.splits.items():
+        for number, reason in converted.skipped[:5]:
+            console.warn(f"{by_split[split]}: annotation {number}: {reason}; skipped")
+    console.say(f"{len(done.names)} classes; use it with data={done.yaml}")
+
+
+def split_of(file: str, alone: bool) -> str:
+    """The split that a file called like ``instances_val2017.json`` is for; a file alone that does not say is ``val``.
+
+    Raises:
+        EdgesegError: its name does not say.
+    """
+    from pathlib import Path
+
+    from edgeseg.data.dataset import SPLITS
+    from edgeseg.errors import EdgesegError
+
+    for split in SPLITS:
+        if split in Path(file).stem.lower():
+            return split
+    if alone:
+        return "val"
+    raise EdgesegError("which split is this file for?", path=file, hint="Say it: --split train,val")

@@ -1,0 +1,101 @@
+"""``edgeseg demo``: the main job on a small network of our own and generated images; nothing is downloaded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeseg.cli import console
+
+EXPORTS: tuple[tuple[str, dict[str, Any]], ...] = (("onnx", {}), ("tflite", {"int8": True}))
+TRAIN, VAL, SEED, PICTURES = 100, 40, 20, 6
+
+
+def demo(
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where artifacts, images and pictures go.")] = "runs/demo",
+    json: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).")
+    ] = None,
+) -> None:
+    """Export a small network to ONNX and INT8 TFLite, validate all three, predict; with no download, in a minute or two."""
+    from edgeseg.data.shapes import make_shapes
+    from edgeseg.model import Model
+    from edgeseg.resources import demo_checkpoint
+
+    to, folder, start = console.people(json), Path(out), time.monotonic()
+    checkpoint = demo_checkpoint()
+    size = Model(checkpoint).opened.manifest.imgsz[0]
+    console.say(f"1/4  {TRAIN + VAL} generated images in {folder / 'shapes'}", to=to)
+    data = make_shapes(folder / "shapes", train=TRAIN, val=VAL, size=size, seed=SEED)
+    console.say(f"2/4  exporting {checkpoint.name}", to=to)
+    made = _exports(checkpoint, data, folder)
+    console.say("3/4  validating", to=to)
+    reports = [_validated(path, data, checkpoint) for path in (checkpoint, *made)]
+    console.say("4/4  predicting", to=to)
+    pictures = _pictures(made[-1], data, folder / "pictures")
+    with console.json_file(json) as stream:
+        console.write_json(stream, {"models": reports, "pictures": [str(p) for p in pictures]})
+    if json == "-":
+        return
+    from edgeseg.cli.validate import HEADER, row
+
+    console.say("", to=to)
+    console.table("", HEADER, [row(r) for r in reports], to=to)
+    console.say("", to=to)
+    console.table(f"against {checkpoint.name}, at score 0.25", FIDELITY, [fidelity_row(r) for r in reports[1:]], to=to)
+    console.say(f"{len(pictures)} pictures in {folder / 'pictures'}, artifacts in {folder}", to=to)
+    console.say(
+        f"done in {time.monotonic() - start:.0f} s. Your own: edgeseg export MODEL.pt --format tflite --int8 data=YOUR.yaml",
+        to=to,
+    )
+
+
+def _exports(checkpoint: Path, data: Path, folder: Path) -> list[Path]:
+    from edgeseg.cli.export import shown_events
+    from edgeseg.model import Model
+
+    model = Model(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    with shown_events() as on_event:
+        for format, options in EXPORTS:
+            given: dict[str, Any] = {**options, "imgsz": list(model.opened.manifest.imgsz)}
+            if given.get("int8"):
+                given["data"] = str(data)
+            made.append(model.export(format, out=folder, on_event=on_event, **given))
+    return made
+
+
+def _validated(path: Path, data: Path, reference: Path) -> dict[str, Any]:
+    from edgeseg.cli.validate import report
+    from edgeseg.model import Model
+
+    model = Model(path)
+    with console.progress(f"validating {path.name}") as bar:
+        result = model.validate(data, progress=bar.update)
+    facts = report(model, result)
+    return facts if path == reference else {**facts, "fidelity": model.compare(reference, data).to_dict()}
+
+
+def _pictures(path: Path, data: Path, folder: Path) -> list[Path]:
+    from edgeseg.data.dataset import load_dataset
+    from edgeseg.model import Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images = load_dataset(data).images("val")[:PICTURES]
+    return [result.save(folder) for result in Model(path).predict(images, stream=True)]
+
+
+FIDELITY = ("model", "matched", "missing", "extra", "box IoU", "mask IoU", "score shift", "its std")
+
+
+def fidelity_row(d: dict[str, Any]) -> tuple[Any, ...]:
+    """One line of the comparison with the reference; see ``FIDELITY``."""
+    f = d["fidelity"]
+    means = [
+        None if f[k] is None else round(f[k], 4) + 0.0 for k in ("box_iou", "mask_iou", "score_shift", "score_shift_std")
+    ]
+    return d["path"], None if f["matched"] is None else round(f["matched"], 4), f["missing"], f["extra"], *means

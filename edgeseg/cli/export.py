@@ -1,0 +1,253 @@
+"""``edgeseg export``: a checkpoint in, artifacts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeseg.cli import console
+from edgeseg.cli.graph import split_list
+
+if TYPE_CHECKING:
+    from edgeseg.graph.export import ExportResult
+    from edgeseg.graph.run import Event
+
+QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
+
+
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            show_default=False,
+            help="Checkpoint, or an artifact that others read (default: the newest trained one, else yolov8n-seg.pt).",
+        ),
+    ] = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="A,B",
+            help="Formats, with commas or repeated; all for every one.",
+            show_default="torchscript",
+        ),
+    ] = None,
+    imgsz: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N]", help="Input size in pixels: 640, or height,width.", show_default="640", rich_help_panel=SHAPE
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size.", show_default="1", rich_help_panel=SHAPE)] = None,
+    dynamic: Annotated[
+        bool | None, typer.Option(help="Any batch and image size.", show_default=False, rich_help_panel=SHAPE)
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="raw (ends at the convolutions), or decoded (the common YOLOv8 tensors).",
+            show_default="raw",
+            rich_help_panel=SHAPE,
+        ),
+    ] = None,
+    simplify: Annotated[
+        bool | None, typer.Option(help="Simplify the graph.", show_default=False, rich_help_panel=SHAPE)
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set.", rich_help_panel=SHAPE)] = None,
+    optimize: Annotated[
+        bool | None, typer.Option(help="Optimize for mobile devices.", show_default=False, rich_help_panel=SHAPE)
+    ] = None,
+    nms: Annotated[
+        bool | None,
+        typer.Option(help="Non-maximum suppression inside the graph.", show_default=False, rich_help_panel=SHAPE),
+    ] = None,
+    keras: Annotated[
+        bool | None, typer.Option(help="Write a Keras model too.", show_default=False, rich_help_panel=SHAPE)
+    ] = None,
+    workspace: Annotated[float | None, typer.Option(help="Builder's workspace in GiB.", rich_help_panel=SHAPE)] = None,
+    half: Annotated[
+        bool | None, typer.Option(help="Half precision (FP16).", show_default=False, rich_help_panel=QUANT)
+    ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            help="8-bit integers, calibrated on the train split of --data.", show_default=False, rich_help_panel=QUANT
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YAML", help="Dataset that calibrates INT8.", show_default="coco128-seg", rich_help_panel=QUANT
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Number of calibration images.", show_default="the recipe's", rich_help_panel=QUANT)
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Quantization recipe: a name of calib/, or a file.",
+            show_default="int8",
+            rich_help_panel=QUANT,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the choice of calibration images.", rich_help_panel=QUANT)
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Search the cheapest mixed precision that loses at most so many points of AP.",
+            show_default=False,
+            rich_help_panel=QUANT,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split of --data on which --max-drop is measured.", rich_help_panel=QUANT)
+    ] = "val",
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Measure --max-drop on the first so many images only.", show_default="all", rich_help_panel=QUANT),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where artifacts go (for one format also a file).",
+            show_default="beside the model",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Install no toolchain.", rich_help_panel=RUN)] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep an artifact that the gate refuses.", rich_help_panel=RUN)
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Take nothing from the cache.", rich_help_panel=RUN)] = False,
+    jobs: Annotated[
+        int | None, typer.Option(help="Steps at once.", show_default="by cores and memory", rich_help_panel=RUN)
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).", rich_help_panel=RUN
+        ),
+    ] = None,
+) -> None:
+    """Export a network to one or more formats.
+
+    Independent formats are converted side by side, each in a process of its own, and taken from the cache when nothing
+    changed. The exit code is 1 when any format failed; the others are there nevertheless.
+    """
+    from edgeseg.graph.export import export as run
+    from edgeseg.graph.options import ExportOptions
+    from edgeseg.predict.opened import newest_checkpoint, parse_imgsz
+
+    options = ExportOptions(
+        imgsz=parse_imgsz(imgsz),
+        half=half,
+        int8=int8,
+        dynamic=dynamic,
+        simplify=simplify,
+        opset=opset,
+        optimize=optimize,
+        batch=batch,
+        head=head,
+        nms=nms,
+        workspace=workspace,
+        keras=keras,
+        recipe=recipe,
+        data=data,
+        images=images,
+        seed=seed,
+    )
+    to = console.people(json)
+    source = model or newest_checkpoint()
+    if max_drop is not None:
+        from edgeseg.cli.mixed import export_mixed
+
+        places, running = {"out": out, "json": json}, {"jobs": jobs, "offline": offline}
+        code = export_mixed(
+            source, split_list(format), options, max_drop, split=split, limit=limit, force=force, running=running, **places
+        )
+        raise typer.Exit(code)
+    with ExitStack() as stack:
+        on_event = stack.enter_context(shown_events())
+        guard = None
+        if int8:
+            from edgeseg.evaluate.guard import Guard
+
+            guard = stack.enter_context(Guard(source, options, on_event))
+        results = run(
+            source,
+            split_list(format) or ["torchscript"],
+            options,
+            out=out,
+            on_event=on_event,
+            jobs=jobs,
+            offline=offline,
+            force=force,
+            rebuild=rebuild,
+            after=guard,
+        )
+    with console.json_file(json) as stream:
+        console.write_json(stream, {"model": str(source), "exports": [r.to_dict() for r in results]})
+    summary(results, to)
+    if json not in (None, "-"):
+        console.say(f"JSON in {json}", to=to)
+    failed = [r.error for r in results if r.error is not None]
+    if failed:
+        # Bad input that nothing could be made of is code 2, like everywhere; a failed branch among others is 1.
+        raise typer.Exit(2 if len(failed) == len(results) and all(e.exit_code == 2 for e in failed) else 1)
+
+
+@contextmanager
+def shown_events() -> Iterator[Callable[[Event], None]]:
+    """Show the events of an export: a live line for each step, notes and failures as lines between."""
+    with console.steps() as line:
+
+        def on_event(event: Event) -> None:
+            if event.kind == "note":
+                console.note(f"{event.step}: {event.text}" if event.step else event.text)
+            elif event.kind == "failed":
+                line(event.step, 1.0, "failed")
+            elif event.kind in ("cached", "built"):
+                line(event.step, 1.0, event.text or event.kind)
+            else:
+                line(event.step, min(event.done, 0.999), event.text)
+
+        yield on_event
+
+
+def summary(results: Sequence[ExportResult], to: IO[str]) -> None:
+    """The table of an export, and a line for each failure and note."""
+    rows = []
+    for r in results:
+        made = "failed" if not r.ok else "cached" if r.cached else "built"
+        where = str(r.path) if r.path is not None else "-"
+        rows.append(
+            (
+                r.format,
+                r.precision,
+                r.head,
+                console.size(r.size) if r.ok else "-",
+                round(r.seconds, 1),
+                made,
+                r.toolchain,
+                where,
+            )
+        )
+    if len(results) > 1 or results[0].ok:
+        console.table("", ("format", "precision", "head", "size", "seconds", "how", "toolchain", "path"), rows, to=to)
+    for r in results:
+        for text in r.notes:
+            console.say(f"{r.format}: {text}", to=to)
+        if r.error is not None:
+            log = f" (log: {r.log})" if r.log is not None else ""
+            console.error(f"{r.format}: {r.error}{log}")

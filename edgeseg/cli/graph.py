@@ -1,0 +1,47 @@
+"""``edgeseg graph``: the steps that an export would take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeseg.cli import console
+
+
+def graph(
+    format: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="Formats, with commas or repeated.", show_default="all")
+    ] = None,
+    int8: Annotated[bool, typer.Option(help="The steps of INT8 exports.")] = False,
+    half: Annotated[bool, typer.Option(help="The steps of FP16 exports.")] = False,
+    source: Annotated[str, typer.Option(help="What is given: network (a checkpoint), or a format.")] = "network",
+    svg: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it into an SVG file.")] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="Write it as JSON ('-' or nothing: to standard output).")
+    ] = None,
+) -> None:
+    """Show the conversion graph: which step reads what, and which prefixes are shared."""
+    from pathlib import Path
+
+    from edgeseg.graph.options import ExportOptions
+    from edgeseg.graph.plan import make_plan
+
+    plan = make_plan(split_list(format) or ["all"], ExportOptions(int8=int8 or None, half=half or None), source)
+    with console.json_file(json) as stream:
+        console.write_json(stream, plan.to_dict())
+    if json == "-":
+        return
+    console.say(plan.to_text())
+    for note in plan.notes:
+        console.say(f"note: {note}")
+    if svg:
+        from edgeseg.graph.draw import plan_svg
+
+        Path(svg).write_text(plan_svg(plan), encoding="utf-8")
+        console.say(f"drawn in {svg}")
+
+
+def split_list(values: list[str] | None) -> list[str]:
+    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; brackets and quotes of a typed list are dropped."""
+    return [w.strip(" []'\"") for v in values or [] for w in v.split(",") if w.strip(" []'\"")]

@@ -1,0 +1,97 @@
+"""``edgeseg export --int8 --max-drop``: search, show what was measured, export the cheapest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+from edgeseg.cli import console
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.graph.export import ExportResult
+    from edgeseg.graph.options import ExportOptions
+    from edgeseg.quantize.search import Found
+
+HEADER = ("precision", "box AP", "mask AP", "ms", "size", "")
+
+
+def export_mixed(
+    source: str,
+    formats: Sequence[str],
+    options: ExportOptions,
+    max_drop: float,
+    *,
+    split: str,
+    limit: int | None,
+    out: str | None,
+    force: bool,
+    running: Mapping[str, Any],
+    json: str | None,
+) -> int:
+    """Search for each format in turn and export what was found; the exit code: 1 when nothing fits or an export failed.
+
+    Raises:
+        EdgesegError: ``max_drop`` without int8, and whatever ``edgeseg.mixed.Mixed`` refuses.
+    """
+    from edgeseg.cli.export import shown_events, summary
+    from edgeseg.evaluate.guard import Guard
+    from edgeseg.graph.export import export
+    from edgeseg.mixed import Mixed, nothing_fits
+
+    if not options.int8:
+        raise EdgesegError("--max-drop searches among INT8 precisions", hint="Add --int8")
+    to = console.people(json)
+    results: list[ExportResult] = []
+    searches: list[dict[str, Any]] = []
+    failed: list[EdgesegError] = []
+    searched = [Mixed(source, f, options, max_drop, split=split, limit=limit, **running) for f in formats]
+    for mixed in searched:
+        name = mixed.target.name
+        with ExitStack() as stack:
+            on_event = stack.enter_context(shown_events())
+            mixed.tell(on_event)
+            found = mixed.go()
+        searches.append(report(found, name))
+        table(found, name, to)
+        if found.best is None:
+            failed.append(nothing_fits(found, name, source))
+            continue
+        chosen = replace(options, recipe=str(mixed.recipe_file(dict(found.best.islands))))
+        with ExitStack() as stack:
+            on_event = stack.enter_context(shown_events())
+            guard = stack.enter_context(Guard(source, chosen, on_event))
+            results += export(source, [name], chosen, out=out, on_event=on_event, force=force, after=guard, **running)
+    with console.json_file(json) as stream:
+        done = {"model": source, "exports": [r.to_dict() for r in results], "searches": searches}
+        console.write_json(stream, done)
+    if results:
+        summary(results, to)
+    for e in failed:
+        console.error(str(e))
+    return 1 if failed or any(r.error is not None for r in results) else 0
+
+
+def report(found: Found, format: str) -> dict[str, Any]:
+    """Everything that was measured, as plain values."""
+    return {
+        "format": format,
+        "max_drop": found.max_drop,
+        "best": None if found.best is None else found.best.to_dict(),
+        "frontier": [m.to_dict() for m in found.frontier],
+        "measured": [m.to_dict() for m in found.measured],
+    }
+
+
+def table(found: Found, format: str, to: IO[str]) -> None:
+    """What was measured, the fastest first; differences to float in points of AP."""
+    rows = []
+    for m in sorted(found.measured, key=lambda m: m.ms):
+        words = ["chosen"] if m == found.best else []
+        words += ["frontier"] if m in found.frontier else []
+        words += ["too much"] if m.drop > found.max_drop else []
+        drops = (f"{-m.box_drop:+.2f}", f"{-m.mask_drop:+.2f}")
+        rows.append((m.title, *drops, round(m.ms, 1), console.size(m.size), ", ".join(words)))
+    console.table(f"{format}: points of AP against float, at most {found.max_drop:g} may be lost", HEADER, rows, to=to)

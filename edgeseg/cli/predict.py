@@ -1,0 +1,189 @@
+"""``edgeseg predict``: detections on images, folders, videos, cameras and URLs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeseg.cli import console
+from edgeseg.errors import EdgesegError
+
+
+def predict(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL SOURCE",
+            show_default=False,
+            help=(
+                "The model (default: the newest trained one, else yolov8n-seg.pt), "
+                "then image, folder, glob, video, webcam index or URL."
+            ),
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", show_default=False, help="The model, if not the first word.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="SOURCE", show_default=False, help="The source, if not the last word.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where pictures and label files go.", show_default="runs/predict/expN"),
+    ] = None,
+    conf: Annotated[float, typer.Option(help="Lowest score that counts.", rich_help_panel="Detection")] = 0.25,
+    iou: Annotated[
+        float, typer.Option(help="Overlap above which NMS drops the lower score.", rich_help_panel="Detection")
+    ] = 0.7,
+    max_det: Annotated[int, typer.Option(help="Most detections per image.", rich_help_panel="Detection")] = 300,
+    imgsz: Annotated[
+        str | None,
+        typer.Option(help="Input size: 640 or height,width. For models that take any size.", rich_help_panel="Detection"),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Only these: names or numbers, with commas.", rich_help_panel="Detection")
+    ] = None,
+    save: Annotated[bool, typer.Option(help="Save pictures and videos.", rich_help_panel="Results")] = True,
+    save_txt: Annotated[
+        bool, typer.Option("--save-txt", help="Save labels as YOLO polygons.", rich_help_panel="Results")
+    ] = False,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]",
+            help="Write all detections as JSON ('-' or nothing: to standard output).",
+            rich_help_panel="Results",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show each picture in a window.", rich_help_panel="Results")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
+) -> None:
+    """Find objects and their masks in images, videos, cameras.
+
+    Unreadable images are reported, skipped and counted; the exit code is 2 when nothing at all could be read.
+    """
+    from edgeseg.cli.picking import model_and_source
+    from edgeseg.predict.opened import open_model, parse_imgsz
+    from edgeseg.predict.result import Result, class_ids, results
+    from edgeseg.predict.sources import count
+    from edgeseg.predict.writer import Writer, next_run
+
+    check_detection(conf, iou, max_det)
+    if show:
+        need_display()
+    which, sources = model_and_source(words or [], model, source)
+    opened = open_model(which, threads=threads).sized(parse_imgsz(imgsz))
+    console.inferred(opened.manifest)
+    wanted = class_ids(classes, opened.manifest.names)
+    need_masks = save or save_txt or show or json is not None
+    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks)
+    to = console.people(json)
+    stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0], classes=wanted)
+    skipped: list[dict[str, str]] = []
+    total, found, times = 0, 0, dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)
+    many = count(sources)
+    stopped = False
+
+    def folder() -> Path:
+        if out is None:
+            return next_run("predict")
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+
+    with console.json_file(json) as document, Writer(folder, pictures=save, labels=save_txt, document=document) as writer:
+        try:
+            for item in stream:
+                if not isinstance(item, Result):
+                    console.warn(f"{item.path}: {item.reason}; skipped")
+                    skipped.append({"path": item.path, "reason": item.reason})
+                    continue
+                writer.write(item)
+                total, found = total + 1, found + len(item)
+                for key in times:
+                    times[key] += item.speed.get(key, 0.0)
+                _line(item, total, many, to)
+                if show and not shown(item):
+                    break
+        except KeyboardInterrupt:
+            stopped = True
+        mean = {k: round(v / max(total, 1), 3) for k, v in times.items()}
+        tail = {
+            "model": str(opened.path),
+            "format": opened.manifest.format,
+            "precision": opened.manifest.precision,
+            "conf": conf,
+            "iou": iou,
+            "max_det": max_det,
+            "imgsz": list(opened.manifest.imgsz),
+            "count": total,
+            "skipped": skipped,
+            "speed_ms": mean,
+            "out": None if writer.folder is None else str(writer.folder),
+        }
+        writer.finish(tail)
+    if total == 0 and not stopped:
+        raise EdgesegError(f"none of {len(skipped)} images could be read", hint="See the reasons above")
+    _summary(opened.title, total, found, skipped, mean, writer.folder, json, to)
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def check_detection(conf: float, iou: float, max_det: int) -> None:
+    """Refuse thresholds outside their range."""
+    for name, value in (("conf", conf), ("iou", iou)):
+        if not 0 <= value <= 1:
+            raise EdgesegError(f"{name} {value:g} is not between 0 and 1")
+    if max_det < 1:
+        raise EdgesegError(f"max-det {max_det} is less than 1")
+
+
+def need_display() -> None:
+    """Refuse ``--show`` where no window can open."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise EdgesegError("there is no display here for --show", hint="Leave --show out: pictures are saved in a folder")
+
+
+def shown(result: Any) -> bool:
+    """Show one picture; False once the person has typed q or Escape."""
+    import cv2
+
+    try:
+        cv2.imshow("edgeseg", result.plot())
+        key = cv2.waitKey(1 if result.number is not None else 0) & 0xFF
+    except cv2.error as e:
+        hint = "pip install opencv-python in place of opencv-python-headless, or leave --show out"
+        raise EdgesegError("this OpenCV cannot open windows", hint=hint) from e
+    return key not in (27, ord("q"))
+
+
+def _line(item: Any, number: int, many: int | None, to: Any) -> None:
+    """One line an image; of videos one line in 30 frames."""
+    if item.number is not None and item.number % 30:
+        return
+    frame = "" if item.number is None else f" frame {item.number}"
+    ms = " + ".join(f"{v:.1f}" for v in item.speed.values())
+    console.say(f"{number}{f'/{many}' if many else ''}  {item.path}{frame}: {item.summary()}  ({ms} ms)", to=to)
+
+
+def _summary(
+    title: str,
+    total: int,
+    found: int,
+    skipped: list[dict[str, str]],
+    mean: dict[str, float],
+    folder: Path | None,
+    json: str | None,
+    to: Any,
+) -> None:
+    skip = f", {len(skipped)} skipped" if skipped else ""
+    console.say(f"{title}: {total} image{'s' if total != 1 else ''}{skip}, {found} detections", to=to)
+    console.say("mean ms: " + ", ".join(f"{k} {v:.1f}" for k, v in mean.items()), to=to)
+    if folder is not None:
+        console.say(f"saved in {folder}", to=to)
+    if json not in (None, "-"):
+        console.say(f"JSON in {json}", to=to)

@@ -1,0 +1,171 @@
+"""``edgeseg sensitivity``: which part of a network pays for INT8."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeseg.cli import console
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.network.model import Network
+    from edgeseg.quantize.flow import Flow
+    from edgeseg.quantize.sensitivity import Loss
+
+BY = ("stage", "layer")
+ROLES = ("box", "score", "coeff", "proto")
+#: Ranges are settled well before that many images.
+CALIBRATION = 32
+
+
+def sensitivity(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            show_default=False,
+            help="Checkpoint (default: the newest trained one, else yolov8n-seg.pt).",
+        ),
+    ] = None,
+    data: Annotated[str, typer.Option(metavar="YAML", help="Dataset: train calibrates, val judges.")] = "coco128-seg",
+    by: Annotated[str, typer.Option(help="stage or layer.")] = "stage",
+    images: Annotated[int, typer.Option(help="Images that judge.")] = 8,
+    imgsz: Annotated[str | None, typer.Option(metavar="N[,N]", help="Input size.", show_default="the network's")] = None,
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Quantization recipe: a name of calib/, or a file.")] = "int8",
+    seed: Annotated[int, typer.Option(help="Seed of the choice of calibration images.")] = 0,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the losses as bars (.png, .jpg).")] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).")
+    ] = None,
+) -> None:
+    """Quantize each stage, or each layer, alone and show what that loses: what to keep in float or in 16 bits."""
+    from edgeseg.data.dataset import load_dataset
+    from edgeseg.evaluate.guard import held_out
+    from edgeseg.evaluate.sensitivity import measure
+    from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.runtime import NetworkRuntime
+    from edgeseg.predict.opened import is_checkpoint, newest_checkpoint, parse_imgsz
+    from edgeseg.quantize.calibration import choose
+    from edgeseg.quantize.decide import decide
+    from edgeseg.quantize.recipe import Correction, load_recipe
+    from edgeseg.quantize.sensitivity import layer_parts, stage_parts
+    from edgeseg.training.qat import network_flow
+
+    if by not in BY:
+        raise EdgesegError(f"by={by} is neither stage nor layer", hint="Write --by stage or --by layer")
+    if images < 1:
+        raise EdgesegError(f"images={images} is no whole number above 0")
+    source = model or newest_checkpoint()
+    if not is_checkpoint(source):
+        raise EdgesegError("sensitivity is a property of the network", path=source, hint="Give its checkpoint (.pt)")
+    size = parse_imgsz(imgsz)
+    rules = replace(load_recipe(recipe), correction=Correction("none"))
+    if not rules.calibrated:
+        raise EdgesegError(f"the recipe {rules.name} rounds no activations: there is little to lose", hint="Try recipe=int8")
+    to, dataset = console.people(json), load_dataset(data)
+    chosen = choose(dataset, min(rules.images, CALIBRATION), seed=seed)
+    judges, where = held_out(dataset, chosen.images, images)
+    network = load_checkpoint(source)
+    manifest = NetworkRuntime(network).manifest
+    size = size or manifest.imgsz
+    flow = network_flow(network, size)
+    parts = stage_parts(flow) if by == "stage" else layer_parts(flow, names(flow, network))
+    passes = len(parts) * len(judges) + 2 * len(chosen.images)
+    seconds = passes * seconds_per_pass(flow, size)
+    console.note(
+        f"{len(parts)} {by}s on {len(judges)} images, {len(chosen.images)} images calibrate:"
+        f" at most {passes} passes, about {_duration(seconds)}"
+    )
+    with console.progress("calibrating", 100) as bar:
+        decisions = decide(flow, rules, chosen.images, size, lambda done, what: bar.update(int(100 * done), what=what))
+    manifest = replace(manifest, imgsz=size)
+    with console.progress("quantizing one part at a time", len(parts) * len(judges)) as bar:
+        losses = measure(flow, decisions, parts, judges, manifest, detections=by == "stage", progress=bar.update)
+    about = {"model": str(source), "data": data, "recipe": rules.name, "imgsz": list(size), "by": by, "images": where}
+    with console.json_file(json) as stream:
+        console.write_json(stream, {**about, "parts": [loss.to_dict() for loss in losses]})
+    if plot is not None:
+        _plot(Path(plot), losses, f"{Path(source).name}, {rules.name}, one {by} at a time, {where}")
+    if json != "-":
+        console.table("", header(by), [row(loss, by) for loss in losses], to=to)
+        console.say(f"each alone, all else in float; {where}; loss is noise over signal power, mean of the roles", to=to)
+        console.say(_advice(losses, by), to=to)
+    for word, file in (("plot", plot), ("JSON", None if json == "-" else json)):
+        if file is not None:
+            console.say(f"{word} in {file}", to=to)
+
+
+def names(flow: Flow, network: Network) -> dict[str, str]:
+    """What each convolution is called in the network, by its output tensor."""
+    import numpy as np
+
+    stored: dict[bytes, list[str]] = {}
+    for name, value in network.fuse().named_parameters():
+        if name.endswith("weight"):
+            array = np.ascontiguousarray(value.detach().cpu().numpy(), np.float32)
+            stored.setdefault(array.tobytes(), []).append(name.removesuffix(".weight").removesuffix(".conv"))
+    found = {}
+    for n in flow.nodes:
+        same = stored.get(np.ascontiguousarray(n.weight, np.float32).tobytes(), []) if n.weight is not None else []
+        if same:
+            found[n.output] = same.pop(0)
+    return found
+
+
+def seconds_per_pass(flow: Flow, size: tuple[int, int]) -> float:
+    """Time of one float run, the second of two."""
+    import torch
+
+    from edgeseg.quantize.simulate import Simulator
+
+    simulator, x = Simulator(flow), torch.zeros(1, 3, *size)
+    simulator.run(x)
+    start = time.perf_counter()
+    simulator.run(x)
+    return time.perf_counter() - start
+
+
+def header(by: str) -> tuple[str, ...]:
+    """Columns of the table."""
+    more = ("matched", "mask IoU", "score shift") if by == "stage" else ("kind",)
+    return (by, *(() if by == "stage" else ("stage",)), "weights", "loss %", *(f"{r} dB" for r in ROLES), *more)
+
+
+def row(loss: Loss, by: str) -> tuple[Any, ...]:
+    """One line of the table; see ``header``."""
+    d = loss.to_dict()
+    figures = (d["parameters"], float(f"{100 * d['loss']:.3g}"), *(d["snr_db"].get(r) for r in ROLES))
+    if by == "layer":
+        return d["name"], d["stage"], *figures, d["kind"]
+    f = d["fidelity"]
+    return d["name"], *figures, *(None if f[k] is None else round(f[k], 3) for k in ("matched", "mask_iou", "score_shift"))
+
+
+def _advice(losses: list[Loss], by: str) -> str:
+    from edgeseg.quantize.sensitivity import EVERYTHING
+
+    single = [loss for loss in losses if loss.part.name != EVERYTHING]
+    stage = single[0].part.stage
+    first = f"most is lost in {single[0].part.name}"
+    return f"{first}: a recipe with [stages.{stage}] activations = 16 spares it, or let --max-drop search"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _plot(file: Path, losses: list[Loss], title: str) -> None:
+    import cv2
+
+    from edgeseg.evaluate.sensitivity import draw
+
+    if file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise EdgesegError("a plot is a .png or a .jpg", path=file)
+    if not file.parent.is_dir():
+        raise EdgesegError("its folder does not exist", path=file, hint=f"mkdir -p {file.parent}")
+    cv2.imencode(file.suffix, draw(losses, title))[1].tofile(file)

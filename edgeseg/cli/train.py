@@ -1,0 +1,198 @@
+"""``edgeseg train``: train a network on a dataset."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeseg.cli import console
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.training.loop import Listener
+
+RATES, RUN = "Learning", "Run"
+
+
+def train(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            show_default="yolov8n-seg.pt",
+            help="Checkpoint to start from, or a definition (.yaml) to train from scratch.",
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="YAML", help="Dataset YAML or name.", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="100")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Image size in pixels, a multiple of 32.", show_default="640")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step; -1 measures what fits.", show_default="16")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="LAST.PT", help="Go on with an interrupted run.", show_default=False)
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Carry over weights that fit.", show_default=False)
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="auto, sgd or adamw.", show_default="auto", rich_help_panel=RATES)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="the optimizer's usual", rich_help_panel=RATES)
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Epochs without improvement before stopping.", show_default="100", rich_help_panel=RATES),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Parts that keep their weights: backbone, neck.top4 ...",
+            show_default=False,
+            rich_help_panel=RATES,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda:0 ...", show_default="auto", rich_help_panel=RUN)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images.", show_default="4", rich_help_panel=RUN)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel=RUN)
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where runs go.", show_default="runs/train", rich_help_panel=RUN)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this run.", show_default="exp", rich_help_panel=RUN)] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]", help="Write the result as JSON ('-' or nothing: to standard output).", rich_help_panel=RUN
+        ),
+    ] = None,
+) -> None:
+    """Train a network; further options (augmentation, loss gains, schedule ...) are given as key=value.
+
+    An interrupted run goes on with resume=RUN/weights/last.pt. The newest best.pt is what export, validate and predict take
+    when no model is named.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise EdgesegError("training needs torch", hint='pip install "edgeseg[train]"')
+    from edgeseg.training import TrainOptions
+    from edgeseg.training import train as run
+
+    named = (
+        "data",
+        "epochs",
+        "imgsz",
+        "batch",
+        "resume",
+        "pretrained",
+        "optimizer",
+        "lr",
+        "patience",
+        "device",
+        "workers",
+        "seed",
+        "project",
+        "name",
+    )
+    flat = {**further(context.args), **{k: context.params[k] for k in named}, "model": model}
+    if freeze is not None:
+        flat["freeze"] = [w.strip() for w in freeze.split(",") if w.strip()]
+    options = TrainOptions.from_flat(flat)
+    if os.environ.get("RANK", "0") != "0":  # torchrun starts many of us; the first one talks
+        run(options)
+        return
+    to = console.people(json)
+    with shown(to) as (listener, progress):
+        result = run(options, listeners=[listener], progress=progress)
+    for warning in result.warnings:
+        console.warn(warning)
+    facts = {
+        "folder": str(result.folder),
+        "best": str(result.best),
+        "last": str(result.last),
+        "complete": result.complete,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "metrics": result.metrics,
+    }
+    with console.json_file(json) as stream:
+        console.write_json(stream, facts)
+    if json != "-":
+        console.table(
+            f"best epoch {result.best_epoch} of {result.epochs}", ("figure", "value"), list(result.metrics.items()), to=to
+        )
+    console.say(
+        f"weights in {result.best}; next: edgeseg export {result.best} --format tflite --int8 data={options.data}", to=to
+    )
+    if not result.complete:
+        console.say(f"interrupted; go on with: edgeseg train resume={result.last}", to=to)
+        raise KeyboardInterrupt
+
+
+def further(words: list[str]) -> dict[str, Any]:
+    """``key=value`` words as typed values: numbers, booleans, lists, else text.
+
+    Raises:
+        EdgesegError: a word that is no ``key=value``.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise EdgesegError(f"train has no use for {word!r}", hint="Options are key=value; see: edgeseg train --help")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text
+    return values
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
+    """A listener that prints a line per epoch and keeps a live line, and the callback for reading the dataset."""
+    from edgeseg.training.loop import Listener as Base
+
+    with console.steps() as line:
+
+        class Shown(Base):
+            """Shows how far the run is."""
+
+            begun, before = 0.0, 0.0
+
+            def on_batch(self, trainer: Any, batch: Any, rates: Any) -> None:
+                p, epochs, all_batches = trainer.position, trainer.settings.epochs, max(1, len(trainer.batches))
+                done = (p.epoch + p.batch / all_batches) / epochs
+                if not self.begun:
+                    self.begun, self.before = time.monotonic(), done
+                words = f"epoch {p.epoch + 1} of {epochs}, batch {p.batch} of {all_batches}"
+                if done > self.before:
+                    left = (time.monotonic() - self.begun) * (1 - done) / (done - self.before)
+                    words += f", {duration(left)} left"
+                line("training", min(done, 0.999), words)
+
+            def on_epoch(self, trainer: Any, row: dict[str, float], is_best: bool) -> None:
+                figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
+                console.note(f"epoch {row.get('epoch', trainer.position.epoch):g}{' (best)' if is_best else ''}: {figures}")
+
+        yield Shown(), lambda what, done, total: line(f"reading {what}", done / max(total, 1), f"{done} of {total}")

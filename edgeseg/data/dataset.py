@@ -1,0 +1,249 @@
+"""Datasets as a YAML file describes them: where the images of each split lie, the class names, optional COCO annotations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeseg.data.images import SUFFIXES, find_images
+from edgeseg.errors import EdgesegError
+from edgeseg.resources import cache_root
+
+SPLITS = ("train", "val", "test")
+EXAMPLE = "It needs: path, train, val and names, as in the README"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where images, labels and annotations are. Nothing is read before it is asked for.
+
+    ``path`` is the dataset's folder, ``names[i]`` the name of class i, ``yaml`` the file that says so. ``splits`` holds for
+    each split its folders and ``.txt`` lists. ``annotation_files`` holds COCO JSON files by split; None there means
+    that none is looked for. ``named`` is set for a dataset whose missing parts can be downloaded.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    yaml: Path
+    splits: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    annotation_files: Mapping[str, Path | None] = field(default_factory=dict)
+    named: str | None = None
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def images(self, split: str) -> list[Path]:
+        """All images of a split, sorted within each folder, in the order of each list; a named dataset is downloaded first.
+
+        Raises:
+            EdgesegError: no such split, a folder that is missing or holds no image, a list that is empty.
+        """
+        found: list[Path] = []
+        for source in self._sources(split):
+            if source.suffix.lower() == ".txt":
+                found += self._listed(source)
+            elif source.suffix.lower() in SUFFIXES and not source.is_dir():
+                found.append(source)
+            else:
+                found += self._in_folder(source, split)
+        return list(dict.fromkeys(found))
+
+    def label_path(self, image: Path) -> Path:
+        """The label file of an image: the last folder called ``images`` becomes ``labels``, the suffix ``.txt``.
+
+        Where no folder is called ``images``, the label lies beside the image.
+        """
+        parts = list(image.parts)
+        for i in range(len(parts) - 2, -1, -1):
+            if parts[i] == "images":
+                parts[i] = "labels"
+                break
+        return Path(*parts).with_suffix(".txt")
+
+    def annotations(self, split: str) -> Path | None:
+        """The COCO JSON file of a split: the YAML's ``annotations``, else ``annotations/instances_<split folder>.json``.
+
+        Raises:
+            EdgesegError: the YAML names a file that does not exist.
+        """
+        if split in self.annotation_files:
+            file = self.annotation_files[split]
+            if file is not None and not file.is_file():
+                raise EdgesegError(
+                    "the COCO annotations are missing", path=file, hint=f"{self.yaml} names this file: correct or remove it"
+                )
+            return file
+        words = [s.stem if s.suffix == ".txt" else s.name for s in self.splits.get(split, ())]
+        for word in words if len(words) == 1 else []:
+            for name in (word, split):
+                file = self.path / "annotations" / f"instances_{name}.json"
+                if file.is_file():
+                    return file
+        return None
+
+    def _sources(self, split: str) -> tuple[Path, ...]:
+        if split not in self.splits:
+            raise EdgesegError(
+                f"the dataset has no split {split!r}", path=self.yaml, hint=f"It has: {', '.join(self.splits) or 'none'}"
+            )
+        if self.named and any(not s.exists() for s in self.splits[split]):
+            from edgeseg.data.named import fetch
+
+            fetch(self.named, (split,))
+        return self.splits[split]
+
+    def _in_folder(self, folder: Path, split: str) -> list[Path]:
+        if not folder.exists():
+            raise EdgesegError(
+                f"the image folder of split {split!r} is missing",
+                path=folder,
+                hint=f"Put the images there, or correct `path` and `{split}` in {self.yaml}",
+            )
+        return find_images(folder)
+
+    def _listed(self, file: Path) -> list[Path]:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as e:
+            raise EdgesegError("the list of images cannot be read", path=file, hint=f"Correct it in {self.yaml}") from e
+        images = []
+        for line in filter(None, lines):
+            image = Path(line)
+            if not image.is_absolute():
+                inside = self.path / image
+                # Lists are written relative to themselves ("./...") or to the dataset's folder.
+                image = inside if not line.startswith("./") and inside.exists() else file.parent / image
+            images.append(image)
+        if not images:
+            raise EdgesegError("the list of images is empty", path=file, hint="One image path a line")
+        if not any(image.exists() for image in images):
+            raise EdgesegError(
+                f"none of the {len(images)} listed images exists (the first: {images[0]})",
+                path=file,
+                hint="Paths in it are relative to the dataset's folder, or with ./ to the list itself",
+            )
+        return images
+
+
+def load_dataset(name_or_yaml: str | os.PathLike[str]) -> Dataset:
+    """Read a dataset's YAML file, or find one of the named datasets.
+
+    ``path`` in the YAML is looked for beside the file, then in the current folder, then in the cache's ``datasets`` folder;
+    without ``path`` the splits are relative to the file. ``names`` is a list, or a mapping from 0, 1, 2, ... to names;
+    ``nc`` may repeat how many there are. ``annotations`` is one COCO JSON file, a mapping from splits to files, or false.
+
+    Args:
+        name_or_yaml: path of a YAML file, or ``coco8-seg``, ``coco128-seg``, ``coco`` (with or without ``.yaml``; a file of
+            that name comes first). A named dataset is downloaded when its images are asked for.
+
+    Raises:
+        EdgesegError: no such file or name, no valid YAML, no names, no splits, or ``nc`` that contradicts ``names``.
+    """
+    from edgeseg.data import named
+
+    file = Path(name_or_yaml).expanduser()
+    if file.is_dir():
+        inside = sorted([*file.glob("*.yaml"), *file.glob("*.yml")])
+        if len(inside) != 1:
+            raise EdgesegError("a dataset is given by its YAML file, this is a folder", path=file, hint="Use data=FILE.yaml")
+        file = inside[0]
+    if not file.is_file():
+        key = file.name.removesuffix(".yaml")
+        if key in named.NAMED and (len(file.parts) == 1):
+            return named.prepare(key)
+        raise EdgesegError(
+            "no such dataset", path=name_or_yaml, hint=f"Give a YAML file, or one of: {', '.join(named.NAMED)}"
+        )
+    return read_yaml(file)
+
+
+def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
+    """Read one dataset YAML file (see ``load_dataset``)."""
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        what = getattr(e, "problem", None) or "it cannot be parsed"
+        raise EdgesegError(f"no valid YAML ({what})", path=file, line=line, hint=EXAMPLE) from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise EdgesegError(f"the dataset cannot be read ({e})", path=file, hint="It must be a text file in UTF-8") from e
+    if not isinstance(raw, dict):
+        raise EdgesegError("no dataset: the YAML is no mapping", path=file, hint=EXAMPLE)
+    names = _names(raw, file)
+    root = _root(raw.get("path"), file)
+    splits = {s: _split(raw[s], root, file, s) for s in SPLITS if raw.get(s)}
+    if not splits:
+        raise EdgesegError("the dataset has neither train nor val", path=file, hint=EXAMPLE)
+    return Dataset(root, names, file, splits, _annotations(raw.get("annotations"), splits, root, file), named)
+
+
+def _names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    names = raw.get("names")
+    if not names:
+        raise EdgesegError("the dataset has no class names", path=file, hint="Add for example: names: [cat, dog]")
+    if isinstance(names, dict):
+        try:
+            by_index = {int(k): v for k, v in names.items()}
+        except (TypeError, ValueError):
+            by_index = {}
+        if sorted(by_index) != list(range(len(names))):
+            raise EdgesegError(
+                f"the keys of names are not 0 to {len(names) - 1}", path=file, hint="Number the classes from 0, without gaps"
+            )
+        names = [by_index[i] for i in range(len(by_index))]
+    if not isinstance(names, list):
+        raise EdgesegError("names is neither a list nor a mapping", path=file, hint="Write for example: names: [cat, dog]")
+    nc = raw.get("nc")
+    if nc is not None and nc != len(names):
+        raise EdgesegError(f"nc is {nc}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names")
+    return tuple(str(n) for n in names)
+
+
+def _root(path: Any, file: Path) -> Path:
+    here = file.parent
+    if path is None:
+        return here
+    if not isinstance(path, str):
+        raise EdgesegError("path is no text", path=file, hint="path is the dataset's folder")
+    root = Path(path).expanduser()
+    places = [here / root, root, cache_root() / "datasets" / root]
+    return next((p for p in places if p.is_dir()), places[0])
+
+
+def _split(value: Any, root: Path, file: Path, split: str) -> tuple[Path, ...]:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(e, str) for e in entries):
+        raise EdgesegError(f"{split} is neither a folder nor a list of folders", path=file, hint=EXAMPLE)
+    return tuple(_below(root, e, file.parent) for e in entries)
+
+
+def _below(root: Path, entry: str, here: Path) -> Path:
+    path = Path(entry).expanduser()
+    if path.is_absolute():
+        return path
+    first = root / path
+    return here / path if not first.exists() and (here / path).exists() else first
+
+
+def _annotations(value: Any, splits: Mapping[str, tuple[Path, ...]], root: Path, file: Path) -> dict[str, Path | None]:
+    if value is None:
+        return {}
+    if value is False:
+        return dict.fromkeys(splits)
+    if isinstance(value, str):
+        return {s: _below(root, value, file.parent) for s in splits}
+    if isinstance(value, dict) and all(isinstance(v, str) or v is False for v in value.values()):
+        return {str(s): _below(root, v, file.parent) if v else None for s, v in value.items()}
+    raise EdgesegError(
+        "annotations is neither a file nor a mapping of splits to files",
+        path=file,
+        hint="Write for example: annotations: {val: annotations/instances_val.json}",
+    )

@@ -1,0 +1,126 @@
+"""Reading pictures: one function, one result, whatever the file holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+"""Suffixes (lower case) of the files that count as images in folders."""
+
+# In entropy-coded JPEG data FF00 is a stuffed byte and FFD0..FFD7 are restart markers: any other FFxx ends the data.
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """All images below a folder, sorted by path; hidden files and folders are left out.
+
+    Raises:
+        EdgesegError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "this is a file, not a folder" if folder.exists() else "no such folder"
+        raise EdgesegError(what, path=folder, hint="Check the path in the dataset's YAML file")
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [Path(root, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+    if not found:
+        raise EdgesegError("no images in this folder", path=folder, hint=f"Images end in {' '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as uint8 BGR, shape (height, width, 3), values 0..255.
+
+    The EXIF orientation is applied, grey becomes three equal channels, an alpha channel is dropped (not blended), 16-bit
+    values are divided by 257 and rounded, float values are taken as 0..1.
+
+    Raises:
+        EdgesegError: no such file, an empty file, one that is cut off, or no image.
+    """
+    try:
+        data = np.fromfile(os.fspath(path), np.uint8)
+    except OSError as e:
+        reason = "no such image" if isinstance(e, FileNotFoundError) else f"cannot be read ({e.strerror or e})"
+        raise EdgesegError(reason, path=path, hint="Check the path") from e
+    return decode_image(data, path=path)
+
+
+def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "image") -> np.ndarray:
+    """The same for the bytes of an image file; ``path`` is only what error messages call it.
+
+    Raises:
+        EdgesegError: as ``read_image``.
+    """
+    raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    if raw.size == 0:
+        raise EdgesegError("the image file is empty", path=path, hint="Copy it again, or remove it")
+    _check_complete(raw.tobytes(), path)
+    try:
+        image = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as e:
+        raise EdgesegError(f"not a readable image ({e.err or e})", path=path, hint="Save it again as JPEG or PNG") from e
+    if image is None or image.size == 0:
+        raise EdgesegError("not a readable image", path=path, hint="Save it again as JPEG or PNG, or remove it")
+    return to_uint8(image)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """An image of any depth as contiguous uint8: 16-bit values by 1/257, float values as 0..1, rounded and clipped."""
+    if image.dtype == np.uint16:
+        # (x + 128) // 257 is x / 257 rounded to the nearest, exactly, over 0..65535.
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif image.dtype.kind == "f":
+        image = np.rint(np.clip(np.nan_to_num(image), 0.0, 1.0) * 255.0).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        image = np.clip(image, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def _check_complete(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Refuse a JPEG or PNG that was cut off: decoders fill the missing part with grey and say nothing."""
+    cut = (data.startswith(b"\xff\xd8") and not _jpeg_ends(data)) or (
+        data.startswith(b"\x89PNG\r\n\x1a\n") and not _png_ends(data)
+    )
+    if cut:
+        raise EdgesegError("the image is cut off (its end is missing)", path=path, hint="Copy or download it again")
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the picture itself ends with an EOI marker; that of an embedded thumbnail does not count."""
+    if data.endswith(b"\xff\xd9"):
+        return True
+    at = 2
+    while True:
+        found = _JPEG_MARKER.search(data, at)
+        if found is None:
+            return False
+        at = found.end()
+        code = found.group(1)[0]
+        if code == 0xD9:
+            return True
+        if code in (0x01, 0xD8):
+            continue
+        if at + 2 > len(data):
+            return False
+        at += struct.unpack_from(">H", data, at)[0]
+
+
+def _png_ends(data: bytes) -> bool:
+    """Whether the chunks of a PNG lead up to IEND."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return True
+        at += 12 + length
+    return False

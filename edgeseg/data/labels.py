@@ -1,0 +1,106 @@
+"""YOLO polygon labels: one text file an image, one object a line, ``class x1 y1 x2 y2 ...`` with coordinates in 0..1."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+
+TOLERANCE = 0.01
+"""How far outside 0..1 a coordinate may lie (annotation tools round); it is clipped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """One object: its class index and its outline, (k, 2) float32 x, y in 0..1 of the image's width and height, k >= 3.
+
+    Several parts or holes of one object are one ring, joined by bridges of no width (see ``edgeseg.data.outline``).
+    """
+
+    cls: int
+    polygon: np.ndarray
+
+    def pixels(self, shape: tuple[int, int]) -> np.ndarray:
+        """The outline in pixels of an image of ``shape`` (height, width): (k, 2) float64, pixel edges at whole numbers."""
+        return self.polygon.astype(np.float64) * (shape[1], shape[0])
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The box around the outline: x1, y1, x2, y2 in 0..1."""
+        (x1, y1), (x2, y2) = self.polygon.min(0), self.polygon.max(0)
+        return float(x1), float(y1), float(x2), float(y2)
+
+
+def read_labels(path: str | os.PathLike[str], nc: int) -> list[Label]:
+    """Read the labels of one image. No file, or an empty one, means background: no objects.
+
+    Args:
+        path: the label file.
+        nc: number of classes of the dataset.
+
+    Raises:
+        EdgesegError: with file and line: a class out of range, a box in place of a polygon, too few or an odd number of
+            coordinates, something that is no number, NaN, a coordinate outside 0..1.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as e:
+        raise EdgesegError(f"the label file cannot be read ({e})", path=path, hint="It must be plain text") from e
+    labels = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if words:
+            labels.append(_parse(words, nc, path, number))
+    return labels
+
+
+def write_labels(path: str | os.PathLike[str], labels: Iterable[Label]) -> None:
+    """Write the labels of one image, coordinates with six digits (1e-6 of a side is far below a pixel)."""
+    lines = (f"{x.cls} " + " ".join(f"{v:.6f}" for v in x.polygon.ravel().tolist()) + "\n" for x in labels)
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def _parse(words: list[str], nc: int, path: Path, number: int) -> Label:
+    def bad(what: str, hint: str = "") -> EdgesegError:
+        return EdgesegError(what, path=path, line=number, hint=hint or "A line is: class x1 y1 x2 y2 x3 y3 ...")
+
+    values = []
+    for word in words:
+        try:
+            values.append(float(word))
+        except ValueError:
+            raise bad(f"{word!r} is not a number") from None
+    bad_value = next((w for w, v in zip(words, values) if not math.isfinite(v)), None)
+    if bad_value is not None:
+        raise bad(f"{bad_value} is no coordinate")
+    cls = int(values[0])
+    if cls != values[0]:
+        raise bad(f"class {words[0]} is not a whole number")
+    if not 0 <= cls < nc:
+        raise bad(f"class {cls} is out of range", f"The dataset has {nc} classes: 0 to {nc - 1}")
+    if len(values) == 5:
+        raise bad(
+            "5 numbers are a box (class x y width height), not a polygon",
+            "Segmentation needs outlines: class and at least 3 points",
+        )
+    if len(values) % 2 == 0:
+        raise bad(f"an odd number of coordinates ({len(values) - 1}): the last point has no y")
+    if len(values) < 7:
+        raise bad(f"{(len(values) - 1) // 2} points are no polygon", "An outline has at least 3 points")
+    polygon = np.array(values[1:], np.float32).reshape(-1, 2)
+    low, high = float(polygon.min()), float(polygon.max())
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise bad(
+            f"coordinate {low if low < -TOLERANCE else high:g} is outside 0..1",
+            "Divide x by the image's width and y by its height",
+        )
+    return Label(cls, np.clip(polygon, 0.0, 1.0))

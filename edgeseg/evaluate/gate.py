@@ -1,0 +1,352 @@
+"""The gate: is a quantized artifact still the network that it was made from?
+
+Judged on images that did not calibrate it, against the float network: detections first, tensors where there is too little to
+detect. When it is not, the role that broke is found by exchange: the float network's tensors with those of one role taken
+from the artifact, through the same postprocess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from edgeseg.data.images import read_image
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
+from edgeseg.evaluate.parity import CONF, Subject
+from edgeseg.evaluate.tensors import TensorMeter, plain, same_order
+from edgeseg.manifest import Manifest, Output
+from edgeseg.pipeline import Pipeline
+from edgeseg.quantize.floors import Floors
+from edgeseg.quantize.relevance import relevant
+from edgeseg.vision.detections import Detections
+from edgeseg.vision.letterbox import Letterbox
+from edgeseg.vision.postprocess import postprocess
+
+LEAST_IMAGES = 8
+BUDGET_S = 180.0
+#: Slower than float by more than this share is said.
+SLOWER = 1.05
+#: A tensor with more different values than this is no lattice of 8-bit steps.
+LEVELS = 256
+BEFORE = "everything before the branches (backbone or neck)"
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """What the gate found, all plain values.
+
+    Attributes:
+        reasons: which floors were missed, in words; empty: passed.
+        culprits: the roles that broke (``box score coeff proto``), or ``BEFORE``; empty when passed.
+        worst: name and SNR (dB) of the culprits' worst tensor, in words.
+        fidelity: as ``Fidelity.to_dict``.
+        snr: dB by role, of what is ``relevant``; empty where the head layouts differ.
+        resolution: step between neighbouring scores at the threshold, as a probability; None for float scores.
+        by: ``detections``, or ``tensors`` where the float network found too little.
+        images: number of images looked at.
+        where: which images, in words.
+        speed_ms: median milliseconds of inference by title: the artifact's, then those of float models, the fastest first.
+        ratio: median of its time over that of the fastest float model, image by image.
+    """
+
+    reasons: tuple[str, ...] = ()
+    culprits: tuple[str, ...] = ()
+    worst: str = ""
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
+    snr: Mapping[str, float | None] = field(default_factory=dict)
+    resolution: float | None = None
+    by: str = "detections"
+    images: int = 0
+    where: str = ""
+    speed_ms: Mapping[str, float] = field(default_factory=dict)
+    ratio: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every floor was reached."""
+        return not self.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with ``passed``."""
+        return {"passed": self.passed, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> GateVerdict:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            TypeError, KeyError: it was written by another version.
+        """
+        values = {k: v for k, v in raw.items() if k != "passed"}
+        return cls(**{**values, "reasons": tuple(values["reasons"]), "culprits": tuple(values["culprits"])})
+
+    def summary(self) -> str:
+        """One line of figures for people."""
+        f = self.fidelity
+        if self.by == "tensors":
+            figures = ", ".join(f"{role} {_number(db, 'g')} dB" for role, db in self.snr.items())
+            return f"gate: too few detections to compare ({f['reference']}), SNR of tensors {figures}, {self.where}"
+        parts = [f"{_number(f['matched'], '.1%')} of {f['reference']} detections matched"]
+        parts += [f"mask IoU {_number(f['mask_iou'], '.3f')}", f"score shift {_number(f['score_shift'], '+.3f')}"]
+        if self.resolution is not None:
+            parts.append(f"scores in steps of {self.resolution:.3f}")
+        return f"gate: {', '.join(parts)}, {self.where}"
+
+    def speed(self) -> str:
+        """One line about speed, empty when there is nothing to compare with."""
+        if self.ratio is None or len(self.speed_ms) < 2:
+            return ""
+        (own, ms), (other, other_ms) = list(self.speed_ms.items())[:2]
+        if self.ratio <= SLOWER:
+            return f"{own} takes {ms:.1f} ms an image here, {other} {other_ms:.1f} ms"
+        return f"INT8 is slower than float on this machine: {own} {ms:.1f} ms; faster: {other} ({other_ms:.1f} ms)"
+
+    def blame(self) -> str:
+        """What broke, in words, empty when passed."""
+        if self.passed:
+            return ""
+        roles = [f"the {c} branch" if c != BEFORE else c for c in self.culprits]
+        who = f"It is {' and '.join(roles)}" if roles else "No single role can be blamed"
+        return f"{'; '.join(self.reasons)}. {who}" + (f" ({self.worst})" if self.worst else "")
+
+
+def judge(
+    reference: Subject,
+    artifact: Subject,
+    images: Sequence[Path],
+    floors: Floors,
+    *,
+    others: Sequence[Subject] = (),
+    where: str = "",
+    progress: Progress = lambda done, total: None,
+    budget_s: float = BUDGET_S,
+) -> GateVerdict:
+    """Compare an artifact with its float network, and time it.
+
+    Args:
+        reference: the float network.
+        artifact: the artifact.
+        images: held-out images.
+        floors: what it must reach.
+        others: float models that are only timed, beside the reference.
+        where: which images these are, in words.
+        progress: called with (done, total) after each image.
+        budget_s: seconds after which no further image is begun, once there are ``LEAST_IMAGES``.
+
+    Raises:
+        EdgesegError: no image can be read, or a model fails.
+    """
+    pair, timed = _Pair(reference, artifact), [Pipeline(s.runtime, s.manifest, conf=CONF) for s in others]
+    meter, tensors = FidelityMeter(CONF), TensorMeter(pair.parts)
+    rows: list[list[float]] = []
+    step: float | None = None
+    used: list[Path] = []
+    start = monotonic()
+    for path in images:
+        if len(used) >= LEAST_IMAGES and monotonic() - start > budget_s:
+            break
+        try:
+            image = read_image(path)
+        except EdgesegError:
+            continue
+        shot = pair.shoot(image)
+        rows.append([shot.milliseconds[1], *(_timed(p, s, image) for p, s in zip(timed, others)), shot.milliseconds[0]])
+        meter.add(shot.expected, shot.found)
+        if pair.comparable:
+            tensors.add(*(pair.relevant(shot, side) for side in (shot.theirs, shot.ours)))
+        if step is None:
+            step = resolution(artifact.manifest, shot.outputs)
+        used.append(path)
+        progress(len(used), len(images))
+    if not used:
+        raise EdgesegError("none of the held-out images can be read", path=images[0] if images else None)
+    fidelity = meter.result()
+    snr = {role: c.snr_db for role, c in tensors.by_role().items()}
+    times = np.array(rows[1:] if len(rows) > 4 else rows)  # the first image pays for warming up
+    medians, titles = np.median(times, axis=0), [artifact.title, *(s.title for s in others), reference.title]
+    order = [0, *(1 + np.argsort(medians[1:], kind="stable"))]
+    verdict = GateVerdict(
+        fidelity=fidelity.to_dict(),
+        snr={role: _finite(db) for role, db in snr.items()},
+        resolution=step,
+        by="tensors" if fidelity.reference < floors.detections and pair.comparable else "detections",
+        images=len(used),
+        where=where,
+        speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
+        ratio=round(float(np.median(times[:, 0] / np.maximum(times[:, order[1]], 1e-6))), 3),
+    )
+    reasons = missed(fidelity, floors) if verdict.by == "detections" else _missed_tensors(snr, fidelity, floors)
+    if not reasons:
+        return verdict
+    if not pair.comparable:
+        return replace(verdict, reasons=tuple(reasons))
+    if verdict.by == "tensors":
+        culprits = [role for role, db in snr.items() if db < floors.snr] or sorted(snr, key=lambda r: snr[r])[:1]
+    else:
+        culprits = _exchange(pair, used, floors)
+    by_output = {name: c.snr_db for name, c in tensors.by_output().items()}
+    role_of = {o.name: o.role for o in pair.parts}
+    worst = min((n for n in by_output if role_of[n] in culprits), key=lambda n: by_output[n], default="")
+    words = f"worst tensor {worst}, {by_output[worst]:.1f} dB" if worst else ""
+    if reference.manifest.head == "raw" and len(culprits) >= 3:
+        culprits = [BEFORE]  # what breaks three branches of four is something that they share
+    return replace(verdict, reasons=tuple(reasons), culprits=tuple(culprits), worst=words)
+
+
+def missed(f: Fidelity, floors: Floors) -> list[str]:
+    """The floors that detections missed, in words."""
+    found = []
+    if f.reference and not f.matched >= floors.matched:
+        found.append(f"{f.matched:.1%} of {f.reference} detections matched (at least {floors.matched:.0%})")
+    if f.pairs and f.box_iou < floors.box_iou:
+        found.append(f"mean box IoU {f.box_iou:.3f} (at least {floors.box_iou})")
+    if f.pairs and f.mask_iou < floors.mask_iou:
+        found.append(f"mean mask IoU {f.mask_iou:.3f} (at least {floors.mask_iou})")
+    if f.pairs and abs(f.score_shift) > floors.score_shift:
+        found.append(f"scores shifted by {f.score_shift:+.3f} (at most {floors.score_shift})")
+    if f.extra > max(floors.extra * f.other, floors.detections / 4):
+        found.append(f"{f.extra} of {f.other} detections are not the float network's (at most {floors.extra:.0%})")
+    return found
+
+
+def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | None:
+    """The coarsest step between neighbouring scores at the threshold, as a probability (0..1); None for float scores.
+
+    For logits it is their step times the slope of the sigmoid there. Where a file gives its quantized scores as floats, the
+    step is the smallest difference between its values.
+    """
+    steps = []
+    for spec, array in zip(manifest.outputs, outputs, strict=True):
+        if spec.role not in ("score", "prediction"):
+            continue
+        slope = CONF * (1 - CONF) if spec.role == "score" else 1.0
+        if spec.scale is not None:
+            steps.append(spec.scale * slope)
+        elif spec.role == "score":
+            values = np.unique(array)
+            if 1 < len(values) <= LEVELS < array.size // 2:
+                steps.append(float(np.diff(values).min()) * slope)
+    return max(steps) if steps else None
+
+
+def _missed_tensors(snr: Mapping[str, float], f: Fidelity, floors: Floors) -> list[str]:
+    found = [f"{role} tensors {db:.1f} dB (at least {floors.snr:g})" for role, db in snr.items() if db < floors.snr]
+    if f.other - f.pairs > floors.detections:
+        found.append(f"{f.extra} detections where the float network has {f.reference}")
+    return found
+
+
+def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
+    """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms most."""
+    roles = list(dict.fromkeys(o.role for o in pair.parts))
+    meters = {role: FidelityMeter(CONF) for role in roles}
+    for path in images:
+        shot = pair.shoot(read_image(path))
+        for role in roles:
+            meters[role].add(shot.expected, pair.mixed(shot, role))
+    results = {role: meter.result() for role, meter in meters.items()}
+    guilty = [role for role in roles if missed(results[role], floors)]
+    return guilty or [max(roles, key=lambda role: harm(results[role]))]
+
+
+def harm(f: Fidelity) -> float:
+    """How far detections are from the reference's, as one number, 0 for equal ones."""
+    lost = [1 - f.matched, 1 - f.box_iou, 1 - f.mask_iou, abs(f.score_shift), f.extra / max(f.other, 1)]
+    return float(sum(0.0 if math.isnan(v) else v for v in lost))
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """One image through both: detections, the artifact's own tensors, and both sides' parts (see ``_Pair.parts``)."""
+
+    expected: Detections
+    found: Detections
+    outputs: list[np.ndarray]
+    theirs: list[np.ndarray]
+    ours: list[np.ndarray]
+    letterbox: Letterbox
+    milliseconds: tuple[float, float]
+
+
+class _Pair:
+    """The float network and the artifact at the same input size, with tensors taken apart by role."""
+
+    def __init__(self, reference: Subject, artifact: Subject) -> None:
+        self.reference, self.artifact = reference, artifact
+        size = artifact.manifest.imgsz
+        self.first = Pipeline(reference.runtime, reference.manifest, conf=CONF, size=size)
+        self.second = Pipeline(artifact.runtime, artifact.manifest, conf=CONF)
+        self.comparable = reference.manifest.head == artifact.manifest.head
+        self.parts = _parts(reference.manifest)
+
+    def shoot(self, image: np.ndarray) -> _Shot:
+        """Run both on a uint8 BGR image."""
+        theirs, box = self.first.raw(image)
+        expected = postprocess(theirs, self.reference.manifest, box, conf=CONF)
+        first_ms = _milliseconds(self.first, self.reference)
+        outputs, own = self.second.raw(image)
+        found = postprocess(outputs, self.artifact.manifest, own, conf=CONF)
+        milliseconds = (first_ms, _milliseconds(self.second, self.artifact))
+        if not self.comparable:
+            return _Shot(expected, found, outputs, [], [], box, milliseconds)
+        order = same_order(self.reference.manifest.outputs, self.artifact.manifest.outputs)
+        ours = plain(self.artifact.manifest, outputs)
+        head = self.reference.manifest
+        first, second = _apart(head, plain(head, theirs)), _apart(head, [ours[i][:1] for i in order])
+        return _Shot(expected, found, outputs, first, second, box, milliseconds)
+
+    def relevant(self, shot: _Shot, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One side's parts as they should be compared (see ``edgeseg.quantize.relevance``)."""
+        roles = [o.role for o in self.parts]
+        return relevant(roles, shot.theirs, parts, logits=self.reference.manifest.head == "raw")
+
+    def mixed(self, shot: _Shot, role: str) -> Detections:
+        """Detections from the float network's tensors with those of one role taken from the artifact."""
+        parts = [mine if o.role == role else theirs for o, theirs, mine in zip(self.parts, shot.theirs, shot.ours)]
+        outputs = parts if len(parts) == len(self.reference.manifest.outputs) else [np.concatenate(parts[:3], 1), parts[3]]
+        manifest = replace(
+            self.reference.manifest, outputs=tuple(replace(o, layout="nchw") for o in self.reference.manifest.outputs)
+        )
+        return postprocess(outputs, manifest, shot.letterbox, conf=CONF)
+
+
+def _parts(manifest: Manifest) -> list[Output]:
+    """The tensors by role: those of the raw head; of the decoded one, ``prediction`` taken apart."""
+    if manifest.head == "raw":
+        return list(manifest.outputs)
+    by_role = {o.role: o for o in manifest.outputs}
+    return [replace(by_role["prediction"], name=role, role=role) for role in ("box", "score", "coeff")] + [by_role["proto"]]
+
+
+def _apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    if manifest.head == "raw":
+        return outputs
+    by_role = {o.role: a for o, a in zip(manifest.outputs, outputs)}
+    p = by_role["prediction"]
+    return [p[:, :4], p[:, 4 : 4 + manifest.nc], p[:, 4 + manifest.nc :], by_role["proto"]]
+
+
+def _milliseconds(pipeline: Pipeline, subject: Subject) -> float:
+    inside = float(getattr(subject.runtime, "seconds", 0.0))  # a runtime in its own process: without the pipes
+    return 1e3 * inside if inside else pipeline.speed["inference"]
+
+
+def _timed(pipeline: Pipeline, subject: Subject, image: np.ndarray) -> float:
+    pipeline.raw(image)
+    return _milliseconds(pipeline, subject)
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 2) if math.isfinite(value) else None
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,0 +1,148 @@
+"""Average precision of boxes and masks by the COCO protocol, computed by faster-coco-eval.
+
+Lin et al., "Microsoft COCO: Common Objects in Context", arXiv:1405.0312, and the COCO API's evaluation: AP is the mean over
+classes and IoU thresholds 0.50, 0.55 ... 0.95 of the precision interpolated at 101 recall levels; at most 100 detections per
+image and class count; crowd regions neither help nor harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.truth import Truth
+
+if TYPE_CHECKING:
+    from edgeseg.vision.detections import Detections
+
+IOUS = tuple(0.5 + 0.05 * i for i in range(10))
+"""The IoU thresholds of COCO."""
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePrecision:
+    """AP in 0..1: ``map`` over IoU 0.50 to 0.95, ``map50`` and ``map75`` at one IoU; NaN where nothing could be measured.
+
+    ``maps[i]`` is class i's own AP over IoU 0.50 to 0.95, NaN where the class does not occur; ``maps50[i]`` at IoU 0.50.
+    """
+
+    map: float
+    map50: float
+    map75: float
+    maps: np.ndarray
+    maps50: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, None in place of NaN."""
+        return {
+            **{k: _plain(getattr(self, k)) for k in ("map", "map50", "map75")},
+            **{k: [_plain(v) for v in getattr(self, k)] for k in ("maps", "maps50")},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """AP of boxes and of masks (``seg``) over ``images`` images with ``instances`` objects (crowds not counted)."""
+
+    box: AveragePrecision
+    seg: AveragePrecision
+    names: tuple[str, ...]
+    images: int
+    instances: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """``box`` and ``seg`` as plain values, and ``classes``: name -> box and mask AP of those that occur."""
+        box, seg = self.box.to_dict(), self.seg.to_dict()
+        classes = {name: {"box": b, "seg": s} for name, b, s in zip(self.names, box["maps"], seg["maps"]) if b is not None}
+        return {"box": box, "seg": seg, "classes": classes}
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+@dataclass
+class MetricsMeter:
+    """Collects detections image by image, as run lengths, and computes the metrics at the end. Masks are not kept.
+
+    Only images that were added count: one that could not be read must not be added.
+    """
+
+    truth: Truth
+    _images: list[dict[str, Any]] = field(default_factory=list)
+    _truths: list[dict[str, Any]] = field(default_factory=list)
+    _found: list[dict[str, Any]] = field(default_factory=list)
+    _masks: bool = True
+
+    def add(self, image: Path, detections: Detections) -> None:
+        """Add what was found in one image; ``detections.classes`` are indices into the truth's names."""
+        height, width = detections.shape
+        key = len(self._images) + 1
+        self._images.append({"id": key, "file_name": image.name, "height": height, "width": width})
+        for a in self.truth.of(image, (height, width)):
+            self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
+        boxes = np.asarray(detections.boxes, np.float64)
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        has_masks = detections.tiles is not None
+        self._masks &= has_masks or not len(detections)
+        masks: list[Any] = detections.rle() if has_masks else [None] * len(boxes)
+        rows = zip(boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), masks)
+        for box, score, cls, mask in rows:
+            found: dict[str, Any] = {"image_id": key, "category_id": cls + 1, "bbox": box, "score": score}
+            if mask is not None:
+                found["segmentation"] = mask
+            self._found.append(found)
+
+    def result(self) -> Metrics:
+        """The metrics over all images added.
+
+        Raises:
+            EdgesegError: faster-coco-eval is not installed, or no image was added.
+        """
+        if not self._images:
+            raise EdgesegError("there is no image to measure on", hint="Check the dataset's images")
+        nc = len(self.truth.names)
+        dataset = {
+            "images": self._images,
+            "annotations": self._truths,
+            "categories": [{"id": i + 1, "name": n} for i, n in enumerate(self.truth.names)],
+        }
+        box = _evaluate(dataset, self._found, "bbox", nc)
+        seg = _evaluate(dataset, self._found, "segm", nc) if self._masks else _nothing(nc)
+        instances = sum(not a["iscrowd"] for a in self._truths)
+        return Metrics(box, seg, self.truth.names, len(self._images), instances)
+
+
+def _nothing(nc: int) -> AveragePrecision:
+    nan = float("nan")
+    return AveragePrecision(nan, nan, nan, np.full(nc, nan), np.full(nc, nan))
+
+
+def _evaluate(dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, nc: int) -> AveragePrecision:
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as e:
+        raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"') from e
+    # The library writes into what it is given: annotations and results are copied, one level deep.
+    truth = COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
+    results = truth.loadRes([dict(f) for f in found])
+    run = COCOeval_faster(truth, results, iouType=kind)
+    run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+    run.evaluate()
+    run.accumulate()
+    precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]  # (IoU, recall, class), -1 where a class has no object
+    precision = np.where(precision < 0, np.nan, precision)
+    present = ~np.isnan(precision).all(axis=(0, 1))
+    maps, maps50, maps75 = (np.full(nc, np.nan) for _ in range(3))
+    if present.any():
+        maps[present] = precision[:, :, present].mean(axis=(0, 1))
+        maps50[present] = precision[0][:, present].mean(axis=0)
+        maps75[present] = precision[5][:, present].mean(axis=0)
+    else:
+        return _nothing(nc)
+    mean, mean50, mean75 = (float(np.nanmean(m)) for m in (maps, maps50, maps75))
+    return AveragePrecision(mean, mean50, mean75, maps, maps50)

@@ -1,0 +1,133 @@
+"""How close two models' output tensors are, role by role: signal-to-noise ratio and cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Manifest, Output
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """Agreement of one group of tensors with the reference.
+
+    ``snr_db`` is 10 log10(sum r^2 / sum (r - o)^2) in decibel (infinite when equal, NaN for a reference of zeros);
+    ``cosine`` is in -1..1; ``largest`` is the largest absolute difference; ``count`` the number of values compared.
+    """
+
+    snr_db: float
+    cosine: float
+    largest: float
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, None in place of NaN and infinity."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+
+@dataclass
+class _Sums:
+    signal: float = 0.0
+    power: float = 0.0
+    noise: float = 0.0
+    dot: float = 0.0
+    largest: float = 0.0
+    count: int = 0
+
+    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
+        r, o = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+        d = r - o
+        self.signal += float(r @ r)
+        self.power += float(o @ o)
+        self.noise += float(d @ d)
+        self.dot += float(r @ o)
+        self.largest = max(self.largest, float(np.abs(d).max(initial=0.0)))
+        self.count += r.size
+
+    def closeness(self) -> Closeness:
+        length = math.sqrt(self.signal * self.power)
+        if self.noise == 0:
+            snr = math.inf
+        else:
+            snr = 10 * math.log10(self.signal / self.noise) if self.signal else math.nan
+        cosine = self.dot / length if length else (1.0 if self.noise == 0 else math.nan)
+        return Closeness(snr, cosine, self.largest, self.count)
+
+
+@dataclass
+class TensorMeter:
+    """Compares the outputs of two models image by image; sums only are kept.
+
+    Args:
+        outputs: names and roles, in the order in which tensors are added.
+    """
+
+    outputs: Sequence[Output]
+    _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, reference: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> None:
+        """Add one image's outputs, dequantized, of equal layout on both sides.
+
+        Raises:
+            EdgesegError: a different number or shape of tensors.
+        """
+        if not len(reference) == len(other) == len(self.outputs):
+            raise EdgesegError(
+                f"{len(reference)} and {len(other)} tensors cannot be compared as {len(self.outputs)} outputs"
+            )
+        for output, r, o in zip(self.outputs, reference, other):
+            if r.shape != o.shape:
+                raise EdgesegError(f"output {output.name}: shapes {r.shape} and {o.shape} differ")
+            self._sums.setdefault(output.name, _Sums()).add(r, o)
+
+    def by_output(self) -> dict[str, Closeness]:
+        """Closeness of each output by its name."""
+        return {name: s.closeness() for name, s in self._sums.items()}
+
+    def by_role(self) -> dict[str, Closeness]:
+        """Closeness of each role, over all of its outputs."""
+        roles: dict[str, _Sums] = {}
+        for output in self.outputs:
+            s, total = self._sums.get(output.name), roles.setdefault(output.role, _Sums())
+            if s is not None:
+                for key in ("signal", "power", "noise", "dot", "count"):
+                    setattr(total, key, getattr(total, key) + getattr(s, key))
+                total.largest = max(total.largest, s.largest)
+        return {role: s.closeness() for role, s in roles.items() if s.count}
+
+
+def compare_tensors(
+    reference: Sequence[np.ndarray], other: Sequence[np.ndarray], outputs: Sequence[Output]
+) -> dict[str, Closeness]:
+    """Closeness by role for the outputs of one image (see ``TensorMeter``)."""
+    meter = TensorMeter(outputs)
+    meter.add(reference, other)
+    return meter.by_role()
+
+
+def plain(manifest: Manifest, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs in the manifest's order as float32 with channels first, dequantized, boxes in pixels."""
+    found = []
+    for spec, array in zip(manifest.outputs, outputs, strict=True):
+        a = np.asarray(array, np.float32)
+        if spec.scale is not None and spec.zero_point is not None:
+            a = (a - spec.zero_point) * np.float32(spec.scale)
+        a = np.moveaxis(a, -1, 1) if spec.layout == "nhwc" else a
+        if manifest.normalized_boxes and spec.role == "prediction":
+            height, width = manifest.imgsz
+            shares = np.array([width, height, width, height], np.float32).reshape(1, 4, 1)
+            a = np.concatenate((a[:, :4] * shares, a[:, 4:]), 1)
+        found.append(a)
+    return found
+
+
+def same_order(reference: Sequence[Output], other: Sequence[Output]) -> list[int]:
+    """Index into ``other`` of the output with the role and stride of each output of ``reference``."""
+    index = {(o.role, o.stride): i for i, o in enumerate(other)}
+    return [index[(o.role, o.stride)] for o in reference]

@@ -1,0 +1,138 @@
+"""What a dataset says is in its images, as COCO annotations: from its JSON file, else from the YOLO labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeseg.data.convert import read_coco
+from edgeseg.data.dataset import Dataset
+from edgeseg.data.labels import Label, read_labels
+from edgeseg.errors import EdgesegError
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Objects by image; category ids are class indices + 1.
+
+    ``source`` is the JSON file, or None for YOLO labels. One of ``annotations`` (COCO dicts by image file) and ``labels`` is
+    filled.
+    """
+
+    names: tuple[str, ...]
+    source: Path | None = None
+    annotations: Mapping[Path, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    labels: Mapping[Path, Sequence[Label]] = field(default_factory=dict)
+
+    def of(self, image: Path, shape: tuple[int, int]) -> list[dict[str, Any]]:
+        """COCO annotations of one image without ``id`` and ``image_id``.
+
+        Args:
+            image: a path that the truth was loaded for.
+            shape: (height, width) of the image in pixels, by which labels in 0..1 are scaled.
+        """
+        if self.source is not None:
+            return [dict(a) for a in self.annotations.get(image, ())]
+        found = []
+        for label in self.labels.get(image, ()):
+            points = label.pixels(shape)
+            (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+            found.append(
+                {
+                    "category_id": label.cls + 1,
+                    "iscrowd": 0,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "segmentation": [points.ravel().tolist()],
+                }
+            )
+        return found
+
+
+def load_truth(dataset: Dataset, split: str, images: Sequence[Path] | None = None) -> Truth:
+    """Load what is in the images of a split: every label file is read and checked here, before a network runs.
+
+    Args:
+        dataset: its COCO annotations are used where it has some, else its YOLO labels.
+        split: the name of the split.
+        images: the images that are evaluated (default: all of the split).
+
+    Raises:
+        EdgesegError: a bad label or JSON file, categories that are no classes, images that the JSON file does not know,
+            or no object at all.
+    """
+    images = dataset.images(split) if images is None else images
+    file = dataset.annotations(split)
+    if file is not None:
+        return _from_coco(file, dataset, images)
+    labels = {image: read_labels(dataset.label_path(image), dataset.nc) for image in images}
+    if not any(labels.values()):
+        raise EdgesegError(
+            f"none of the {len(images)} images of split {split!r} has labels",
+            path=dataset.label_path(images[0]) if images else dataset.yaml,
+            hint="Labels lie in `labels` beside `images`, one .txt file an image",
+        )
+    return Truth(dataset.names, labels=labels)
+
+
+def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
+    coco = read_coco(file)
+    index = {n: i for i, n in enumerate(dataset.names)}
+    if len(index) != len(dataset.names):
+        raise EdgesegError("two classes have the same name", path=dataset.yaml, hint="COCO categories are found by name")
+    by_name = {i["file_name"]: key for key, i in coco.images.items()}
+    by_last: dict[str, list[int]] = {}
+    for name, key in by_name.items():
+        by_last.setdefault(name.replace("\\", "/").rsplit("/", 1)[-1], []).append(key)
+    found: dict[Path, list[Mapping[str, Any]]] = {}
+    unknown: list[Path] = []
+    foreign: set[str] = set()
+    for image in images:
+        keys = by_last.get(image.name, [])
+        if len(keys) > 1:  # the same file name in several folders
+            keys = [by_name[n] for n in by_name if image.as_posix().endswith("/" + n.lstrip("./"))]
+        if len(keys) != 1:
+            unknown.append(image)
+            continue
+        kept: list[Mapping[str, Any]] = []
+        for a in coco.annotations.get(keys[0], ()):
+            name = coco.categories[int(a["category_id"])]
+            if name in index:
+                kept.append(_annotation(a, index[name] + 1, file))
+            else:
+                foreign.add(name)
+        found[image] = kept
+    if unknown:
+        raise EdgesegError(
+            f"{len(unknown)} of {len(images)} images are not in the annotations (the first: {unknown[0].name})",
+            path=file,
+            hint=f"Correct `annotations` in {dataset.yaml}, or write `annotations: false` to use the labels",
+        )
+    if foreign:
+        raise EdgesegError(
+            f"the categories {', '.join(sorted(foreign)[:5])} are no classes of the dataset",
+            path=file,
+            hint=f"Correct `names` in {dataset.yaml}: categories are found by name",
+        )
+    return Truth(dataset.names, source=file, annotations=found)
+
+
+def _annotation(a: Mapping[str, Any], category: int, file: Path) -> dict[str, Any]:
+    segmentation = a.get("segmentation")
+    if not segmentation:
+        raise EdgesegError(f"annotation {a.get('id')} has no segmentation", path=file, hint="Segmentation needs masks")
+    try:
+        bbox = [float(v) for v in a["bbox"]]
+    except (KeyError, TypeError, ValueError):
+        bbox = []
+    if len(bbox) != 4:
+        raise EdgesegError(f"annotation {a.get('id')} has no bbox of 4 numbers", path=file, hint="It is x, y, width, height")
+    return {
+        "category_id": category,
+        "iscrowd": int(bool(a.get("iscrowd", 0))),
+        "bbox": bbox,
+        "area": float(a.get("area", bbox[2] * bbox[3])),
+        "segmentation": segmentation,
+    }

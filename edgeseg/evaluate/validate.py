@@ -1,0 +1,191 @@
+"""Run a model over a split and measure it: average precision, speed, images that could not be read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgeseg.data.dataset import Dataset, load_dataset
+from edgeseg.data.images import read_image
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter
+from edgeseg.evaluate.truth import load_truth
+from edgeseg.pipeline import Pipeline
+from edgeseg.vision.detections import Detections
+
+STAGES = ("preprocess", "inference", "postprocess")
+Progress = Callable[[int, int], object]
+
+
+class Predictor(Protocol):
+    """What is measured: ``edgeseg.pipeline.Pipeline``, or anything that works like it."""
+
+    @property
+    def speed(self) -> Mapping[str, float]:
+        """Milliseconds that the last image took, by stage."""
+
+    def __call__(self, image: np.ndarray, /) -> Detections:
+        """Detections in a uint8 BGR image, (height, width, 3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationResult:
+    """What ``validate`` measured.
+
+    ``speed_ms`` holds the median milliseconds of each stage, ``skipped`` (path, reason) of images that could not be read.
+    """
+
+    metrics: Metrics
+    speed_ms: Mapping[str, float]
+    images: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    split: str = "val"
+    dataset: str = ""
+    truth: str = "labels"
+    settings: Mapping[str, float] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def box(self) -> AveragePrecision:
+        """AP of the boxes."""
+        return self.metrics.box
+
+    @property
+    def seg(self) -> AveragePrecision:
+        """AP of the masks."""
+        return self.metrics.seg
+
+    @property
+    def speed(self) -> Mapping[str, float]:
+        """The same as ``speed_ms``."""
+        return self.speed_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: ``metrics.box.map``, ``metrics.seg.map``, ``speed_ms.inference`` and so on."""
+        return {
+            "metrics": self.metrics.to_dict(),
+            "speed_ms": dict(self.speed_ms),
+            "images": self.images,
+            "instances": self.metrics.instances,
+            "skipped": [{"path": p, "reason": r} for p, r in self.skipped],
+            "split": self.split,
+            "dataset": self.dataset,
+            "truth": self.truth,
+            "settings": dict(self.settings or {}),
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self, **extra: Any) -> str:
+        """``to_dict`` and ``extra`` as JSON; NaN becomes null."""
+        return json.dumps({**self.to_dict(), **extra}, indent=2, default=str)
+
+
+def validate(
+    pipeline: Predictor | Callable[..., Predictor],
+    dataset: Dataset | str | os.PathLike[str],
+    split: str = "val",
+    *,
+    conf: float = 0.001,
+    iou: float = 0.7,
+    max_det: int = 300,
+    multi_label: bool = True,
+    limit: int | None = None,
+    images: Sequence[Path] | None = None,
+    progress: Progress | None = None,
+) -> ValidationResult:
+    """Measure a model on a split with the COCO protocol, one image at a time.
+
+    Args:
+        pipeline: a pipeline (made anew with the settings given here), something else that has ``speed`` (used as it is), or
+            what makes one of them when called with ``conf``, ``iou``, ``max_det`` and ``multi_label``.
+        dataset: the dataset, its YAML file or its name.
+        split: ``train``, ``val`` or ``test``.
+        conf: lowest score that counts, 0..1. AP needs nearly all of them.
+        iou: overlap above which NMS drops the lower score, 0..1.
+        max_det: most detections per image.
+        multi_label: whether one box may stand for several classes.
+        limit: only the first so many images.
+        images: only these, in place of all images of the split.
+        progress: called with (done, total) after each image.
+
+    Returns:
+        Metrics, median speed and what was skipped.
+
+    Raises:
+        EdgesegError: a dataset that cannot be read, a model with other classes, or no image that can be read.
+    """
+    if not isinstance(dataset, Dataset):
+        dataset = load_dataset(dataset)
+    chosen = list(images if images is not None else dataset.images(split))[:limit]
+    truth = load_truth(dataset, split, chosen)
+    settings = {"conf": conf, "iou": iou, "max_det": max_det, "multi_label": multi_label}
+    predict = _predictor(pipeline, settings)
+    mapping, warnings = _classes(predict, dataset)
+    meter = MetricsMeter(truth)
+    skipped: list[tuple[str, str]] = []
+    speed: dict[str, list[float]] = {s: [] for s in STAGES}
+    for done, path in enumerate(chosen, 1):
+        try:
+            image = read_image(path)
+        except EdgesegError as e:
+            skipped.append((str(path), e.what))
+        else:
+            found = predict(image)
+            for stage, times in speed.items():
+                times.append(float(predict.speed.get(stage, float("nan"))))
+            meter.add(path, found if mapping is None else _renamed(found, mapping, dataset.names))
+        if progress:
+            progress(done, len(chosen))
+    if len(skipped) == len(chosen):
+        reason = f" (the first: {skipped[0][1]})" if skipped else ""
+        raise EdgesegError(
+            f"none of the {len(chosen)} images can be read{reason}", path=dataset.yaml, hint="Check the images"
+        )
+    return ValidationResult(
+        meter.result(),
+        {s: float(np.median(t)) for s, t in speed.items()},
+        len(chosen) - len(skipped),
+        tuple(skipped),
+        split,
+        str(dataset.yaml),
+        "labels" if truth.source is None else str(truth.source),
+        settings,
+        warnings,
+    )
+
+
+def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
+    if isinstance(pipeline, Pipeline):
+        return Pipeline(pipeline.runtime, pipeline.manifest, size=pipeline.size, masks=pipeline.masks, **settings)
+    if hasattr(pipeline, "speed"):
+        return pipeline
+    made: Predictor = pipeline(**settings)
+    return made
+
+
+def _classes(predict: Predictor, dataset: Dataset) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """How the model's class indices become the dataset's: None when they are the same."""
+    names = getattr(getattr(predict, "manifest", None), "names", None)
+    if names is None or tuple(names) == dataset.names:
+        return None, ()
+    if set(names) == set(dataset.names) and len(set(names)) == len(names) == dataset.nc:
+        order = np.array([dataset.names.index(n) for n in names], np.int32)
+        return order, ("the model has the dataset's classes in another order; they were matched by name",)
+    if len(names) != dataset.nc:
+        raise EdgesegError(
+            f"the model has {len(names)} classes, the dataset has {dataset.nc}",
+            path=dataset.yaml,
+            hint="Validate on the dataset that the model was trained for",
+        )
+    other = next((a, b) for a, b in zip(names, dataset.names) if a != b)
+    return None, (f"class names differ ({other[0]!r} is {other[1]!r} in the dataset); classes were matched by number",)
+
+
+def _renamed(found: Detections, mapping: np.ndarray, names: tuple[str, ...]) -> Detections:
+    return Detections(found.boxes, found.scores, mapping[found.classes], found.tiles, names, found.shape)

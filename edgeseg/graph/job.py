@@ -1,0 +1,68 @@
+"""One step of the conversion graph as the converter sees it: what ``convert(job)`` in a target's ``convert.py`` receives.
+
+A job crosses a process boundary as JSON, so it holds paths and plain values only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversion: artifact in, artifact out.
+
+    Attributes:
+        source: the checkpoint or the artifact to read.
+        source_format: ``network`` for a checkpoint, else the format of ``source``.
+        output: file or folder that ``convert`` must write; a scratch name, renamed by the runner on success.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        head: ``raw`` or ``decoded``.
+        imgsz: (height, width) in pixels.
+        batch: batch size.
+        options: the target's remaining options (``dynamic``, ``simplify``, ``opset`` ...), only those given.
+        recipe: the parsed recipe (a file of ``calib/``) for quantized precisions, else None.
+        calibration: paths of the calibration images, in order.
+        calibration_info: what goes into the manifest: ``{"hash", "images", "source"}``.
+        work: a scratch folder of this step's own.
+    """
+
+    format: str
+    source: Path
+    source_format: str
+    output: Path
+    work: Path
+    precision: str = "fp32"
+    head: str = "raw"
+    imgsz: tuple[int, int] = (640, 640)
+    batch: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    calibration: tuple[Path, ...] = ()
+    calibration_info: Mapping[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """The job as JSON, paths as strings."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read what ``to_json`` wrote."""
+        raw = json.loads(text)
+        for key in ("source", "output", "work"):
+            raw[key] = Path(raw[key])
+        raw["calibration"] = tuple(Path(p) for p in raw["calibration"])
+        raw["imgsz"] = tuple(raw["imgsz"])
+        return cls(**raw)
+
+    def progress(self, done: float, what: str = "") -> None:
+        """Tell the runner how far the step is (0..1) and what it is doing; the runner draws it."""
+        print(f"@progress {done:.4f} {what}", flush=True)
+
+    def note(self, text: str) -> None:
+        """Something that a person should know of this artifact; the runner shows it, and again whenever the cache has it."""
+        print(f"@note {' '.join(text.split())}", flush=True)

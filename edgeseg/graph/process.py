@@ -1,0 +1,184 @@
+"""One subprocess of a step: its progress, its log, its time and memory limits, and what its end means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_PROGRESS = re.compile(rb"@progress ([0-9.]+)(?: (.*))?$")
+_NOTE = re.compile(rb"@note (.+)$")
+_POLL_S = 0.05
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a subprocess ended.
+
+    ``reason`` is empty when it ended by itself, whatever its ``code``; else it says which limit or signal ended it, and
+    ``stopped`` is set when it was a limit, or somebody who stopped it.
+    ``peak_mb`` is the largest resident memory of the whole process tree that was seen, in MB.
+    """
+
+    code: int
+    reason: str
+    peak_mb: float
+    notes: tuple[str, ...]
+    stopped: bool = False
+
+
+def run_process(
+    command: Sequence[str],
+    *,
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout_s: float,
+    memory_mb: float,
+    on_progress: Callable[[float, str], None],
+    cancelled: threading.Event,
+) -> Ended:
+    """Run a command in a session of its own and see it to its end.
+
+    Lines ``@progress 0.25 words`` and ``@note words`` on its stdout are taken; all else goes to ``log``, as does stderr.
+    Its stdin stays open until this process ends, which is how it notices that (see ``worker``). At its time limit, its
+    memory limit (resident memory of its whole session, polled in /proc; not enforced where there is no /proc) or when
+    ``cancelled`` is set, every process of its session is killed.
+    """
+    notes: list[str] = []
+    with open(log, "ab") as sink:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            cwd=cwd,
+            env=dict(env),
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=_read, args=(process.stdout, sink, on_progress, notes), daemon=True)
+        reader.start()
+        reason, peak, start = "", 0.0, time.monotonic()
+        try:
+            while process.poll() is None:
+                peak = max(peak, memory_of_session(process.pid))
+                if peak > memory_mb:
+                    reason = f"took more than its {memory_mb:.0f} MB of memory"
+                elif time.monotonic() - start > timeout_s:
+                    reason = f"ran past its limit of {timeout_s:g} s"
+                elif cancelled.is_set():
+                    reason = "was stopped"
+                if reason:
+                    break
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_S)
+        finally:
+            kill_session(process.pid)
+            code = process.wait()
+            reader.join(5)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+    return Ended(code, reason or _signal_reason(code), peak, tuple(notes), bool(reason))
+
+
+def _signal_reason(code: int) -> str:
+    if code >= 0:
+        return ""
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    words = {"SIGSEGV": "segmentation fault", "SIGKILL": "killed from outside, the machine may have run out of memory"}
+    return f"crashed: {name}" + (f" ({words[name]})" if name in words else "")
+
+
+def _read(pipe: IO[bytes], sink: IO[bytes], on_progress: Callable[[float, str], None], notes: list[str]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in pipe:
+            stripped = line.rstrip(b"\r\n")
+            if found := _PROGRESS.search(stripped):
+                with contextlib.suppress(ValueError):
+                    words = (found[2] or b"").decode("utf-8", "replace")
+                    on_progress(min(1.0, float(found[1])), words)
+            elif note := _NOTE.search(stripped):
+                notes.append(note[1].decode("utf-8", "replace"))
+            else:
+                sink.write(line)
+                sink.flush()
+
+
+def session_pids(session: int) -> list[int]:
+    """Processes of a session, from /proc; empty where there is none."""
+    found = []
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return []
+    for name in names:
+        if name.isdigit() and _session_of(name) == session:
+            found.append(int(name))
+    return found
+
+
+def _session_of(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            # The name in parentheses may hold anything; the numbers come after its last bracket.
+            return int(f.read().rpartition(b")")[2].split()[3])
+    except (OSError, ValueError, IndexError):
+        return -1
+
+
+def memory_of_session(session: int) -> float:
+    """Resident memory of all processes of a session in MB; pages that they share count for each."""
+    pages = 0
+    for pid in session_pids(session):
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as f:
+            pages += int(f.read().split()[1])
+    return pages * _PAGE / 1e6
+
+
+def kill_session(session: int) -> None:
+    """Kill every process of a session, those in other process groups too."""
+    for pid in session_pids(session):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(session, signal.SIGKILL)
+        else:
+            os.kill(session, signal.SIGTERM)
+
+
+def available_mb() -> float:
+    """Memory that can be had without swapping, in MB; infinite where the system does not say."""
+    return _meminfo("MemAvailable")
+
+
+def total_mb() -> float:
+    """Memory of the machine in MB; infinite where the system does not say."""
+    return _meminfo("MemTotal")
+
+
+def _meminfo(key: str) -> float:
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as f:
+        for line in f:
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return float("inf")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,174 @@
+"""The manifest: what a reader must know of an artifact, and how it is written into files.
+
+Two audiences read it. Tools of the ecosystem read the flat keys (``names``, ``stride``, ``imgsz`` ...); edgeseg reads its
+own block, the key ``edgeseg``, a JSON object that holds the whole manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from edgeseg.errors import EdgesegError
+
+SCHEMA = 1
+ROLES = ("box", "score", "coeff", "proto", "prediction")
+HEADS = ("raw", "decoded")
+LAYOUTS = ("nchw", "nhwc")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output tensor of an artifact.
+
+    ``shape`` has the batch first; -1 stands for a dynamic size. ``layout`` says where the channels are: ``nchw`` is channels
+    first, ``nhwc`` channels last, for 3-D tensors such as ``(1, 4+nc+32, N)`` too. Quantized values mean
+    ``real = scale * (q - zero_point)``; both are None for float tensors. ``dtype`` is a NumPy name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = "nchw"
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.layout not in LAYOUTS:
+            raise EdgesegError(f"tensor {self.name}: layout {self.layout!r} is none of {', '.join(LAYOUTS)}")
+        if (self.scale is None) != (self.zero_point is None):
+            raise EdgesegError(f"tensor {self.name}: scale and zero_point come together")
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(height, width) of a 4-D tensor."""
+        return (self.shape[2], self.shape[3]) if self.layout == "nchw" else (self.shape[1], self.shape[2])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.shape[1] if self.layout == "nchw" else self.shape[-1]
+
+
+@dataclass(frozen=True)
+class Output(Tensor):
+    """An output tensor with its ``role`` and, for ``box``, ``score`` and ``coeff``, the ``stride`` in input pixels."""
+
+    role: str = "prediction"
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.role not in ROLES:
+            raise EdgesegError(f"output {self.name}: role {self.role!r} is none of {', '.join(ROLES)}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reader must know of one artifact.
+
+    ``imgsz`` is (height, width) in pixels. ``names[i]`` is the name of class i. ``normalized_boxes`` is for the ``decoded``
+    head of some formats: xywh in 0..1 in place of input pixels. The input holds RGB values in 0..1 (float) or their
+    quantized form; the image is letterboxed with ``pad_value``, centred.
+    """
+
+    format: str
+    names: tuple[str, ...]
+    imgsz: tuple[int, int]
+    input: Tensor
+    outputs: tuple[Output, ...]
+    head: str = "raw"
+    precision: str = "fp32"
+    stride: int = 32
+    task: str = "segment"
+    batch: int = 1
+    channels: int = 3
+    reg_max: int = 16
+    dynamic: bool = False
+    normalized_boxes: bool = False
+    pad_value: int = 114
+    colour: str = "rgb"
+    description: str = ""
+    author: str = "edgeseg"
+    date: str = ""
+    version: str = ""
+    license: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    calibration: Mapping[str, Any] | None = None
+    tools: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise EdgesegError(f"head layout {self.head!r} is none of {', '.join(HEADS)}")
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def with_tensors(self, input: Tensor, outputs: tuple[Output, ...]) -> Manifest:
+        """The same manifest with the tensors that the finished file really has."""
+        return replace(self, input=input, outputs=outputs)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Flat string keys as the ecosystem's tools read them, and the key ``edgeseg`` with everything (JSON)."""
+        return {
+            "description": self.description,
+            "author": self.author,
+            "date": self.date,
+            "version": self.version,
+            "license": self.license,
+            "stride": str(self.stride),
+            "task": self.task,
+            "batch": str(self.batch),
+            "imgsz": str(list(self.imgsz)),
+            "names": str(dict(enumerate(self.names))),
+            "args": str(dict(self.args)),
+            "channels": str(self.channels),
+            "edgeseg": self.to_json(),
+        }
+
+    def to_json(self) -> str:
+        """The whole manifest as one JSON object."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, separators=(",", ":"), default=str)
+
+    def to_yaml(self) -> str:
+        """The text of a sidecar ``metadata.yaml``: native types for the ecosystem's keys, our block as a JSON string."""
+        flat: dict[str, Any] = dict(self.to_metadata())
+        flat.update(stride=self.stride, batch=self.batch, imgsz=list(self.imgsz), channels=self.channels)
+        flat.update(names=dict(enumerate(self.names)), args=dict(self.args))
+        return yaml.safe_dump(flat, sort_keys=False, allow_unicode=True, width=10_000)
+
+    @classmethod
+    def from_json(cls, text: str, *, path: str | None = None) -> Manifest:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            EdgesegError: no JSON object, an unknown schema, or keys that no manifest has.
+        """
+        try:
+            raw = json.loads(text)
+            schema = raw.pop("schema")
+            if schema != SCHEMA:
+                raise EdgesegError(f"manifest schema {schema} is not {SCHEMA}", path=path, hint="Export the model again")
+            raw["input"] = Tensor(**raw["input"])
+            raw["outputs"] = tuple(Output(**o) for o in raw["outputs"])
+            for key in ("names", "imgsz", "notes"):
+                raw[key] = tuple(raw[key])
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise EdgesegError(f"the manifest cannot be read ({e})", path=path, hint="Export the model again") from e
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], *, path: str | None = None) -> Manifest | None:
+        """The manifest in a file's metadata, or None when edgeseg did not write that file."""
+        text = metadata.get("edgeseg")
+        return None if text is None else cls.from_json(str(text), path=path)

@@ -1,0 +1,374 @@
+"""``Model``: the Python interface, with the habits of people who use YOLO tools.
+
+Importing this module imports no torch and no runtime; whatever a call needs is imported by that call.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.errors import EdgesegError, StepFailed
+
+if TYPE_CHECKING:
+    from edgeseg.evaluate.fidelity import Fidelity
+    from edgeseg.evaluate.validate import ValidationResult
+    from edgeseg.predict.opened import Opened
+    from edgeseg.predict.result import Result
+    from edgeseg.training import TrainResult
+
+DEFAULT_DATA = "coco128-seg"
+
+
+class Model:
+    """A YOLOv8-seg model: a checkpoint (``.pt``), a definition (``.yaml``) or any exported artifact.
+
+    Args:
+        path: the file or folder, or a well-known name such as ``yolov8n-seg.pt`` (downloaded when absent).
+        threads: CPU threads of the runtime (None: its own choice).
+
+    Raises:
+        EdgesegError: on first use, when the file is missing or is no such model.
+    """
+
+    def __init__(self, path: str | Path = "yolov8n-seg.pt", *, threads: int | None = None) -> None:
+        self.path, self.threads = Path(path), threads
+        self._opened: Opened | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r})"
+
+    def __call__(self, source: Any, **options: Any) -> Any:
+        """The same as ``predict``."""
+        return self.predict(source, **options)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.opened.manifest.names
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether this is a network rather than an exported artifact."""
+        from edgeseg.predict.opened import is_checkpoint
+
+        return is_checkpoint(self.path)
+
+    @property
+    def opened(self) -> Opened:
+        """The runtime and the manifest; opened on first use."""
+        if self._opened is None:
+            from edgeseg.predict.opened import open_model
+
+            self._opened = open_model(self.path, threads=self.threads)
+        return self._opened
+
+    def load(self, weights: str | Path) -> Model:
+        """Take over the weights of another checkpoint wherever name and shape agree, and return this model.
+
+        Raises:
+            EdgesegError: this is an exported artifact, or less than a quarter of it is in ``weights``.
+        """
+        if not self.is_checkpoint:
+            raise EdgesegError("weights go into a network, and this is an exported file", path=self.path)
+        self._need_torch()
+        import torch
+
+        from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
+
+        network, other = load_checkpoint(self.path), load_checkpoint(weights)
+        own = network.state_dict()
+        fits = {k: v for k, v in other.state_dict().items() if k in own and own[k].shape == v.shape}
+        if 4 * sum(v.numel() for v in fits.values()) < sum(v.numel() for v in own.values()):
+            raise EdgesegError(
+                f"its weights do not fit {self.path}", path=weights, hint="Is it of another size (n, s, m, l, x)?"
+            )
+        with torch.no_grad():
+            network.load_state_dict({**own, **fits})
+        if len(fits) == len(own) and network.nc == other.nc:
+            network.names = other.names
+        file = self._scratch_folder() / f"{self.path.stem}.pt"
+        save_checkpoint(file, network)
+        self.path, self._opened = file, None
+        return self
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_det: int = 300,
+        imgsz: int | Sequence[int] | None = None,
+        classes: str | int | Sequence[int] | None = None,
+        masks: bool = True,
+        stream: bool = False,
+    ) -> list[Result] | Iterator[Result]:
+        """Predict on images.
+
+        Args:
+            source: path, folder, glob, video, webcam index, URL, uint8 BGR array (H, W, 3), PIL image, or a list of these.
+            conf: lowest score that counts, 0..1.
+            iou: overlap above which NMS drops the lower score, 0..1.
+            max_det: most detections per image.
+            imgsz: input size in pixels, one side or (height, width), for models that take any size.
+            classes: only these classes (numbers, or names with commas).
+            masks: compute masks.
+            stream: return an iterator that reads as it goes, for videos and large folders.
+
+        Returns:
+            One ``Result`` per image; unreadable images among others are left out with a warning.
+
+        Raises:
+            EdgesegError: nothing to read, or not one image was readable.
+        """
+        from edgeseg.predict.opened import parse_imgsz
+        from edgeseg.predict.result import class_ids
+
+        opened = self.opened.sized(parse_imgsz(imgsz))
+        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks)
+        wanted = class_ids(classes, opened.manifest.names)
+        found = self._results(pipeline, source, wanted)
+        return found if stream else list(found)
+
+    @staticmethod
+    def _results(pipeline: Any, source: Any, classes: tuple[int, ...] | None) -> Iterator[Result]:
+        import warnings
+
+        from edgeseg.predict.result import Result, results
+
+        good, last = 0, None
+        for item in results(pipeline, source, classes=classes):
+            if isinstance(item, Result):
+                good += 1
+                yield item
+            else:
+                last = item
+                warnings.warn(f"{item.path}: {item.reason}; skipped", stacklevel=2)
+        if last is not None and not good:
+            raise EdgesegError(last.reason, path=last.path)
+
+    def validate(
+        self,
+        data: str | Path | None = None,
+        *,
+        split: str = "val",
+        conf: float = 0.001,
+        iou: float = 0.7,
+        max_det: int = 300,
+        imgsz: int | Sequence[int] | None = None,
+        limit: int | None = None,
+        progress: Any = None,
+    ) -> ValidationResult:
+        """Measure the model on a dataset with the COCO protocol.
+
+        Args:
+            data: dataset YAML or name; by default what the model was trained on, else ``coco128-seg``.
+            split: ``train``, ``val`` or ``test``.
+            limit: only the first so many images.
+            progress: called with (done, total) after each image.
+
+        Returns:
+            A result with ``.box`` and ``.seg`` (``map``, ``map50``, ``map75``, ``maps``) and ``.speed`` (milliseconds).
+        """
+        from edgeseg.data.dataset import load_dataset
+        from edgeseg.evaluate.validate import validate
+        from edgeseg.predict.opened import parse_imgsz
+
+        if importlib.util.find_spec("faster_coco_eval") is None:
+            raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
+        opened = self.opened.sized(parse_imgsz(imgsz))
+        dataset = load_dataset(str(data or self.default_data()))
+        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)
+
+    val = validate
+
+    def compare(
+        self,
+        reference: Model | str | Path,
+        data: str | Path | None = None,
+        *,
+        split: str = "val",
+        conf: float = 0.25,
+        imgsz: int | Sequence[int] | None = None,
+        progress: Any = None,
+    ) -> Fidelity:
+        """How faithful the model is to ``reference`` at the operating threshold ``conf``, detection by detection.
+
+        Average precision does not see all scores sink together; this does. Images that cannot be read are left out.
+
+        Raises:
+            EdgesegError: the two models have different classes, or the dataset cannot be read.
+        """
+        from edgeseg.data.dataset import load_dataset
+        from edgeseg.data.images import read_image
+        from edgeseg.evaluate.fidelity import FidelityMeter
+        from edgeseg.predict.opened import parse_imgsz
+
+        other = reference if isinstance(reference, Model) else Model(reference, threads=self.threads)
+        if len(other.names) != len(self.names):
+            what = f"the reference has {len(other.names)} classes, this model has {len(self.names)}"
+            raise EdgesegError(what, path=other.path, hint="Compare exports of one network")
+        size = parse_imgsz(imgsz) or self.opened.manifest.imgsz
+        first, second = (m.opened.sized(size).pipeline(conf=conf) for m in (other, self))
+        images = load_dataset(str(data or self.default_data())).images(split)
+        meter = FidelityMeter(conf)
+        for done, path in enumerate(images, 1):
+            try:
+                image = read_image(path)
+            except EdgesegError:
+                continue
+            meter.add(first(image), second(image))
+            if progress:
+                progress(done, len(images))
+        return meter.result()
+
+    def default_data(self) -> str:
+        """The dataset that the model names itself, where that is at hand without a download, else ``coco128-seg``."""
+        from edgeseg.data.named import NAMED
+        from edgeseg.resources import cache_root
+
+        network = getattr(self.opened.runtime, "network", None)
+        said = network.info.get("data") if network is not None else self.opened.manifest.args.get("data")
+        named = str(said or "")
+        known = named.removesuffix(".yaml")
+        here = Path(named).is_file() or (known in NAMED and (cache_root() / "datasets" / known).is_dir())
+        return named if here or known == "coco8-seg" else DEFAULT_DATA
+
+    def info(self, *, imgsz: int = 640) -> dict[str, Any]:
+        """What the model is, as plain values: parameters and FLOPs of a network, manifest and tensors of an artifact."""
+        if self.is_checkpoint:
+            return self._network_info(imgsz)
+        from dataclasses import asdict
+
+        opened = self.opened
+        m = opened.manifest
+        return {
+            "path": str(opened.path),
+            "format": m.format,
+            "precision": m.precision,
+            "head": m.head,
+            "size": opened.size,
+            "imgsz": list(m.imgsz),
+            "batch": m.batch,
+            "dynamic": m.dynamic,
+            "stride": m.stride,
+            "classes": m.nc,
+            "names": list(m.names),
+            "date": m.date,
+            "version": m.version,
+            "license": m.license,
+            "author": m.author,
+            "recipe": m.recipe,
+            "calibration": dict(m.calibration) if m.calibration else None,
+            "tools": dict(m.tools),
+            "source": dict(m.source),
+            "args": dict(m.args),
+            "notes": list(m.notes),
+            "inputs": [asdict(m.input)],
+            "outputs": [asdict(o) for o in m.outputs],
+        }
+
+    def _network_info(self, imgsz: int) -> dict[str, Any]:
+        self._need_torch()
+        from edgeseg.artifact import size_on_disk
+        from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint
+        from edgeseg.network.model import count_flops, count_parameters
+
+        network = load_checkpoint(self.path)
+        where = find_checkpoint(self.path) if self.path.suffix not in (".yaml", ".yml") else self.path
+        about = {
+            k: v for k, v in network.info.items() if isinstance(v, str | int | float | list | tuple) and v not in ("", ())
+        }
+        return {
+            "path": str(self.path),
+            "format": "network",
+            "variant": network.definition.variant,
+            "size": size_on_disk(where) if where.exists() else 0,
+            "parameters": count_parameters(network),
+            "gflops": round(count_flops(network, imgsz) / 1e9, 2),
+            "gflops_imgsz": imgsz,
+            "strides": list(network.strides),
+            "classes": network.nc,
+            "names": list(network.names),
+            **{f"trained {k}": v for k, v in about.items()},
+        }
+
+    def export(self, format: str = "torchscript", **options: Any) -> Path:
+        """Export to one format and return where the artifact lies.
+
+        Args:
+            format: name or alias of a format, such as ``onnx`` or ``tflite``.
+            options: ``imgsz half int8 dynamic simplify opset optimize batch head data recipe images``, whatever the
+                format takes; ``out`` (file or folder), ``offline``, ``force``; with int8 also ``max_drop``: points of AP for
+                which the cheapest mixed precision is searched, on ``split`` (val) and its first ``limit`` images.
+
+        Raises:
+            EdgesegError: an option that the format does not take, or an exported artifact as source.
+            StepFailed: the conversion failed, or the gate refused an int8 artifact (``force`` keeps it).
+        """
+        from contextlib import ExitStack
+
+        from edgeseg.graph.export import export
+        from edgeseg.graph.options import ExportOptions
+        from edgeseg.predict.opened import parse_imgsz
+
+        running: dict[str, Any]
+        running = {k: options.pop(k) for k in ("out", "jobs", "offline", "force", "rebuild", "on_event") if k in options}
+        wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
+        unknown = [k for k in options if k not in ExportOptions.__dataclass_fields__]
+        if unknown:
+            known = ", ".join([*ExportOptions.__dataclass_fields__, "out", "offline", "force", "rebuild"])
+            raise EdgesegError(f"export has no option {unknown[0]!r}", hint=f"Options: {known}")
+        if "imgsz" in options:
+            options["imgsz"] = parse_imgsz(options["imgsz"])
+        if self._scratch is not None:
+            running.setdefault("out", Path.cwd())
+        given = ExportOptions(**options)
+        if "max_drop" in wish:
+            from edgeseg.mixed import cheapest_options
+
+            given = cheapest_options(self.path, format, given, **wish, on_event=running.get("on_event"))
+        with ExitStack() as stack:
+            if given.int8:
+                from edgeseg.evaluate.guard import Guard
+
+                running["after"] = stack.enter_context(Guard(self.path, given, running.get("on_event")))
+            result = export(self.path, [format], given, **running)[0]
+        if result.error is not None:
+            raise result.error
+        if result.path is None:
+            raise StepFailed(f"{format} was not made", path=result.log)
+        return result.path
+
+    def train(self, data: str | Path | None = None, **options: Any) -> TrainResult:
+        """Train on a dataset and continue with the best weights.
+
+        Args:
+            data: dataset YAML or name.
+            options: ``epochs``, ``imgsz``, ``batch`` and the other fields of ``edgeseg.training.TrainOptions``;
+                ``listeners`` and ``progress`` as in ``edgeseg.training.train``.
+        """
+        self._need_torch()
+        from edgeseg.training import TrainOptions, train
+
+        running = {k: options.pop(k) for k in ("listeners", "progress") if k in options}
+        flat = {"model": str(self.path), "data": str(data or DEFAULT_DATA), **options}
+        result = train(TrainOptions.from_flat(flat), **running)
+        self.path, self._opened = result.best, None
+        return result
+
+    def _need_torch(self) -> None:
+        from edgeseg.predict.opened import need_torch
+
+        need_torch(self.path)
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="edgeseg-")
+        return Path(self._scratch.name)

@@ -1,0 +1,196 @@
+"""Checkpoints: read ours and other trainers', write ours, find well-known ones by name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeseg.errors import EdgesegError
+from edgeseg.network.definition import Definition, builtin_definition, load_definition
+from edgeseg.network.foreign import network_from
+from edgeseg.network.model import Network
+from edgeseg.network.torchfile import TorchFile
+
+SCHEMA = 1
+_WEIGHTS = re.compile(r"yolov8[nsmlx]-seg(\.pt)?")
+_YAML = (".yaml", ".yml")
+
+
+def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0) -> Network:
+    """A network from a file or a well-known name, in evaluation mode, float32, on the CPU.
+
+    Args:
+        path_or_name: our checkpoint, a YOLOv8-seg ``.pt`` of another trainer (nothing in it is run), a definition ``.yaml``
+            (fresh weights), or a name: ``yolov8n-seg.pt`` (n, s, m, l, x) is looked for here, then in the cache, then
+            downloaded; ``yolov8n-seg.yaml`` is built in.
+        nc: number of classes of a fresh network, in place of the definition's.
+        seed: of fresh weights; torch's global generator is left alone.
+
+    Raises:
+        EdgesegError: missing, damaged, hostile, or not YOLOv8-seg; says what to do next.
+    """
+    path = Path(path_or_name)
+    if path.suffix.lower() in _YAML:
+        return _fresh(path, nc, seed)
+    path = find_checkpoint(path)
+    file = TorchFile(path)
+    content = file.read()
+    if isinstance(content, Mapping) and "edgeseg" in content:
+        return _ours(path)
+    network = network_from(file, content)
+    network.info["source"] = path.name
+    return network
+
+
+def find_checkpoint(path_or_name: str | Path) -> Path:
+    """The file that ``load_checkpoint`` reads for a path or a well-known name; downloads a well-known one that is absent.
+
+    Raises:
+        EdgesegError: there is no such file and the name is not well known, or the download fails.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise EdgesegError("a folder, not a checkpoint", path=path)
+    if _WEIGHTS.fullmatch(str(path_or_name)):
+        from edgeseg.download import fetch_weights
+
+        return fetch_weights(f"{path.name.removesuffix('.pt')}.pt")
+    hint = "Known by name: yolov8n-seg.pt (n, s, m, l, x), yolov8n-seg.yaml"
+    if builtin_definition(str(path_or_name)) is None and re.fullmatch(r"yolov8[nsmlx](\.pt)?", path.name):
+        hint = f"That would be a detection network; for segmentation: {path.name.removesuffix('.pt')}-seg.pt"
+    raise EdgesegError("no such checkpoint", path=path, hint=hint)
+
+
+def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any) -> Path:
+    """Write a network, and what training needs to go on, so that a crash leaves the old file or the new one.
+
+    Args:
+        path: the file to write; missing folders are made.
+        network: its definition, names, ``info`` and weights are kept (in their own dtype, from whatever device).
+        training_state: plain values and tensors in dicts, lists and tuples (``epoch``, ``optimizer``, ``ema`` ...).
+
+    Returns:
+        ``path``.
+
+    Raises:
+        EdgesegError: the state holds something that ``weights_only`` loading would refuse, or the disk is full.
+    """
+    path = Path(path)
+    state = OrderedDict((key, value.detach().cpu()) for key, value in network.state_dict().items())
+    content = {
+        "edgeseg": SCHEMA,
+        "definition": network.definition.to_dict(),
+        "names": list(network.names),
+        "info": dict(network.info),
+        "fused": network.fused,
+        "state": state,
+        "training": training_state,
+    }
+    _check_plain(content, path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(handle, "wb") as f:
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as e:
+        # torch's writer hides a full disk behind a complaint of its own.
+        causes = [c.strerror for c in (e, e.__context__) if isinstance(c, OSError) and c.strerror]
+        reason = causes[0] if causes else str(e).splitlines()[0]
+        raise EdgesegError(
+            f"cannot be written ({reason})", path=path, hint="Free some space, or choose another folder"
+        ) from e
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return path
+
+
+def load_training_state(path: str | Path) -> dict[str, Any]:
+    """What ``save_checkpoint`` was given besides the network, {} for checkpoints of other trainers.
+
+    Raises:
+        EdgesegError: missing or damaged.
+    """
+    path = Path(path)
+    content = TorchFile(path).read()
+    if not isinstance(content, Mapping) or "edgeseg" not in content:
+        return {}
+    return dict(_load_ours(path).get("training") or {})
+
+
+def _fresh(path: Path, nc: int | None, seed: int) -> Network:
+    definition, names = load_definition(path, nc=nc)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(definition, names)
+    network.info = {"origin": "fresh", "source": path.name}
+    return network.eval()
+
+
+def _load_ours(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many kinds for a damaged file
+        raise EdgesegError(
+            f"damaged ({(str(e).strip() or type(e).__name__).splitlines()[0][:120]})",
+            path=path,
+            hint="Use an older checkpoint",
+        ) from e
+    if content.get("edgeseg") != SCHEMA:
+        raise EdgesegError(
+            f"checkpoint schema {content.get('edgeseg')} is not {SCHEMA}", path=path, hint="Install a newer edgeseg"
+        )
+    return content
+
+
+def _ours(path: Path) -> Network:
+    content = _load_ours(path)
+    try:
+        network = Network(Definition.from_dict(content["definition"], path=path), content["names"]).eval()
+        if content["fused"]:
+            network = network.fuse()
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in content["state"].items()})
+        network.info = dict(content["info"])
+    except EdgesegError as e:
+        raise EdgesegError(e.what, path=path, hint=e.hint or "Use an older checkpoint") from e
+    except (KeyError, TypeError, AttributeError, RuntimeError) as e:
+        raise EdgesegError(f"damaged ({str(e).splitlines()[0]})", path=path, hint="Use an older checkpoint") from e
+    return network
+
+
+def _check_plain(value: Any, path: Path, where: str = "", depth: int = 0) -> None:
+    if value is None or isinstance(value, torch.Tensor) or type(value) in (str, int, float, bool, bytes):
+        return
+    if depth > 32:
+        raise EdgesegError(f"{where} is nested too deeply for a checkpoint", path=path)
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            if type(key) not in (str, int, float, bool):
+                raise EdgesegError(f"{where}: a {type(key).__name__} cannot be a key in a checkpoint", path=path)
+            _check_plain(inner, path, f"{where}.{key}".lstrip("."), depth + 1)
+    elif type(value) in (list, tuple):
+        for i, inner in enumerate(value):
+            _check_plain(inner, path, f"{where}[{i}]", depth + 1)
+    else:
+        raise EdgesegError(
+            f"{where} is a {type(value).__name__}, which a checkpoint cannot hold",
+            path=path,
+            hint="Give plain values or tensors",
+        )

@@ -1,0 +1,183 @@
+"""What a YOLOv8-seg network looks like: a few numbers, and the channel and block counts that follow from them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeseg.errors import EdgesegError
+
+DEFINITIONS = Path(__file__).with_name("definitions")
+STRIDES = (8, 16, 32)
+REG_MAX = 16
+COEFFS = 32
+ACTIVATIONS = ("silu", "relu6", "hardswish")
+
+# depth multiple, width multiple, ceiling of the channels before the width multiple (published table of YOLOv8).
+VARIANTS: dict[str, tuple[float, float, int]] = {
+    "n": (0.33, 0.25, 1024),
+    "s": (0.33, 0.50, 1024),
+    "m": (0.67, 0.75, 768),
+    "l": (1.00, 1.00, 512),
+    "x": (1.00, 1.25, 512),
+}
+_NAME = re.compile(r"yolov8([nsmlx])-seg")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The numbers that define one YOLOv8-seg network.
+
+    Attributes:
+        variant: ``n``, ``s``, ``m``, ``l`` or ``x``; anything else names a network of custom ``depth``, ``width`` and
+            ``max_channels``.
+        nc: number of classes, at least 1.
+        act: activation of every convolution: ``silu``, ``relu6`` or ``hardswish``.
+        depth: factor on the number of bottlenecks; None takes the variant's.
+        width: factor on the channels; None takes the variant's.
+        max_channels: ceiling of the channels before ``width``; None takes the variant's.
+
+    Raises:
+        EdgesegError: a value is out of range, or a custom variant lacks depth, width or max_channels.
+    """
+
+    variant: str = "n"
+    nc: int = 80
+    act: str = "silu"
+    depth: float | None = None
+    width: float | None = None
+    max_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        scales = (self.depth, self.width, self.max_channels)
+        if self.variant in VARIANTS:
+            filled: tuple[float | None, ...] = tuple(
+                given if given is not None else own for given, own in zip(scales, VARIANTS[self.variant])
+            )
+        elif any(s is None for s in scales):
+            raise EdgesegError(
+                f"variant {self.variant!r} is none of {', '.join(VARIANTS)}",
+                hint="A variant of your own gives depth, width and max_channels",
+            )
+        else:
+            filled = scales
+        for key, value in zip(("depth", "width", "max_channels"), filled):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 4096:
+                raise EdgesegError(f"{key} must be a number above 0, not {value!r}")
+            object.__setattr__(self, key, value)
+        if isinstance(self.nc, bool) or not isinstance(self.nc, int) or not 1 <= self.nc <= 10_000:
+            raise EdgesegError(f"nc must be a whole number of classes from 1 to 10000, not {self.nc!r}")
+        if self.act not in ACTIVATIONS:
+            raise EdgesegError(f"activation {self.act!r} is none of {', '.join(ACTIVATIONS)}")
+
+    def channels(self, base: int) -> int:
+        """Channels of a layer that has ``base`` at width 1: capped, scaled, rounded up to a multiple of 8."""
+        capped = min(base, self.max_channels or base)
+        return math.ceil(capped * (self.width or 1.0) / 8) * 8
+
+    def repeats(self, base: int) -> int:
+        """Bottlenecks of a stage that has ``base`` at depth 1: scaled, at least one."""
+        return max(round(base * (self.depth or 1.0)), 1)
+
+    @property
+    def stages(self) -> tuple[int, int, int, int, int]:
+        """Output channels of the backbone at strides 2, 4, 8, 16 and 32."""
+        a, b, c, d, e = (self.channels(base) for base in (64, 128, 256, 512, 1024))
+        return a, b, c, d, e
+
+    def with_classes(self, nc: int) -> Definition:
+        """The same network for ``nc`` classes."""
+        return replace(self, nc=nc)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a checkpoint keeps them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, path: str | Path | None = None) -> Definition:
+        """Read what ``to_dict`` wrote, or the mapping of a YAML file.
+
+        Raises:
+            EdgesegError: unknown keys or bad values, with ``path``.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = [str(k) for k in values if k not in known]
+        if unknown:
+            raise EdgesegError(
+                f"unknown keys: {', '.join(unknown)}", path=path, hint=f"Known keys: {', '.join(known)}, names"
+            )
+        raw = dict(values)
+        if "variant" not in raw and "width" in raw:
+            raw["variant"] = "custom"
+        try:
+            return cls(**raw)
+        except EdgesegError as e:
+            raise EdgesegError(e.what, path=path, hint=e.hint) from e
+        except TypeError as e:
+            raise EdgesegError(f"a value has the wrong type ({e})", path=path) from e
+
+
+def builtin_definition(name: str) -> Path | None:
+    """The packaged YAML file for ``yolov8n-seg`` or ``yolov8n-seg.yaml`` (any of n, s, m, l, x), else None."""
+    match = _NAME.fullmatch(re.sub(r"\.ya?ml$", "", name))
+    return DEFINITIONS / f"{match.group(0)}.yaml" if match else None
+
+
+def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple[Definition, tuple[str, ...] | None]:
+    """Read a definition and the class names it may carry.
+
+    Args:
+        name_or_path: a YAML file, or the name of a built-in one; a file in the way wins over the built-in.
+        nc: number of classes in place of the file's.
+
+    Returns:
+        The definition and its ``names`` (None when the file has none, or when ``nc`` changes their number).
+
+    Raises:
+        EdgesegError: no such file, no YAML mapping, unknown keys, bad values.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        found = builtin_definition(str(name_or_path))
+        if found is None:
+            raise EdgesegError(
+                "no such definition", path=path, hint="Built in: " + ", ".join(f"yolov8{v}-seg.yaml" for v in VARIANTS)
+            )
+        path = found
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        raise EdgesegError(f"no readable YAML ({str(e).splitlines()[0]})", path=path) from e
+    if not isinstance(raw, dict):
+        raise EdgesegError("no YAML mapping", path=path, hint="A definition looks like: variant: n, nc: 80")
+    if "backbone" in raw or "head" in raw:
+        raise EdgesegError(
+            "a list of layers is no definition of ours", path=path, hint="Write two lines: variant: n (s, m, l, x), nc: 80"
+        )
+    names = _names(raw.pop("names", None), path)
+    if names is not None:
+        raw.setdefault("nc", len(names))
+    definition = Definition.from_dict(raw, path=path)
+    if names is not None and len(names) != definition.nc:
+        raise EdgesegError(f"nc is {definition.nc}, but there are {len(names)} names", path=path)
+    if nc is not None and nc != definition.nc:
+        definition, names = definition.with_classes(nc), None
+    return definition, names
+
+
+def _names(value: Any, path: Path) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+            raise EdgesegError("names must be numbered from 0 without gaps", path=path)
+        value = [value[i] for i in range(len(value))]
+    if not isinstance(value, list) or not value:
+        raise EdgesegError("names must be a list of class names", path=path)
+    return tuple(str(v) for v in value)

@@ -1,0 +1,238 @@
+"""YOLOv8-seg as a PyTorch module: backbone, neck, head."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import HEADS, Output
+from edgeseg.network.blocks import SPPF, Branch, C2f, Conv, Proto
+from edgeseg.network.definition import COEFFS, REG_MAX, STRIDES, Definition
+
+
+class RawOutput(NamedTuple):
+    """What the convolutions of the head give, before any decoding.
+
+    ``maps`` has one ``(box, score, coeff)`` per stride 8, 16, 32, each (B, C, H/stride, W/stride): ``box`` 4*16 DFL logits
+    (channel = side*16 + bin, sides left, top, right, bottom), ``score`` nc logits, ``coeff`` 32 mask coefficients. ``proto``
+    is (B, 32, H/4, W/4).
+    """
+
+    maps: list[tuple[Tensor, Tensor, Tensor]]
+    proto: Tensor
+
+
+class Stage(nn.Module):
+    """One level of the backbone: halve the size, then a C2f."""
+
+    def __init__(self, c_in: int, c_out: int, repeats: int, *, act: str) -> None:
+        super().__init__()
+        self.down = Conv(c_in, c_out, 3, 2, act=act)
+        self.mix = C2f(c_out, c_out, repeats, shortcut=True, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
+        return self.mix(self.down(x))
+
+
+class Backbone(nn.Module):
+    """Image to three maps, of strides 8, 16 and 32. ``p2`` has stride 4, ``p5`` stride 32."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__()
+        c1, c2, c3, c4, c5 = definition.stages
+        act, few, many = definition.act, definition.repeats(3), definition.repeats(6)
+        self.stem = Conv(3, c1, 3, 2, act=act)
+        self.p2 = Stage(c1, c2, few, act=act)
+        self.p3 = Stage(c2, c3, many, act=act)
+        self.p4 = Stage(c3, c4, many, act=act)
+        self.p5 = Stage(c4, c5, few, act=act)
+        self.sppf = SPPF(c5, act=act)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) RGB in 0..1 -> maps of strides 8, 16, 32."""
+        p3 = self.p3(self.p2(self.stem(image)))
+        p4 = self.p4(p3)
+        return p3, p4, self.sppf(self.p5(p4))
+
+
+class Neck(nn.Module):
+    """Path aggregation: coarse maps go up to the fine ones, and the result comes down again."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__()
+        _, _, c3, c4, c5 = definition.stages
+        act, repeats = definition.act, definition.repeats(3)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.top4 = C2f(c5 + c4, c4, repeats, shortcut=False, act=act)
+        self.out3 = C2f(c4 + c3, c3, repeats, shortcut=False, act=act)
+        self.down3 = Conv(c3, c3, 3, 2, act=act)
+        self.out4 = C2f(c3 + c4, c4, repeats, shortcut=False, act=act)
+        self.down4 = Conv(c4, c4, 3, 2, act=act)
+        self.out5 = C2f(c4 + c5, c5, repeats, shortcut=False, act=act)
+
+    def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps of strides 8, 16, 32 -> maps of the same shapes."""
+        top4 = self.top4(torch.cat((self.upsample(p5), p4), 1))
+        out3 = self.out3(torch.cat((self.upsample(top4), p3), 1))
+        out4 = self.out4(torch.cat((self.down3(out3), top4), 1))
+        out5 = self.out5(torch.cat((self.down4(out4), p5), 1))
+        return out3, out4, out5
+
+
+class Head(nn.Module):
+    """Boxes, scores and mask coefficients at every stride, and the prototypes. ``bins`` are the fixed DFL weights 0..15."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__()
+        channels, act, nc = definition.stages[2:], definition.act, definition.nc
+        fine = channels[0]
+        box, score, coeff = max(16, fine // 4, 4 * REG_MAX), max(fine, min(nc, 100)), max(fine // 4, COEFFS)
+        self.box = nn.ModuleList(Branch(c, box, 4 * REG_MAX, act=act) for c in channels)
+        self.score = nn.ModuleList(Branch(c, score, nc, act=act) for c in channels)
+        self.coeff = nn.ModuleList(Branch(c, coeff, COEFFS, act=act) for c in channels)
+        self.proto = Proto(fine, definition.channels(256), COEFFS, act=act)
+        self.bins = nn.Parameter(torch.arange(REG_MAX, dtype=torch.float32), requires_grad=False)
+
+    def forward(self, maps: Sequence[Tensor]) -> RawOutput:
+        """Maps of strides 8, 16, 32 -> ``RawOutput``."""
+        branches = zip(maps, self.box, self.score, self.coeff)
+        return RawOutput([(box(x), score(x), coeff(x)) for x, box, score, coeff in branches], self.proto(maps[0]))
+
+    @torch.no_grad()
+    def init_bias(self) -> None:
+        """Start training from even box bins and scores that expect about 5 objects in an image of 640 px."""
+        for box, score, stride in zip(self.box, self.score, STRIDES):
+            box.get_parameter("out.bias").fill_(1.0)
+            bias = score.get_parameter("out.bias")
+            bias.fill_(math.log(5 / bias.numel() / (640 / stride) ** 2))
+
+
+class Network(nn.Module):
+    """A YOLOv8-seg network.
+
+    Args:
+        definition: its numbers.
+        names: class names, ``definition.nc`` of them; by default ``class0`` ... .
+
+    Attributes:
+        backbone, neck, head: the three parts; the head's are ``box``, ``score``, ``coeff`` and ``proto``.
+        info: what a checkpoint says besides the weights (``imgsz``, ``data`` ...), {} for a fresh network.
+        fused: whether batch normalisation is folded into the convolutions.
+
+    Raises:
+        EdgesegError: the number of names is not ``definition.nc``.
+    """
+
+    strides = STRIDES
+    reg_max = REG_MAX
+
+    def __init__(self, definition: Definition, names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        names = tuple(names) if names is not None else tuple(f"class{i}" for i in range(definition.nc))
+        if len(names) != definition.nc:
+            raise EdgesegError(f"{len(names)} names for a network of {definition.nc} classes")
+        self.definition, self.names = definition, names
+        self.info: dict[str, Any] = {}
+        self.fused = False
+        self.backbone, self.neck, self.head = Backbone(definition), Neck(definition), Head(definition)
+        self.head.init_bias()
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return self.definition.nc
+
+    def forward(self, images: Tensor) -> RawOutput:
+        """(B, 3, H, W) float RGB in 0..1, H and W multiples of 32 -> ``RawOutput``, in training and evaluation alike."""
+        return self.head(self.neck(*self.backbone(images)))
+
+    def fuse(self) -> Network:
+        """A copy in evaluation mode with batch normalisation folded into the convolutions; this network stays as it is."""
+        twin = copy.deepcopy(self).eval()
+        for module in twin.modules():
+            if isinstance(module, Conv):
+                module.fuse()
+        twin.fused = True
+        return twin
+
+    def view(self, head: str = "raw") -> nn.Module:
+        """This network with a flat tuple of tensors as output, in the order of ``outputs(head, ...)``; weights are shared.
+
+        ``raw``: box, score and coeff of strides 8, 16, 32, then proto. ``decoded``: ``prediction`` and ``proto``.
+
+        Raises:
+            EdgesegError: no such head layout.
+        """
+        from edgeseg.network.views import DecodedView, RawView
+
+        _check_head(head)
+        return RawView(self) if head == "raw" else DecodedView(self)
+
+    def outputs(self, head: str, imgsz: int | tuple[int, int] | None, batch: int = 1) -> tuple[Output, ...]:
+        """The output tensors of ``view(head)``, NCHW, float32.
+
+        Args:
+            head: ``raw`` or ``decoded``.
+            imgsz: pixels, one number or (height, width), multiples of 32; None for dynamic sizes (-1).
+            batch: batch size, -1 for dynamic.
+        """
+        _check_head(head)
+        size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        if size is not None and any(n <= 0 or n % STRIDES[-1] for n in size):
+            raise EdgesegError(f"imgsz {size[0]}x{size[1]} is no multiple of {STRIDES[-1]}")
+
+        def at(stride: int) -> tuple[int, int]:
+            return (-1, -1) if size is None else (size[0] // stride, size[1] // stride)
+
+        proto = Output("proto", (batch, COEFFS, *at(4)), role="proto")
+        if head == "raw":
+            roles = (("box", 4 * REG_MAX), ("score", self.nc), ("coeff", COEFFS))
+            maps = [Output(f"{r}_{s}", (batch, c, *at(s)), role=r, stride=s) for s in STRIDES for r, c in roles]
+            return (*maps, proto)
+        count = -1 if size is None else sum(at(s)[0] * at(s)[1] for s in STRIDES)
+        return Output("prediction", (batch, 4 + self.nc + COEFFS, count), role="prediction"), proto
+
+
+def _check_head(head: str) -> None:
+    if head not in HEADS:
+        raise EdgesegError(f"head layout {head!r} is none of {', '.join(HEADS)}")
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of weights, the 16 fixed DFL weights included."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count_flops(network: Network, imgsz: int | tuple[int, int] = 640) -> int:
+    """Floating-point operations of the fused network for one image: two for each multiplication of a convolution.
+
+    The convention is that of the published YOLOv8 table, so that figures compare: a transposed convolution counts every tap
+    of its kernel at every output pixel, although at stride 2 only a quarter of them meets an input pixel.
+
+    Shapes are propagated on the meta device, so nothing is computed and ``network`` is not touched.
+    """
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    with torch.device("meta"):
+        twin = Network(network.definition, network.names).eval()
+    total = 0
+
+    def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.ConvTranspose2d):
+            total += 2 * out.numel() * module.in_channels * math.prod(module.kernel_size)
+        elif isinstance(module, nn.Conv2d):
+            total += 2 * out.numel() * math.prod(module.weight.shape[1:])
+
+    for module in twin.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        twin(torch.empty(1, 3, height, width, device="meta"))
+    return total

@@ -1,0 +1,106 @@
+"""The two head layouts as views of one network, made for tracing: no state, no cache, sizes taken from the maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from edgeseg.network.definition import COEFFS, REG_MAX, STRIDES
+
+if TYPE_CHECKING:
+    from edgeseg.network.model import Network
+
+
+class RawView(nn.Module):
+    """Ten tensors: box, score and coeff of strides 8, 16, 32, then proto."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) RGB in 0..1 -> maps as ``RawOutput`` has them, flat."""
+        maps, proto = self.network(images)
+        return (*(tensor for triple in maps for tensor in triple), proto)
+
+
+class DecodedView(nn.Module):
+    """Two tensors: ``prediction`` (B, 4+nc+32, N) and ``proto`` (B, 32, H/4, W/4).
+
+    ``prediction`` holds xywh (centre) in input pixels, scores in 0..1 and mask coefficients; the N anchors are ordered by
+    stride 8, 16, 32 and row by row.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto``."""
+        maps, proto = self.network(images)
+        parts = [
+            torch.cat((decode_boxes(box, stride, self.network.head.bins), score.flatten(2).sigmoid(), coeff.flatten(2)), 1)
+            for (box, score, coeff), stride in zip(maps, STRIDES)
+        ]
+        return torch.cat(parts, 2), proto
+
+
+class FixedDecodedView(nn.Module):
+    """``DecodedView`` for one image size, with every size a plain number and nothing but common operators.
+
+    For converters that cannot read a traced size: coremltools 9.0 with NumPy 2.4, X2Paddle 1.6.
+
+    Args:
+        network: the network.
+        imgsz: (height, width) in pixels.
+        normalized: give xywh in 0..1, as shares of width and height, in place of pixels.
+    """
+
+    def __init__(self, network: Network, imgsz: tuple[int, int], *, normalized: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.cells = [(imgsz[0] // s, imgsz[1] // s) for s in STRIDES]
+        self.register_buffer("bins", network.head.bins.reshape(1, 1, REG_MAX, 1).float())
+        for i, (h, w) in enumerate(self.cells):
+            y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+            self.register_buffer(f"anchors{i}", torch.stack((x.reshape(-1), y.reshape(-1)))[None].float())
+            unit = torch.full((1, 4, 1), float(STRIDES[i]))
+            shares = torch.tensor([imgsz[1], imgsz[0]] * 2).reshape(1, 4, 1)
+            self.register_buffer(f"unit{i}", unit / shares if normalized else unit)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto`` as ``DecodedView`` gives them."""
+        maps, proto = self.network(images)
+        parts = []
+        for i, (box, score, coeff) in enumerate(maps):
+            count = self.cells[i][0] * self.cells[i][1]
+            sides = box.reshape(-1, 4, REG_MAX, count).softmax(2)
+            low, high = (sides * self.bins).sum(2).split(2, 1)
+            centre = getattr(self, f"anchors{i}") + (high - low) / 2
+            flat = [t.reshape(-1, channels, count) for t, channels in ((score, self.network.nc), (coeff, COEFFS))]
+            boxes = torch.cat((centre, low + high), 1) * getattr(self, f"unit{i}")
+            parts.append(torch.cat((boxes, flat[0].sigmoid(), flat[1]), 1))
+        return torch.cat(parts, 2), proto
+
+
+def decode_boxes(box: Tensor, stride: int, bins: Tensor) -> Tensor:
+    """DFL logits of one stride to boxes: expected bin of each side (Generalized Focal Loss, Li et al. 2020), then pixels.
+
+    Args:
+        box: (B, 64, h, w) logits, channel = side*16 + bin, sides left, top, right, bottom in units of ``stride``.
+        stride: input pixels of one cell; the anchor lies in the middle of its cell.
+        bins: (16,) the values 0..15.
+
+    Returns:
+        (B, 4, h*w) xywh, centre, in input pixels, row by row.
+    """
+    height, width = box.shape[2], box.shape[3]
+    sides = box.flatten(2).unflatten(1, (4, REG_MAX)).softmax(2)
+    left_top, right_bottom = (sides * bins.to(box.dtype).view(1, 1, REG_MAX, 1)).sum(2).chunk(2, 1)
+    x = (torch.arange(width, device=box.device, dtype=box.dtype) + 0.5).view(1, -1).expand(height, -1)
+    y = (torch.arange(height, device=box.device, dtype=box.dtype) + 0.5).view(-1, 1).expand(-1, width)
+    anchor = torch.stack((x.reshape(-1), y.reshape(-1))).unsqueeze(0)
+    centre = anchor + (right_bottom - left_top) / 2
+    return torch.cat((centre, left_top + right_bottom), 1) * stride

@@ -1,0 +1,228 @@
+"""Where images come from: files, folders, globs, videos, webcams, URLs, arrays, PIL images, and lists of all these.
+
+``frames`` reads one at a time, so that a folder of a million images or an endless camera needs constant memory.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgeseg.data.images import SUFFIXES, decode_image, read_image
+from edgeseg.errors import EdgesegError
+
+IMAGES = frozenset(SUFFIXES)
+VIDEOS = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+STREAMS = ("rtsp://", "rtmp://", "tcp://", "udp://")
+MAX_DOWNLOAD = 200_000_000
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image to predict on.
+
+    ``image`` is uint8 BGR (H, W, 3). ``path`` is the file or URL it came from, "" for arrays. ``name`` is a file name for
+    what is saved of it. Frames of a video or a camera have their number (from 0) and the frames per second.
+    """
+
+    image: np.ndarray
+    path: str = ""
+    name: str = "image.jpg"
+    number: int | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source among others that could not be read; ``reason`` is one sentence without the path."""
+
+    path: str
+    reason: str
+
+
+def frames(source: Any) -> Iterator[Frame | Unreadable]:
+    """Yield every image of ``source`` in a fixed order.
+
+    Args:
+        source: path of an image, video or folder; a glob; a webcam's index (0, "0"); an http(s) or rtsp URL; an array of
+            uint8 (H, W, 3) BGR or (H, W) grey; a PIL image; or a list of any of these.
+
+    Yields:
+        ``Frame``, or ``Unreadable`` for a broken file among others.
+
+    Raises:
+        EdgesegError: no such file, nothing to read in it, or an unsupported kind of source.
+    """
+    if isinstance(source, list | tuple):
+        if not source:
+            raise EdgesegError("the list of sources is empty")
+        for k, one in enumerate(source):
+            if isinstance(one, np.ndarray) or not isinstance(one, str | Path | int):
+                yield _array(one, f"image{k}.jpg")
+            else:
+                yield from frames(one)
+        return
+    if isinstance(source, bool) or source is None:
+        raise EdgesegError(f"cannot read images from {source!r}")
+    if isinstance(source, int) or (isinstance(source, str) and source.isdigit() and not Path(source).exists()):
+        yield from _capture(int(source), f"webcam {source}", f"webcam{source}.mp4")
+    elif isinstance(source, str | Path):
+        yield from _named(str(source))
+    else:
+        yield _array(source, "image.jpg")
+
+
+def count(source: Any) -> int | None:
+    """How many images ``source`` holds where that is known without reading them, else None."""
+    if isinstance(source, list | tuple):
+        known = [count(s) for s in source]
+        return None if None in known else sum(k for k in known if k is not None)
+    if isinstance(source, str | Path):
+        if _is_url(str(source)):
+            return None
+        files = _files(str(source)) or ()
+        return None if not files or any(f.suffix.lower() in VIDEOS for f in files) else len(files)
+    return None if isinstance(source, int) else 1
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://", *STREAMS))
+
+
+def _files(source: str) -> list[Path]:
+    """Image and video files that a path or a glob names, sorted; [] when there are none."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES | VIDEOS and not p.name.startswith("."))
+    if path.exists():
+        return [path]
+    if glob.has_magic(source):
+        found = (Path(p) for p in glob.iglob(str(path), recursive=True))
+        return sorted(p for p in found if p.suffix.lower() in IMAGES | VIDEOS and p.is_file())
+    return []
+
+
+def _named(source: str) -> Iterator[Frame | Unreadable]:
+    if not source.strip():
+        raise EdgesegError("the source is empty", hint="Give an image, a folder, a video, a webcam's index or a URL")
+    if _is_url(source):
+        yield from _url(source)
+        return
+    path = Path(source).expanduser()
+    files = _files(source)
+    if not files:
+        if path.is_dir():
+            raise EdgesegError(
+                "no images or videos in this folder", path=source, hint="Look for them with a glob: 'DIR/**/*.jpg'"
+            )
+        what = "no image matches" if glob.has_magic(source) else "no such file or folder"
+        raise EdgesegError(what, path=source, hint="Give an image, a folder, a glob, a video, a webcam's index or a URL")
+    for file in files:
+        if file.suffix.lower() in VIDEOS:
+            try:
+                yield from _capture(str(file), str(file), file.name)
+            except EdgesegError as e:
+                yield Unreadable(str(file), e.what)
+            continue
+        try:
+            image = read_image(file)
+        except EdgesegError as e:
+            yield Unreadable(str(file), e.what)
+            continue
+        yield Frame(image, str(file), file.name)
+
+
+def _array(value: Any, name: str) -> Frame:
+    """A frame from an array or a PIL image (recognised by its methods: PIL itself is not needed)."""
+    if hasattr(value, "convert") and hasattr(value, "getexif"):
+        if value.getexif().get(0x0112, 1) != 1:
+            from PIL import ImageOps
+
+            value = ImageOps.exif_transpose(value)
+        rgb = np.asarray(value.convert("RGB"))
+        return Frame(np.ascontiguousarray(rgb[..., ::-1]), getattr(value, "filename", "") or "", name)
+    if not isinstance(value, np.ndarray):
+        raise EdgesegError(f"cannot read images from a {type(value).__name__}")
+    if value.dtype != np.uint8 or value.size == 0 or value.ndim not in (2, 3):
+        shape = "x".join(map(str, value.shape))
+        raise EdgesegError(f"an image is a non-empty uint8 array (H, W, 3) in BGR, not {value.dtype} {shape}")
+    if value.ndim == 2 or value.shape[2] == 1:
+        value = cv2.cvtColor(value.reshape(value.shape[:2]), cv2.COLOR_GRAY2BGR)
+    elif value.shape[2] == 4:
+        value = cv2.cvtColor(value, cv2.COLOR_BGRA2BGR)
+    elif value.shape[2] != 3:
+        raise EdgesegError(f"an image has 1, 3 or 4 channels, not {value.shape[2]}")
+    return Frame(np.ascontiguousarray(value), "", name)
+
+
+def _capture(what: int | str, label: str, name: str) -> Iterator[Frame]:
+    """Frames of a video file, a camera or a stream."""
+    capture = cv2.VideoCapture(what)
+    try:
+        if not capture.isOpened():
+            hint = "Check that it is plugged in and not in use" if isinstance(what, int) else "Check the file or address"
+            raise EdgesegError("it cannot be opened", path=label, hint=hint)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        fps = float(fps) if 0 < fps < 1000 else 30.0
+        number = 0
+        while True:
+            good, image = capture.read()
+            if not good or image is None:
+                break
+            if image.ndim == 2:
+                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+            yield Frame(image, label, str(Path(name).with_suffix(".mp4")), number, fps)
+            number += 1
+        if number == 0:
+            raise EdgesegError("not one frame could be read from it", path=label, hint="Check that it is a video")
+    finally:
+        capture.release()
+
+
+def _url(url: str) -> Iterator[Frame]:
+    """An image behind a URL, or else a stream."""
+    import urllib.parse
+
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "image.jpg"
+    suffix = Path(name).suffix.lower()
+    if url.startswith(STREAMS) or suffix in VIDEOS or suffix in (".m3u8", ".mjpg", ".mjpeg"):
+        yield from _capture(url, url, Path(name).stem + ".mp4")
+        return
+    data = _fetch(url)
+    if data is None:
+        yield from _capture(url, url, (Path(name).stem or "stream") + ".mp4")
+        return
+    try:
+        image = decode_image(data, path=url)
+    except EdgesegError as e:
+        raise EdgesegError(e.what, path=url, hint="Check the address in a browser") from e
+    yield Frame(image, url, name if suffix in IMAGES else (Path(name).stem or "image") + ".jpg")
+
+
+def _fetch(url: str) -> bytes | None:
+    """The bytes behind ``url``, or None when it is a video stream."""
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(url, headers={"User-Agent": "edgeseg"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            kind = answer.headers.get_content_type()
+            if kind.startswith(("video/", "multipart/")) or "mpegurl" in kind:
+                return None
+            data: bytes = answer.read(MAX_DOWNLOAD + 1)
+    except urllib.error.HTTPError as e:
+        raise EdgesegError(f"the server answers {e.code} {e.reason}", path=url, hint="Check the address in a browser") from e
+    except (urllib.error.URLError, OSError, ValueError) as e:
+        reason = getattr(e, "reason", None) or e
+        raise EdgesegError(f"it cannot be fetched ({reason})", path=url, hint="Check the address and the network") from e
+    if len(data) > MAX_DOWNLOAD:
+        raise EdgesegError(f"it is larger than {MAX_DOWNLOAD // 1_000_000} MB", path=url)
+    return data

@@ -1,0 +1,233 @@
+"""What a recipe means for one network: ranges, bits, weight scales and biases, for any backend to write down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+from edgeseg.quantize import ranges
+from edgeseg.quantize.calibration import iterate
+from edgeseg.quantize.correct import Adjusted, level_scores, sequential
+from edgeseg.quantize.flow import Flow
+from edgeseg.quantize.learned import learned_ranges
+from edgeseg.quantize.observe import Histogram, observe
+from edgeseg.quantize.recipe import FLOAT, Recipe
+from edgeseg.quantize.simulate import SIGMOID, QParams, fake_quantize_weight
+from edgeseg.quantize.simulate import weight_scales as largest
+
+Report = Callable[[float, str], None]
+UNIT = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The outcome, all by tensor name; a convolution is named by its output tensor.
+
+    ``ranges``: (lo, hi) of each activation that is quantized. ``bits``: of each activation (8, 16, or 32: float).
+    ``weight_scales``: symmetric scale of each output channel of 8-bit weights. ``weights`` (on the grid of these scales) and
+    ``biases``: of the convolutions that were corrected.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    bits: Mapping[str, int]
+    weight_scales: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+    biases: Mapping[str, np.ndarray]
+
+    def adjusted(self, flow: Flow, rounded: Mapping[str, np.ndarray], found: Mapping[str, Adjusted]) -> Decisions:
+        """With the gains of a correction in weights and scales, and its biases."""
+        scales, weights = dict(self.weight_scales), {}
+        for n in flow.nodes:
+            if n.output in found:
+                gain = found[n.output].gain
+                weights[n.output] = rounded[n.output] * gain.reshape((-1, 1, 1, 1) if n.kind == "conv" else (1, -1, 1, 1))
+                if n.output in scales:
+                    scales[n.output] = scales[n.output] * gain
+        return replace(self, weight_scales=scales, weights=weights, biases={k: a.bias for k, a in found.items()})
+
+    def params(self, flow: Flow) -> dict[str, QParams]:
+        """Quantization of the activations as integer kernels have it; a sigmoid's is fixed by the kernels."""
+        found = {}
+        for name, (lo, hi) in self.ranges.items():
+            node, bits = flow.producer.get(name), self.bits.get(name, 8)
+            if bits != FLOAT:
+                sigmoid = node is not None and node.kind == "sigmoid" and bits == 8
+                symmetric = flow.symmetric and bits == 8
+                found[name] = (
+                    QParams.symmetric(lo, hi) if symmetric else SIGMOID if sigmoid else QParams.from_range(lo, hi, bits)
+                )
+        return found
+
+
+def decide(
+    flow: Flow, recipe: Recipe, images: Sequence[Path], imgsz: tuple[int, int], report: Report = lambda done, what: None
+) -> Decisions:
+    """Calibrate a network by a recipe.
+
+    Args:
+        flow: the float network.
+        recipe: what to do.
+        images: the calibration set, in order.
+        imgsz: (height, width) in pixels.
+        report: called with 0..1 and what is being done.
+
+    Raises:
+        EdgesegError: no images where the recipe needs some.
+    """
+    bits = activation_bits(flow, recipe)
+    scales = weight_scales(flow, recipe)
+    if not recipe.calibrated:
+        return Decisions({}, bits, scales, {}, {})
+    learned = learned_ranges(flow, recipe.learned) if recipe.learned else {}
+    if learned:
+        known = {n.output for n in flow.nodes if n.kind == "sigmoid"}
+        known |= {name for name, leader in flow.groups.items() if leader == flow.groups[flow.input]}
+        learned = {**dict.fromkeys(known, UNIT), **learned}
+    if learned and all(name in learned for name, b in bits.items() if b != FLOAT):
+        # Weights and biases were trained for these very ranges: there is nothing left to correct.
+        return Decisions(learned, bits, scales, {}, {})
+    if not images:
+        raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
+    total = len(images)
+    seen = observe(flow, iterate(images, imgsz), lambda n: report(0.6 * n / total, f"observing image {n} of {total}"))
+    chosen = {**choose_ranges(flow, seen, recipe), **learned}
+    first = Decisions(chosen, bits, scales, {}, {})
+    if recipe.correction.method == "none" or learned:
+        return first
+    few = iterate(images[: recipe.correction.images], imgsz)
+    rounded = rounded_weights(flow, scales)
+    adjusted = sequential(
+        flow,
+        rounded,
+        first.params(flow),
+        few,
+        recipe.correction.method,
+        lambda done: report(0.65 + 0.35 * done, "correcting layer after layer"),
+    )
+    done = first.adjusted(flow, rounded, adjusted)
+    fresh = images[recipe.correction.images :][:LEVELLING] or images[:LEVELLING]
+    return level(flow, done, iterate(fresh, imgsz), _margin(flow, first, recipe))
+
+
+LEVELLING = 48
+"""Images, beyond those that corrected the layers, on which scores are levelled."""
+
+
+def _margin(flow: Flow, decisions: Decisions, recipe: Recipe) -> float:
+    """How far score logits are raised: ``margin`` steps of the grid that the recipe gives them, even where a backend leaves
+    the outputs unrounded, since what is rounded before them makes the same noise; 0 where the score branch is float."""
+    clip = recipe.clips.get("score")
+    if recipe.activation_bits("score") != 8:
+        return 0.0
+    own = [q.scale for name, q in decisions.params(flow).items() if name in _scores(flow)]
+    return recipe.correction.margin * (max(own) if own else (clip.high - clip.low) / 255 if clip else 0.0)
+
+
+def _scores(flow: Flow) -> list[str]:
+    return [name for name, role in zip(flow.outputs, flow.roles) if role == "score"]
+
+
+def level(flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], raised: float) -> Decisions:
+    """Score logits levelled, then raised by ``raised``."""
+    weights = {k: (decisions.weights[k], b) for k, b in decisions.biases.items()}
+    biases, params = dict(decisions.biases), decisions.params(flow)
+    for name, shift in level_scores(flow, weights, params, images).items():
+        if name in biases:
+            biases[name] = (biases[name] + shift + raised).astype(np.float32)
+    return replace(decisions, biases=biases)
+
+
+def rounded_weights(flow: Flow, scales: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights of every convolution as they will be stored; those without a scale stay float."""
+    found = {}
+    for n in flow.nodes:
+        if n.weight is not None:
+            s = scales.get(n.output)
+            found[n.output] = n.weight if s is None else fake_quantize_weight(n.weight, n.kind, 8, s)
+    return found
+
+
+def activation_bits(flow: Flow, recipe: Recipe) -> dict[str, int]:
+    """Bits of every activation tensor by the stage that writes it; the input has those of the first stage.
+
+    Where tensors of one group would differ, which a concatenation forbids, the group takes the most.
+    """
+    own = {n.output: recipe.activation_bits(flow.stages[n.output]) for n in flow.nodes}
+    own[flow.input] = recipe.activation_bits("backbone")
+    own.update(dict.fromkeys((*flow.exact, *flow.clipped), FLOAT))
+    return own
+
+
+def weight_scales(flow: Flow, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Scales of the weights that have 8 bits."""
+    found = {}
+    for n in flow.nodes:
+        if n.weight is None or n.output in flow.floating or recipe.weight_bits(flow.stages[n.output]) != 8:
+            continue
+        axis = 0 if n.kind == "conv" else 1
+        if recipe.weights.granularity == "tensor":
+            found[n.output] = np.full(n.weight.shape[axis], np.abs(n.weight).max() / 127.0)
+        elif recipe.learned:
+            found[n.output] = largest(n.weight, n.kind)  # as training rounded them
+        else:
+            found[n.output] = ranges.weight_scale(n.weight, axis)
+        if flow.pairwise and n.kind == "conv":
+            found[n.output] = _widened(n.weight, found[n.output], recipe.weights.granularity)
+    return found
+
+
+def _widened(weight: np.ndarray, scale: np.ndarray, granularity: str) -> np.ndarray:
+    """The scales with those made coarser that let a convolution overflow."""
+    over = ranges.overflows(weight, scale)
+    if granularity == "tensor":
+        return scale * (127.0 / (ranges.PAIR // 2)) if over.any() else scale
+    made = scale.copy()
+    if over.any():
+        made[over] = ranges.weight_scale(weight[over], pairwise=True)
+    return made
+
+
+def choose_ranges(flow: Flow, seen: Mapping[str, Histogram], recipe: Recipe) -> dict[str, tuple[float, float]]:
+    """A range for every activation; tensors that must share a scale get one that serves all of them."""
+    groups: dict[str, list[str]] = {}
+    for name, leader in flow.groups.items():
+        groups.setdefault(leader, []).append(name)
+    found: dict[str, tuple[float, float]] = {}
+    for names in groups.values():
+        chosen = _range(flow, names, seen, recipe)
+        found.update(dict.fromkeys(names, chosen))
+    return found
+
+
+_BEHIND = {"mul": ranges.silu, "hardswish": ranges.hardswish}
+"""What lets little of a tensor's negative values through, by the kind of the node that ends the activation."""
+
+
+def _range(flow: Flow, names: Sequence[str], seen: Mapping[str, Histogram], recipe: Recipe) -> tuple[float, float]:
+    if flow.input in names:
+        return UNIT
+    for name, role in zip(flow.outputs, flow.roles):
+        if name in names and role in recipe.clips:
+            clip = recipe.clips[role]
+            return clip.low, clip.high
+    together: Histogram | None = None
+    for name in names:
+        if name in seen:
+            together = seen[name] if together is None else together.merged(seen[name])
+    if together is None:
+        return UNIT
+    a = recipe.activations
+    behind = [flow.producer[flow.activated[name]].kind for name in names if name in flow.activated]
+    function = next((_BEHIND[kind] for kind in behind if kind in _BEHIND), None)
+    method = a.silu_input if function else a.method
+    if method == "mse" and flow.symmetric:
+        return ranges.mse_symmetric(together)
+    if method == "mse":
+        return ranges.mse(together, function or ranges.identity, centred=recipe.correction.method != "none")
+    if method == "percentile":
+        return ranges.percentile(together, a.percentile)
+    return ranges.kl(together) if method == "kl" else ranges.minmax(together)

@@ -1,0 +1,157 @@
+"""A network as a quantizer sees it: few kinds of operators, named tensors, float weights; no format and no framework.
+
+Every backend reads its own file into a ``Flow``; ranges, corrections and the simulation work on that, so that the same
+recipe means the same thing everywhere. Stages and roles are found by walking the graph, never by names of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+
+KINDS = ("conv", "deconv", "sigmoid", "relu6", "hardswish", "mul", "add", "concat", "slice", "maxpool", "resize", "pad")
+# Kinds that hand on values without changing them: one scale must serve input and output.
+MOVES = ("concat", "slice", "maxpool", "resize", "pad")
+# Activations in one operator; a SiLU is a sigmoid and a product.
+ACTIVATIONS = ("relu6", "hardswish")
+HEAD_STAGES = ("box", "score", "coeff", "proto")
+STAGES = ("backbone", "neck", *HEAD_STAGES)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator with a single output tensor; tensors are float NCHW with a batch axis.
+
+    ``weight`` is (out, in, kh, kw) for ``conv``, (in, out, kh, kw) for ``deconv``. ``attrs`` holds ``stride`` (h, w),
+    ``pad`` (top, left, bottom, right), ``kernel`` (h, w), ``size`` (h, w) of a resize, ``begin`` and ``count`` of a slice of
+    channels.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise EdgesegError(f"the operator {self.kind!r} is none that the quantizer knows ({', '.join(KINDS)})")
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Operators in executable order, the input tensor, and the output tensors with their roles (in the same order).
+
+    A backend says what it keeps in float whatever the recipe wants: activations (``exact``) and the weights of convolutions
+    (``floating``, by their output). ``symmetric``: its activations are signed integers without a zero point. ``pairwise``:
+    its runtimes may add the products of two neighbouring input channels in 16 bits, which full-range weights would overflow.
+    """
+
+    nodes: tuple[Node, ...]
+    input: str
+    outputs: tuple[str, ...]
+    roles: tuple[str, ...]
+    channels: Mapping[str, int]
+    exact: frozenset[str] = frozenset()
+    floating: frozenset[str] = frozenset()
+    symmetric: bool = False
+    pairwise: bool = False
+
+    @cached_property
+    def producer(self) -> dict[str, Node]:
+        """The node that writes each tensor (the input has none)."""
+        return {n.output: n for n in self.nodes}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Node, ...]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[Node]] = {self.input: [], **{n.output: [] for n in self.nodes}}
+        for n in self.nodes:
+            for name in dict.fromkeys(n.inputs):
+                found[name].append(n)
+        return {k: tuple(v) for k, v in found.items()}
+
+    @cached_property
+    def silu_inputs(self) -> dict[str, str]:
+        """Input tensor of each SiLU written as ``x * sigmoid(x)``, to the tensor that the product writes."""
+        found = {}
+        for n in self.nodes:
+            if n.kind == "mul":
+                for x, s in (n.inputs, n.inputs[::-1]):
+                    gate = self.producer.get(s)
+                    if gate is not None and gate.kind == "sigmoid" and gate.inputs == (x,):
+                        found[x] = n.output
+        return found
+
+    @cached_property
+    def activated(self) -> dict[str, str]:
+        """Input tensor of each activation, to the tensor that the activation writes."""
+        return {**self.silu_inputs, **{n.inputs[0]: n.output for n in self.nodes if n.kind in ACTIVATIONS}}
+
+    @cached_property
+    def clipped(self) -> frozenset[str]:
+        """Tensors that a ReLU6 reads: never rounded themselves, since integer convolutions clip while they round."""
+        return frozenset(n.inputs[0] for n in self.nodes if n.kind == "relu6")
+
+    @cached_property
+    def stages(self) -> dict[str, str]:
+        """The stage of each node, by its output tensor.
+
+        What leads to outputs of one role only is that role's branch. Of the rest, all that the first upsampling depends on
+        is the backbone (its deepest level is upsampled first), and what follows is the neck.
+        """
+        reach: dict[str, set[str]] = {name: set() for name in self.consumers}
+        for name, role in zip(self.outputs, self.roles):
+            reach[name].add(role)
+        for n in reversed(self.nodes):
+            for name in n.inputs:
+                reach[name] |= reach[n.output]
+        shared = {n.output for n in self.nodes if len(reach[n.output]) > 1}
+        ups = [n for n in self.nodes if n.kind == "resize" and n.output in shared]
+        backbone = self._ancestors(ups[0].inputs) if ups else shared
+        stages = {}
+        for n in self.nodes:
+            role = next(iter(reach[n.output]), "neck")
+            stages[n.output] = role if n.output not in shared else "backbone" if n.output in backbone else "neck"
+        return stages
+
+    def _ancestors(self, names: Sequence[str]) -> set[str]:
+        todo, seen = list(names), set()
+        while todo:
+            name = todo.pop()
+            if name not in seen and name in self.producer:
+                seen.add(name)
+                todo.extend(self.producer[name].inputs)
+        return seen
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Each tensor's group leader: tensors of one group hold the same values moved about, and share one scale."""
+        leader = {name: name for name in self.consumers}
+
+        def find(name: str) -> str:
+            while leader[name] != name:
+                name = leader[name]
+            return name
+
+        for n in self.nodes:
+            if n.kind in MOVES:
+                for name in n.inputs:
+                    a, b = find(name), find(n.output)
+                    if a != b:
+                        leader[b] = a
+        return {name: find(name) for name in leader}
+
+    def with_weights(self, new: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Flow:
+        """The same flow with the (weight, bias) of the nodes named by their output tensor replaced."""
+        nodes = tuple(
+            replace(n, weight=new[n.output][0], bias=new[n.output][1]) if n.output in new else n for n in self.nodes
+        )
+        return replace(self, nodes=nodes)

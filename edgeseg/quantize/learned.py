@@ -1,0 +1,39 @@
+"""Ranges that a network learned in training, carried over to the flow of whatever backend quantizes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeseg.quantize.flow import Flow
+
+
+def learned_ranges(flow: Flow, learned: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The learned range of each tensor of any backend's flow of the same network.
+
+    Convolutions correspond by their weights, since backends order and name them differently; sums, pooling and joined
+    tensors have the range of their group. A tensor that has neither is absent.
+
+    Args:
+        flow: the backend's view of the network.
+        learned: ``keys``, a fingerprint for each convolution, and ``ranges``, as many rows: low and high of what it writes,
+            then of the activation behind it (the same again where there is none, zeros where a tensor is not rounded).
+    """
+    rows = dict(zip(map(tuple, learned["keys"]), learned["ranges"]))
+    leaders: dict[str, tuple[float, float]] = {}
+    for n in flow.nodes:
+        row = rows.get(fingerprint(n.weight)) if n.weight is not None else None
+        if row is not None:
+            behind = flow.activated.get(n.output, n.output)
+            for name, low, high in ((n.output, *row[:2]), (behind, *row[2:])):
+                if high > low:
+                    leaders[flow.groups[name]] = (low, high)
+    return {name: leaders[leader] for name, leader in flow.groups.items() if leader in leaders}
+
+
+def fingerprint(weight: np.ndarray) -> tuple[float, ...]:
+    """What tells a convolution's weights apart in any backend: their number, total magnitude and largest, to six digits."""
+    size = np.abs(np.asarray(weight, np.float64))
+    return (float(size.size), float(f"{size.sum():.6g}"), float(f"{size.max():.6g}"))

@@ -1,0 +1,161 @@
+"""Run a ``Flow`` with PyTorch, in float or with every tensor rounded as integer kernels would round it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeseg.quantize.flow import Flow, Node
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Affine quantization of one tensor: ``real = scale * (q - zero_point)``, q in ``low``..``high``."""
+
+    scale: float
+    zero_point: int
+    low: int = -128
+    high: int = 127
+
+    @classmethod
+    def from_range(cls, lo: float, hi: float, bits: int = 8) -> QParams:
+        """Asymmetric for 8 bits, symmetric for more (the kernels' rule); zero is always exact."""
+        if bits > 8:
+            top = 2 ** (bits - 1) - 1
+            return cls(max(abs(lo), abs(hi), 1e-9) / top, 0, -top - 1, top)
+        lo, hi = min(lo, 0.0), max(hi, 0.0)
+        scale = max(hi - lo, 1e-9) / 255.0
+        return cls(scale, int(np.clip(round(-128 - lo / scale), -128, 127)))
+
+    @classmethod
+    def symmetric(cls, lo: float, hi: float) -> QParams:
+        """8 bits without a zero point."""
+        return cls(max(abs(lo), abs(hi), 1e-9) / 127, 0, -127)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest real value."""
+        return self.scale * (self.low - self.zero_point), self.scale * (self.high - self.zero_point)
+
+
+SIGMOID = QParams(1 / 256, -128)
+
+
+def weight_scales(weight: np.ndarray, kind: str, bits: int = 8) -> np.ndarray:
+    """Symmetric scale of each output channel from the largest magnitude."""
+    axes = (1, 2, 3) if kind == "conv" else (0, 2, 3)
+    return np.maximum(np.abs(weight).max(axes), 1e-9) / (2 ** (bits - 1) - 1)
+
+
+def fake_quantize_weight(weight: np.ndarray, kind: str, bits: int = 8, scales: np.ndarray | None = None) -> np.ndarray:
+    """The weight rounded to its per-channel grid, as float32."""
+    scales = weight_scales(weight, kind, bits) if scales is None else scales
+    s = scales.reshape((-1, 1, 1, 1) if kind == "conv" else (1, -1, 1, 1))
+    top = 2 ** (bits - 1) - 1
+    return (np.clip(np.rint(weight / s), -top, top) * s).astype(np.float32)
+
+
+def operate(node: Node, inputs: list[torch.Tensor], weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    """One operator in float; tensors are (n, c, h, w)."""
+    import torch
+    import torch.nn.functional as f
+
+    a, x = node.attrs, inputs[0]
+    if node.kind == "conv" and weight is not None:
+        t, left, b, r = a["pad"]
+        if (t, left) == (b, r):
+            return f.conv2d(x, weight, bias, a["stride"], (t, left))
+        return f.conv2d(f.pad(x, (left, r, t, b)), weight, bias, a["stride"])
+    if node.kind == "deconv" and weight is not None:
+        return f.conv_transpose2d(x, weight, bias, a["stride"])
+    if node.kind == "sigmoid":
+        return torch.sigmoid(x)
+    if node.kind == "relu6":
+        return x.clamp(0, 6)
+    if node.kind == "hardswish":
+        return f.hardswish(x)
+    if node.kind == "mul":
+        return x * inputs[1]
+    if node.kind == "add":
+        return x + inputs[1]
+    if node.kind == "concat":
+        return torch.cat(inputs, 1)
+    if node.kind == "slice":
+        return x[:, a["begin"] : a["begin"] + a["count"]]
+    if node.kind == "resize":
+        return f.interpolate(x, size=a["size"], mode="nearest")
+    t, left, b, r = a["pad"]
+    if node.kind == "pad":
+        return f.pad(x, (left, r, t, b))
+    return f.max_pool2d(f.pad(x, (left, r, t, b), value=float("-inf")), a["kernel"], a["stride"])
+
+
+def round_to(x: torch.Tensor, q: QParams | None) -> torch.Tensor:
+    """The tensor on the grid of ``q``, in float (unchanged for None)."""
+    import torch
+
+    if q is None:
+        return x
+    return torch.fake_quantize_per_tensor_affine(x, q.scale, q.zero_point, q.low, q.high)
+
+
+class Simulator:
+    """A flow ready to run. Tensors named in ``params`` are rounded; the rest stays float.
+
+    Args:
+        flow: the network.
+        params: quantization of activations by tensor name; ``{}`` is the float network.
+        weight_bits: bits of the convolutions named by their output tensor; absent ones stay float.
+    """
+
+    def __init__(
+        self, flow: Flow, params: Mapping[str, QParams] | None = None, weight_bits: Mapping[str, int] | None = None
+    ) -> None:
+        import torch
+
+        self.flow, self.params, bits = flow, params or {}, weight_bits or {}
+        self.weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for n in flow.nodes:
+            if n.weight is not None and n.bias is not None:
+                array = fake_quantize_weight(n.weight, n.kind, bits[n.output]) if n.output in bits else n.weight
+                w = torch.from_numpy(np.array(array, np.float32))
+                self.weights[n.output] = (
+                    w.contiguous(memory_format=torch.channels_last),
+                    torch.from_numpy(np.array(n.bias, np.float32)),
+                )
+
+    def run(self, x: torch.Tensor, watch: Callable[[str, torch.Tensor], None] | None = None) -> list[torch.Tensor]:
+        """Outputs for a batch (n, 3, h, w) of RGB in 0..1; ``watch`` sees every tensor as it is computed."""
+        import torch
+
+        last = {name: i for i, n in enumerate(self.flow.nodes) for name in n.inputs}
+        with torch.no_grad():
+            live = {
+                self.flow.input: round_to(x.contiguous(memory_format=torch.channels_last), self.params.get(self.flow.input))
+            }
+            if watch:
+                watch(self.flow.input, live[self.flow.input])
+            for i, n in enumerate(self.flow.nodes):
+                y = operate(n, [live[k] for k in n.inputs], *self.weights.get(n.output, (None, None)))
+                y = round_to(y, self.params.get(n.output))
+                if watch:
+                    watch(n.output, y)
+                live[n.output] = y
+                for k in n.inputs:
+                    if last[k] == i and k not in self.flow.outputs:
+                        live.pop(k, None)
+            return [live[k] for k in self.flow.outputs]
+
+
+def to_tensor(images: Iterable[np.ndarray]) -> torch.Tensor:
+    """uint8 RGB images (h, w, 3) as one float batch (n, 3, h, w) in 0..1."""
+    import torch
+
+    stacked = np.stack(list(images)).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(stacked)).float().div_(255.0)

@@ -1,0 +1,182 @@
+"""Targets found by name: one folder a format, described by its ``target.toml``. The core names no format."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeseg.errors import EdgesegError
+from edgeseg.resources import target_roots
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class BrokenTarget(UserWarning):
+    """A folder whose ``target.toml`` cannot be used."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What ``target.toml`` says of one format.
+
+    ``reads`` lists what its converter accepts, best first (``network`` is the checkpoint itself). ``suffix`` completes the
+    artifact's name: ``.onnx`` a file, ``_ncnn_model`` a folder; ``folder_artifact`` marks a folder whose suffix has a dot.
+    ``modules`` must be importable to run the format (``a|b``: either will do) and ``extra`` is the pip extra that brings
+    them; ``programs`` must be on the PATH for it.
+
+    ``kit_suffix`` ends the name of the folder that is written in place of the artifact where the last step cannot run: what
+    it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    suffix: str
+    reads: tuple[str, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    options: tuple[str, ...] = ("imgsz",)
+    heads: tuple[str, ...] = ("raw", "decoded")
+    aliases: tuple[str, ...] = ()
+    metadata: str = "inside"
+    modules: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    extra: str = ""
+    timeout_s: int = 1800
+    memory_mb: int = 12_000
+    note: str = ""
+    folder_artifact: bool = False
+    kit_suffix: str = ""
+    kit_modules: tuple[str, ...] = ()
+    kit_extra: str = ""
+    settings: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the artifact is a folder rather than one file."""
+        return self.folder_artifact or not Path(f"x{self.suffix}").suffix
+
+    def is_kit(self, path: Path) -> bool:
+        """Whether ``path`` is named like a kit of this format."""
+        return bool(self.kit_suffix) and path.name.lower().endswith(self.kit_suffix.lower())
+
+    def stem(self, path: Path) -> str:
+        """Name of the model in the name of its artifact or kit."""
+        return path.name[: -len(self.kit_suffix if self.is_kit(path) else self.suffix)]
+
+    def artifact_name(self, stem: str) -> str:
+        """File or folder name of the artifact made from a model called ``stem``."""
+        return stem + self.suffix
+
+    def load(self, part: str) -> ModuleType:
+        """Import ``convert``, ``runtime`` or a helper beside them from the target's folder under a private module name."""
+        name = f"_edgeseg_target_{self.name}_{part}"
+        if name in sys.modules:
+            return sys.modules[name]
+        file = self.folder / f"{part}.py"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if not file.is_file() or spec is None or spec.loader is None:
+            raise EdgesegError(f"the target {self.name} has no {part}.py", path=self.folder)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+    def missing_modules(self, path: Path | None = None) -> list[str]:
+        """Modules and programs of the runtime that cannot be found here (nothing is imported).
+
+        Of alternatives, the first is named.
+
+        Args:
+            path: what is to be opened; a kit has modules of its own. None: the artifact.
+        """
+        kit = path is not None and self.is_kit(path)
+        wanted = [m.split("|") for m in (self.kit_modules if kit else self.modules)]
+        missing = [alternatives[0] for alternatives in wanted if not any(_findable(m) for m in alternatives)]
+        return missing if kit else [*missing, *(p for p in self.programs if shutil.which(p) is None)]
+
+
+def _findable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _read(folder: Path) -> Target:
+    file = folder / "target.toml"
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as e:
+        raise EdgesegError(f"no valid TOML ({e})", path=file) from e
+    runtime, convert = raw.pop("runtime", {}), raw.pop("convert", {})
+    raw.update(modules=runtime.pop("modules", ()), programs=runtime.pop("programs", ()))
+    raw.update(extra=runtime.pop("extra", ""), settings=raw.pop("settings", {}))
+    raw.update({k: convert.pop(k) for k in ("timeout_s", "memory_mb") if k in convert})
+    kit = raw.pop("kit", {})
+    raw.update({f"kit_{k}": kit.pop(k) for k in ("suffix", "modules", "extra") if k in kit})
+    left = [*runtime, *convert, *kit]
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    try:
+        target = Target(folder=folder, **values)
+    except TypeError as e:
+        raise EdgesegError(f"a key is missing or unknown ({e})", path=file) from e
+    if left or target.name != folder.name:
+        raise EdgesegError(f"unknown keys {left}" if left else f"name {target.name!r} is not the folder's", path=file)
+    return target
+
+
+@lru_cache(maxsize=8)
+def _scan(roots: tuple[Path, ...]) -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for root in roots:
+        for file in sorted(root.glob("*/target.toml")):
+            try:
+                target = _read(file.parent)
+            except EdgesegError as e:
+                # One folder that somebody is still writing must not stop every command.
+                warnings.warn(f"{e}; this target is left out", BrokenTarget, stacklevel=2)
+                continue
+            found[target.name] = target
+    return found
+
+
+def targets() -> dict[str, Target]:
+    """All targets by name; a later root (``EDGESEG_TARGETS``) replaces a built-in one of the same name."""
+    return _scan(tuple(target_roots()))
+
+
+def target_by_name(name: str) -> Target:
+    """The target called ``name`` or by one of its aliases (case-insensitive).
+
+    Raises:
+        EdgesegError: there is none; names the nearest one and lists all.
+    """
+    key, known = name.strip().lower(), targets()
+    words = {w: t for t in known.values() for w in (t.name, *t.aliases)}
+    if key in words:
+        return words[key]
+    near = difflib.get_close_matches(key, words, n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    raise EdgesegError(f"unknown format {name!r}", hint=f"{guess}Formats: {', '.join(known)}")
+
+
+def target_by_path(path: Path) -> Target | None:
+    """The target whose suffix, or kit's suffix, ends ``path``'s name (the longest wins), or None."""
+    name = path.name.lower()
+    fits = [t for t in targets().values() if name.endswith(t.suffix.lower()) or t.is_kit(path)]
+    return max(fits, key=lambda t: len(t.suffix), default=None)

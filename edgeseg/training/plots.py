@@ -1,0 +1,235 @@
+"""Pictures of a run: losses, curves, confusion, and samples with labels and predictions (matplotlib, where installed)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgeseg.data.images import read_image
+from edgeseg.data.loader import Batch
+from edgeseg.training.curves import GRID, confusion, curves, mean_curve
+from edgeseg.training.loop import Listener, Trainer
+from edgeseg.training.schedule import Rates
+from edgeseg.training.validation import Validator
+from edgeseg.vision.draw import colour_of, draw
+
+SAMPLES = 16
+"""Pictures in one sheet."""
+
+
+class Sheets(Listener):
+    """Sample sheets: the first batches of a run, the first of the closing epochs, and predictions beside labels."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], closing: int) -> None:
+        self.folder, self.names, self.closing = folder, names, closing
+
+    def on_batch(self, trainer: Trainer, batch: Batch, rates: Rates) -> None:
+        """Keep a sheet of batches 1 to 3, and of the first one with whole pictures only."""
+        p = trainer.position
+        if p.step <= 3:
+            save(self.folder / f"train_batch{p.step}.jpg", batch_sheet(batch, self.names))
+        elif p.epoch == self.closing and p.batch == 1:
+            save(self.folder / "train_closing.jpg", batch_sheet(batch, self.names))
+
+    def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
+        """Predictions of the best epoch so far."""
+        if is_best and isinstance(trainer.validate, Validator):
+            truth = trainer.validate.truth
+            tiles = []
+            for path, detections in trainer.validate.samples:
+                image = read_image(path)
+                tiles.append(_half(_truth(image, truth.of(path, detections.shape), self.names)))
+                tiles.append(_half(draw(image, detections)))
+            save(self.folder / "val_predictions.jpg", sheet(tiles, columns=4))
+
+
+class Charts(Listener):
+    """Charts with matplotlib: losses and AP after each epoch, curves and confusion of the best epoch."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self.folder, self.names = folder, names
+
+    @staticmethod
+    def available() -> bool:
+        """Whether matplotlib is installed."""
+        return importlib.util.find_spec("matplotlib") is not None
+
+    def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
+        """Draw what has changed."""
+        history(trainer.position.history, self.folder / "results.png")
+        if is_best and isinstance(trainer.validate, Validator):
+            truth, found = trainer.validate.truth, trainer.validate.found
+            c = curves(found, truth)
+            for file, x, rows, labels in (
+                ("pr_curve.png", GRID, c.precision_at_recall, ("recall", "precision")),
+                ("f1_curve.png", GRID, c.f1, ("confidence", "F1")),
+                ("precision_curve.png", GRID, c.precision, ("confidence", "precision")),
+                ("recall_curve.png", GRID, c.recall, ("confidence", "recall")),
+            ):
+                lines(self.folder / file, x, rows, self.names, labels)
+            matrix(self.folder / "confusion_matrix.png", confusion(found, truth), self.names)
+
+
+class TensorBoard(Listener):
+    """Figures for TensorBoard, in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    @staticmethod
+    def available() -> bool:
+        """Whether tensorboard is installed."""
+        return importlib.util.find_spec("tensorboard") is not None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open the event file; what was written after the epoch that a run resumes from is to be ignored."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.folder), purge_step=trainer.position.epoch + 1)
+
+    def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
+        """One point for each figure."""
+        for key, value in row.items():
+            if key != "epoch":
+                self.writer.add_scalar(key, value, int(row["epoch"]))
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """Close the file."""
+        self.writer.close()
+
+
+def batch_sheet(batch: Batch, names: tuple[str, ...]) -> np.ndarray:
+    """Pictures of a batch with exactly what the loss sees: boxes, classes and the index map's masks."""
+    tiles = []
+    for i in range(min(len(batch.images), SAMPLES)):
+        picture = np.ascontiguousarray(batch.images[i].numpy().transpose(1, 2, 0)[..., ::-1])
+        mine = batch.owner == i
+        classes, boxes = batch.classes[mine].tolist(), batch.boxes[mine].tolist()
+        side = picture.shape[1::-1]
+        index = cv2.resize(batch.index_maps[i].numpy(), side, interpolation=cv2.INTER_NEAREST)
+        for k, (cls, box) in enumerate(zip(classes, boxes), 1):
+            inside = index == k
+            picture[inside] = (picture[inside] * 0.55 + np.array(colour_of(cls)) * 0.45).astype(np.uint8)
+            _box(picture, box, cls, names)
+        tiles.append(picture)
+    return sheet(tiles)
+
+
+def sheet(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Pictures side by side, each padded to the largest, at most about 1920 pixels wide; uint8 BGR."""
+    if not tiles:
+        return np.full((32, 32, 3), 114, np.uint8)
+    columns = columns or int(np.ceil(np.sqrt(len(tiles))))
+    h, w = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
+    canvas = np.full((-(-len(tiles) // columns) * h, columns * w, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * h, i % columns * w
+        canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    ratio = min(1.0, 1920 / canvas.shape[1])
+    return cv2.resize(canvas, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA) if ratio < 1 else canvas
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Write a JPEG; a picture is not worth ending a run for, so a full disk is passed over."""
+    try:
+        cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tofile(path)
+    except OSError:
+        path.unlink(missing_ok=True)
+
+
+def history(rows: list[dict[str, float]], path: Path) -> None:
+    """Losses (training and validation) and AP over the epochs."""
+    parts = [k.removeprefix("train/") for k in rows[0] if k.startswith("train/")]
+    figure, axes = _figure(2, 3, (12, 6))
+    for axis, part in zip(axes, parts):
+        for split in ("train", "val"):
+            points = [(r["epoch"], r[f"{split}/{part}"]) for r in rows if f"{split}/{part}" in r]
+            axis.plot(*zip(*points), label=split) if points else None
+        axis.set_title(f"{part} loss")
+        axis.legend()
+    for axis, kind in zip(axes[len(parts) :], ("box", "seg")):
+        for key in ("map", "map50"):
+            points = [(r["epoch"], r[f"{kind}/{key}"]) for r in rows if f"{kind}/{key}" in r]
+            axis.plot(*zip(*points), label=key) if points else None
+        axis.set_title(f"{kind} AP")
+        axis.legend()
+    _write(figure, path)
+
+
+def lines(path: Path, x: np.ndarray, rows: np.ndarray, names: tuple[str, ...], labels: tuple[str, str]) -> None:
+    """A curve for each class (in grey when there are many) and their mean."""
+    figure, (axis,) = _figure(1, 1, (7, 5))
+    few = len(names) <= 20
+    for name, row in zip(names, rows):
+        if not np.isnan(row).any():
+            axis.plot(x, row, linewidth=1, **({"label": name} if few else {"color": "0.8"}))
+    mean = mean_curve(rows)
+    axis.plot(x, mean, linewidth=3, color="tab:blue", label=f"mean (best {mean.max():.3f} at {x[mean.argmax()]:.2f})")
+    axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend(fontsize="small")
+    _write(figure, path)
+
+
+def matrix(path: Path, table: np.ndarray, names: tuple[str, ...]) -> None:
+    """A confusion matrix, each column (what it is) as shares of its sum."""
+    share = table / np.maximum(table.sum(0, keepdims=True), 1)
+    size = min(24.0, 4 + 0.35 * len(table))
+    figure, (axis,) = _figure(1, 1, (size + 1, size))
+    shown = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    words = [*names, "background"]
+    axis.set_xticks(range(len(words)), words, rotation=90)
+    axis.set_yticks(range(len(words)), words)
+    axis.set(xlabel="is", ylabel="taken for")
+    if len(words) <= 20:
+        for (i, j), value in np.ndenumerate(share):
+            if table[i, j]:
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
+    figure.colorbar(shown)
+    _write(figure, path)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """A figure that needs no display and leaves matplotlib's global state alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.ravel(figure.subplots(rows, columns)))
+
+
+def _write(figure: Any, path: Path) -> None:
+    """A chart is not worth ending a run for either."""
+    with contextlib.suppress(OSError):
+        figure.savefig(path, dpi=110)
+
+
+def _truth(image: np.ndarray, rows: list[dict[str, Any]], names: tuple[str, ...]) -> np.ndarray:
+    picture = image.copy()
+    for row in rows:
+        cls = row["category_id"] - 1
+        if isinstance(row["segmentation"], list):
+            rings = [np.rint(np.reshape(r, (-1, 2))).astype(np.int32) for r in row["segmentation"]]
+            cv2.polylines(picture, rings, True, colour_of(cls), 2, cv2.LINE_AA)
+        x, y, w, h = row["bbox"]
+        _box(picture, [x, y, x + w, y + h], cls, names)
+    return picture
+
+
+def _box(picture: np.ndarray, box: list[float], cls: int, names: tuple[str, ...]) -> None:
+    x1, y1, x2, y2 = (round(v) for v in box)
+    cv2.rectangle(picture, (x1, y1), (x2, y2), colour_of(cls), 1)
+    cv2.putText(
+        picture, names[cls], (x1 + 1, max(y1 - 2, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour_of(cls), 1, cv2.LINE_AA
+    )
+
+
+def _half(picture: np.ndarray) -> np.ndarray:
+    ratio = min(1.0, 480 / max(picture.shape[:2]))
+    return cv2.resize(picture, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA) if ratio < 1 else picture

@@ -1,0 +1,253 @@
+"""Quantization-aware training: the network is trained through the rounding that a recipe will bring.
+
+It runs as the quantizer's ``Flow`` does: the same tensors are rounded, with the same rules, starting from the ranges that
+the recipe calibrates. Weights, biases and ranges learn; rounding passes gradients straight through (Jacob et al.,
+arXiv:1712.05877), and ranges get theirs as in Learned Step Size Quantization (Esser et al., arXiv:1902.08153).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Output
+from edgeseg.network.model import Network, RawOutput
+from edgeseg.quantize.decide import Decisions, decide
+from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.learned import fingerprint
+from edgeseg.quantize.recipe import Recipe
+from edgeseg.quantize.simulate import SIGMOID, operate
+
+INPUT = "images"
+ROLES = (*("box", "score", "coeff") * 3, "proto")
+
+
+def network_flow(network: Network, imgsz: tuple[int, int]) -> Flow:
+    """The fused network with raw head as a ``Flow`` for images of (height, width) ``imgsz``.
+
+    Raises:
+        EdgesegError: an operator that the quantizer does not know.
+    """
+    view = network.fuse().view("raw").eval()
+    program = torch.export.export(view, (torch.zeros(1, 3, *imgsz),), strict=False)
+    state = {**dict(program.named_parameters()), **dict(program.named_buffers())}
+    stored = {s.arg.name: state[s.target] for s in program.graph_signature.input_specs if s.target in state}
+    arrays = {k: v.detach().numpy() for k, v in stored.items()}
+    images = next(n.name for n in program.graph.nodes if n.op == "placeholder" and n.name not in arrays)
+    nodes: list[Node] = []
+    channels = {images: 3}
+    outputs: tuple[str, ...] = ()
+    for n in program.graph.nodes:
+        if n.op == "call_function":
+            value = n.meta["val"]
+            if isinstance(value, Tensor):
+                channels[n.name] = int(value.shape[1])
+            nodes += _nodes(n, arrays, channels)
+        elif n.op == "output":
+            outputs = tuple(a.name for a in n.args[0])
+    return Flow(tuple(nodes), images, outputs, ROLES, channels)
+
+
+def _nodes(n: Any, arrays: Mapping[str, np.ndarray], channels: dict[str, int]) -> list[Node]:
+    """One operator of the exported program as nodes of a flow."""
+    kind = getattr(n.target, "__name__", str(n.target)).split(".")[0].rstrip("_")
+    x = n.args[0].name if hasattr(n.args[0], "name") else ""
+    if kind in ("conv2d", "conv_transpose2d"):
+        given = [*n.args[3:], None, None][:2]
+        stride = tuple(given[0] or (1, 1))
+        pad = tuple(given[1] or (0, 0))
+        weight, bias = (arrays[a.name] for a in n.args[1:3])
+        attrs = {"stride": stride, "pad": (*pad, *pad)}
+        return [Node("conv" if kind == "conv2d" else "deconv", (x,), n.name, attrs, weight, bias)]
+    if kind == "silu":
+        gate = f"{n.name}.gate"
+        channels[gate] = channels[n.name]
+        return [Node("sigmoid", (x,), gate), Node("mul", (x, gate), n.name)]
+    if kind in ("relu6", "hardtanh", "hardswish"):  # a ReLU6 is exported as the clip that it is
+        return [Node("hardswish" if kind == "hardswish" else "relu6", (x,), n.name)]
+    if kind == "add":
+        return [Node("add", (x, n.args[1].name), n.name)]
+    if kind == "cat":
+        return [Node("concat", tuple(a.name for a in n.args[0]), n.name)]
+    if kind in ("chunk", "split"):
+        return []
+    if kind == "getitem":
+        source, index = n.args[0], n.args[1]
+        sizes = [int(v.shape[1]) for v in source.meta["val"]]
+        part = {"begin": sum(sizes[:index]), "count": sizes[index]}
+        return [Node("slice", (source.args[0].name,), n.name, part)]
+    if kind == "max_pool2d":
+        pad = tuple(n.args[3]) if len(n.args) > 3 else (0, 0)
+        return [Node("maxpool", (x,), n.name, {**_window(n), "pad": (*pad, *pad)})]
+    if kind == "upsample_nearest2d":
+        return [Node("resize", (x,), n.name, {"size": tuple(int(s) for s in n.meta["val"].shape[2:])})]
+    raise EdgesegError(f"quantization-aware training does not know the operator {kind}")
+
+
+def _window(n: Any) -> dict[str, Any]:
+    return {"kernel": tuple(n.args[1]), "stride": tuple(n.args[2])}
+
+
+def _straight(rounded: Tensor, x: Tensor) -> Tensor:
+    """The value of ``rounded`` with the gradient of ``x``."""
+    return x + (rounded - x).detach()
+
+
+def fake_quantize(x: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> Tensor:
+    """``x`` on the grid of ``QParams.from_range(low, high, bits)``, differentiable in all three."""
+    if bits > 8:
+        top = 2.0 ** (bits - 1) - 1
+        scale = torch.maximum(low.abs(), high.abs()).clamp_min(1e-9) / top
+        v = x / scale
+        return _straight(v.round(), v).clamp(-top - 1, top) * scale
+    low, high = low.clamp_max(0), high.clamp_min(0)
+    scale = (high - low).clamp_min(1e-9) / 255
+    offset = -128 - low / scale
+    zero = _straight(offset.round().clamp(-128, 127), offset)
+    v = x / scale + zero
+    return (_straight(v.round(), v).clamp(-128, 127) - zero) * scale
+
+
+def fake_quantize_weight(weight: Tensor, kind: str, per_tensor: bool = False) -> Tensor:
+    """A weight on its symmetric 8-bit grid, one scale per output channel (or one for all), from its present maximum."""
+    axes = (1, 2, 3) if kind == "conv" else (0, 2, 3)
+    top = weight.detach().abs()
+    scale = (top.max() if per_tensor else top.amax(axes, keepdim=True)).clamp_min(1e-9) / 127
+    v = weight / scale
+    return _straight(v.round(), v).clamp(-127, 127) * scale
+
+
+class QuantizedNetwork(nn.Module):
+    """A network that rounds like its INT8 export, ready to train.
+
+    Args:
+        network: where it starts; its batch normalisation is folded in.
+        flow: what ``network_flow`` made of it. decisions: ranges, bits and biases to start from. recipe: what they follow.
+        imgsz: (height, width).
+    """
+
+    def __init__(self, network: Network, flow: Flow, decisions: Decisions, recipe: Recipe, imgsz: tuple[int, int]) -> None:
+        super().__init__()
+        self.flow, self.recipe, self.imgsz = flow, recipe, imgsz
+        self.names, self.strides, self.nc = network.names, network.strides, network.nc
+        self.definition, self.info, self.fused = network.definition, dict(network.info), True
+        self._origin = [network.fuse()]  # in a list: its weights are no parameters of this module
+        self._convs = {n.output: i for i, n in enumerate(m for m in flow.nodes if m.weight is not None)}
+        weighted = [n for n in flow.nodes if n.weight is not None and n.bias is not None]
+        start = decisions.biases
+        self.weight = nn.ParameterList(nn.Parameter(torch.tensor(n.weight)) for n in weighted)
+        self.shift = nn.ParameterList(
+            nn.Parameter(torch.tensor(np.asarray(start.get(n.output, n.bias), np.float32))) for n in weighted
+        )
+        self.rounded = {n.output for n in weighted if n.output in decisions.weight_scales}
+        self.bits = {k: b for k, b in decisions.bits.items() if b < 32 and k in decisions.ranges}
+        gates = {n.output for n in flow.nodes if n.kind == "sigmoid"}
+        self._fixed = {k for k in self.bits if k in gates and self.bits[k] == 8}
+        leaders = sorted({flow.groups[k] for k in self.bits if k not in self._fixed})
+        self._slot = {leader: i for i, leader in enumerate(leaders)}
+        self.register_buffer("initial", torch.tensor([decisions.ranges[k] for k in leaders]).reshape(-1, 2))
+        # Learned as factors, so that one learning rate suits all ranges; the input's 0..1 stays as it is.
+        self.factor = nn.Parameter(torch.ones(len(leaders), 2))
+
+    def limits(self, name: str) -> tuple[Tensor, Tensor]:
+        """The learned range of a tensor."""
+        leader = self.flow.groups[name]
+        initial: Tensor = self.initial  # type: ignore[assignment]
+        row = initial[self._slot[leader]]
+        if leader != self.flow.groups[self.flow.input]:
+            row = row * self.factor[self._slot[leader]].clamp_min(0.05)
+        return row[0], row[1]
+
+    def _round(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.bits:
+            return x
+        if name in self._fixed:
+            low, high = SIGMOID.range
+            return fake_quantize(x, x.new_tensor(low), x.new_tensor(high))
+        return fake_quantize(x, *self.limits(name), self.bits[name])
+
+    def forward(self, images: Tensor) -> RawOutput:
+        """(B, 3, H, W) float RGB in 0..1, of the size given -> ``RawOutput`` as the INT8 network gives it."""
+        flow = self.flow
+        live = {flow.input: self._round(flow.input, images)}
+        for n in flow.nodes:
+            weight = bias = None
+            if n.output in self._convs:
+                i = self._convs[n.output]
+                weight, bias = self.weight[i], self.shift[i]
+                if n.output in self.rounded:
+                    weight = fake_quantize_weight(weight, n.kind, self.recipe.weights.granularity == "tensor")
+            live[n.output] = self._round(n.output, operate(n, [live[k] for k in n.inputs], weight, bias))
+        out = [live[k] for k in flow.outputs]
+        return RawOutput([(out[i], out[i + 1], out[i + 2]) for i in (0, 3, 6)], out[9])
+
+    def outputs(self, head: str, imgsz: tuple[int, int] | None, batch: int = 1) -> tuple[Output, ...]:
+        """As ``Network.outputs``."""
+        return self._origin[0].outputs(head, imgsz, batch=batch)
+
+    @torch.no_grad()
+    def to_network(self) -> Network:
+        """The fused network with the learned weights; ``info["qat"]`` holds recipe, size and the learned ranges.
+
+        There ``keys`` are the fingerprints of the convolutions' weights, and ``ranges`` has a row for each of them: the
+        range of its output tensor, and of the activation behind it (the same again where there is none).
+        """
+        network = copy.deepcopy(self._origin[0]).cpu()
+        own = dict(network.named_parameters())
+        taken: set[str] = set()
+        for n in (m for m in self.flow.nodes if m.weight is not None):
+            i = self._convs[n.output]
+            mine = torch.tensor(n.weight)
+            key = next(k for k, v in own.items() if k not in taken and k.endswith("weight") and torch.equal(v, mine))
+            taken.add(key)
+            own[key].copy_(self.weight[i].cpu())
+            own[key.removesuffix("weight") + "bias"].copy_(self.shift[i].cpu())
+        recipe = replace(self.recipe, learned={}).to_dict()
+        qat: dict[str, Any] = {"recipe": recipe, "imgsz": list(self.imgsz), "ranges": self.table()}
+        qat["keys"] = [list(fingerprint(w.detach().cpu().numpy())) for w in self.weight]
+        network.info = {**self.info, "qat": qat}
+        return network
+
+    @torch.no_grad()
+    def table(self) -> list[list[float]]:
+        """The rows that :meth:`to_network` stores."""
+        behind = self.flow.activated
+        rows = []
+        for name in self._convs:
+            after = behind.get(name, name)
+            rows.append([v for k in (name, after) for v in (self._pair(k) if k in self.bits else (0.0, 0.0))])
+        return rows
+
+    def _pair(self, name: str) -> tuple[float, float]:
+        low, high = self.limits(name)
+        return low.item(), high.item()
+
+
+def prepare(
+    network: Network,
+    recipe: Recipe,
+    images: list[Path],
+    imgsz: int,
+    report: Callable[[float, str], None] = lambda d, w: None,
+) -> QuantizedNetwork:
+    """Calibrate ``network`` by ``recipe`` on ``images`` and make it trainable; a recipe with learned ranges needs no images.
+
+    Raises:
+        EdgesegError: an operator that the quantizer does not know, or no images.
+    """
+    size = (imgsz, imgsz)
+    flow = network_flow(network, size)
+    before = torch.is_grad_enabled()
+    try:
+        decisions = decide(flow, recipe, images, size, report)
+    finally:
+        torch.set_grad_enabled(before)
+    return QuantizedNetwork(network, flow, decisions, recipe, size)

@@ -1,0 +1,206 @@
+"""What was found on one image, in pixels of that image, and the shapes in which other tools want it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgeseg.vision import rle
+from edgeseg.vision.masks import Tiles
+
+Index = int | slice | np.ndarray | list[int] | list[bool]
+
+
+class Detections:
+    """Detections of one image, by falling score. Validates itself, and is not changed afterwards (its arrays are read-only).
+
+    Masks are kept as the part inside each box; ``masks`` builds the full-size array when it is first asked for.
+
+    Args:
+        boxes: (n, 4) xyxy in pixels of the source image, x1 <= x2, y1 <= y2, inside the image.
+        scores: (n,) in 0..1, falling.
+        classes: (n,) integers, indices into ``names``.
+        masks: (n, H, W) bool, or ``Tiles``, or None.
+        names: name of each class.
+        shape: (H, W) of the source image in pixels.
+
+    Raises:
+        ValueError: any of the above does not hold.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+    tiles: Tiles | None
+
+    def __init__(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        classes: np.ndarray,
+        masks: np.ndarray | Tiles | None,
+        names: tuple[str, ...],
+        shape: tuple[int, int],
+    ) -> None:
+        own = self.__dict__
+        own["boxes"] = _frozen(boxes, np.float32)
+        own["scores"] = _frozen(scores, np.float32)
+        own["classes"] = _frozen(classes, np.int32)
+        own["names"] = tuple(names)
+        own["shape"] = (int(shape[0]), int(shape[1]))
+        if isinstance(masks, np.ndarray):
+            if masks.dtype != bool or masks.shape != (len(self.scores), *self.shape):
+                raise ValueError(f"masks are {masks.dtype} {masks.shape}, not bool {(len(self.scores), *self.shape)}")
+            own["masks"] = _frozen(masks, bool)
+            masks = Tiles.of(masks)
+        own["tiles"] = masks
+        self._check()
+
+    def _check(self) -> None:
+        n, (height, width) = len(self.scores), self.shape
+        if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.classes.shape != (n,):
+            raise ValueError(f"boxes {self.boxes.shape}, scores {self.scores.shape}, classes {self.classes.shape}: unequal")
+        if self.tiles is not None and (len(self.tiles) != n or self.tiles.shape != self.shape):
+            raise ValueError(f"{len(self.tiles)} masks of {self.tiles.shape} for {n} boxes on {self.shape}")
+        if not n:
+            return
+        b, s, c = self.boxes, self.scores, self.classes
+        # Written so that NaN fails too.
+        if not (b.min() >= 0 and (b[:, :2] <= b[:, 2:]).all() and b[:, 2].max() <= width and b[:, 3].max() <= height):
+            raise ValueError(f"boxes are not x1 <= x2, y1 <= y2 inside the image of {width}x{height}")
+        if not (s[-1] >= 0 and s[0] <= 1 and (s[1:] <= s[:-1]).all()):
+            raise ValueError("scores are not falling within 0..1")
+        if c.min() < 0 or c.max() >= len(self.names):
+            raise ValueError(f"classes {c.min()}..{c.max()} are not indices of {len(self.names)} names")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Detections are not changed: {name}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)} on {self.shape[1]}x{self.shape[0]}: {self.summary() or 'nothing'})"
+
+    def summary(self) -> str:
+        """Class names with their numbers, most frequent first: ``2 person, 1 dog``."""
+        count = np.bincount(self.classes, minlength=len(self.names))
+        order = [i for i in np.argsort(-count, kind="stable") if count[i]]
+        return ", ".join(f"{count[i]} {self.names[i]}" for i in order)
+
+    def __getitem__(self, index: Index) -> Detections:
+        """A part of the detections, in the same order: one index, a slice, indices or a bool array (n,)."""
+        if isinstance(index, (int, np.integer)):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"{index} of {len(self)} detections")
+            index = np.array([index])
+        at = np.arange(len(self))[index]
+        tiles = None if self.tiles is None else self.tiles.take(at)
+        return Detections(self.boxes[at], self.scores[at], self.classes[at], tiles, self.names, self.shape)
+
+    @cached_property
+    def masks(self) -> np.ndarray | None:
+        """(n, H, W) bool, every mask at the size of the image; None when there are none."""
+        return None if self.tiles is None else _frozen(self.tiles.full(), bool)
+
+    def polygons(self) -> list[list[np.ndarray]]:
+        """Outlines of every mask: a list per detection of (k, 2) float32 x, y, largest area first, k >= 3.
+
+        The points are centres of border pixels, in the coordinates of the boxes. Holes are ignored. A part of fewer than
+        three border points becomes the rectangle of its pixels. Without masks, each box is its outline.
+        """
+        if self.tiles is None:
+            return [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in self.boxes]
+        return [_outlines(t, c) for t, c in zip(self.tiles.tiles, self.tiles.corners)]
+
+    def rle(self) -> list[dict[str, Any]]:
+        """COCO's compressed run lengths of every mask: ``{"size": [H, W], "counts": str}``. Empty list without masks."""
+        if self.tiles is None:
+            return []
+        size, pairs = list(self.shape), zip(self.tiles.tiles, self.tiles.corners.tolist())
+        return [{"size": size, "counts": rle.to_text(rle.counts_of(t, (x, y), self.shape))} for t, (x, y) in pairs]
+
+    def to_dicts(self, *, rle: bool = False, polygons: bool = False) -> list[dict[str, Any]]:
+        """Plain values: ``box`` [x1, y1, x2, y2], ``score``, ``class``, ``name``; on request ``rle``, ``polygons``."""
+        out: list[dict[str, Any]] = [
+            {"box": [round(v, 3) for v in box], "score": round(score, 5), "class": c, "name": self.names[c]}
+            for box, score, c in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist())
+        ]
+        if rle:
+            for item, code in zip(out, self.rle()):
+                item["rle"] = code
+        if polygons:
+            for item, parts in zip(out, self.polygons()):
+                item["polygons"] = [part.tolist() for part in parts]
+        return out
+
+    def to_json(self, *, rle: bool = False, polygons: bool = False, indent: int | None = None) -> str:
+        """One JSON object: ``shape`` [H, W] and ``detections`` as in ``to_dicts``."""
+        value = {"shape": list(self.shape), "detections": self.to_dicts(rle=rle, polygons=polygons)}
+        return json.dumps(value, indent=indent)
+
+    def to_yolo(self, *, scores: bool = False) -> list[str]:
+        """One line a detection for label files: class, then x y of the largest outline's points in 0..1 of the image.
+
+        Without masks: class, centre x, centre y, width, height in 0..1. ``scores`` appends the score.
+        """
+        height, width = self.shape
+        lines = []
+        if self.tiles is None:
+            x1, y1, x2, y2 = self.boxes.T
+            values = np.stack(((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height), axis=1)
+        for i, outlines in enumerate(self.polygons()):
+            if self.tiles is None:
+                numbers = values[i]
+            elif outlines:
+                numbers = (outlines[0] / (width, height)).ravel()
+            else:
+                continue
+            tail = f" {self.scores[i]:.6g}" if scores else ""
+            lines.append(f"{self.classes[i]} " + " ".join(f"{v:.6g}" for v in numbers) + tail)
+        return lines
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with boxes, masks, scores, classes and ``data["class_name"]`` (needs that package)."""
+        try:
+            import supervision
+        except ImportError as e:
+            from edgeseg.errors import EdgesegError
+
+            raise EdgesegError("supervision is not installed", hint="pip install supervision") from e
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            mask=None if self.masks is None else self.masks.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.classes.astype(int),
+            data={"class_name": np.array([self.names[c] for c in self.classes], dtype=str)},
+        )
+
+
+def _frozen(values: Any, dtype: Any) -> np.ndarray:
+    array = np.asarray(values, dtype).view()
+    array.flags.writeable = False
+    return array
+
+
+def _outlines(tile: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
+    if not tile.any():
+        return []
+    found, _ = cv2.findContours(
+        np.ascontiguousarray(tile).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=tuple(corner.tolist())
+    )
+    parts = []
+    for contour in sorted(found, key=cv2.contourArea, reverse=True):
+        points = contour.reshape(-1, 2).astype(np.float32)
+        if len(points) < 3:
+            (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0) + 1
+            parts.append(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2)), np.float32))
+        else:
+            parts.append(points + np.float32(0.5))
+    return parts

@@ -1,0 +1,128 @@
+"""From a picture to the input tensor: letterbox, colour order, layout, dtype."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Manifest, Tensor
+from edgeseg.vision.letterbox import Letterbox, paste
+
+
+def as_bgr(image: np.ndarray) -> np.ndarray:
+    """An image as uint8 BGR (h, w, 3): grayscale (h, w) or (h, w, 1) is spread over three channels, alpha is dropped.
+
+    Raises:
+        EdgesegError: not uint8, no pixels, or another number of channels.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        found = getattr(image, "dtype", type(image).__name__)
+        raise EdgesegError(f"an image must be a uint8 array, not {found}", hint="Files: edgeseg.data.images.read_image")
+    if image.size == 0:
+        raise EdgesegError(f"the image is empty (shape {image.shape})")
+    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    if channels == 3:
+        return image
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if channels == 4:
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    raise EdgesegError(f"an image must be (h, w), (h, w, 3) or (h, w, 4), not {image.shape}")
+
+
+def input_size(manifest: Manifest, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) of the input in pixels: ``size`` if the artifact accepts it, the manifest's when None.
+
+    Raises:
+        EdgesegError: another size than a fixed artifact has, or no multiple of the stride.
+    """
+    if size is None:
+        return manifest.imgsz[0], manifest.imgsz[1]
+    height, width = (size, size) if isinstance(size, int) else size
+    if (height, width) == tuple(manifest.imgsz):
+        return height, width
+    if not manifest.dynamic and -1 not in manifest.input.hw:
+        fixed = "x".join(map(str, manifest.imgsz))
+        raise EdgesegError(
+            f"this artifact takes {fixed} only, not {height}x{width}", hint="Export it with that imgsz, or dynamic"
+        )
+    if height < manifest.stride or width < manifest.stride or height % manifest.stride or width % manifest.stride:
+        raise EdgesegError(f"imgsz {height}x{width} is no multiple of the stride {manifest.stride}")
+    return height, width
+
+
+def prepare(
+    image: np.ndarray, manifest: Manifest, size: int | tuple[int, int] | None = None, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, Letterbox]:
+    """Make the input tensor of one image.
+
+    Args:
+        image: uint8 BGR (h, w, 3) of any size from 1x1; (h, w) and (h, w, 4) are converted.
+        manifest: its ``input`` gives layout, dtype and quantization; the padding is ``pad_value``.
+        size: (height, width) or one number for a square, for artifacts with a dynamic input; None: ``manifest.imgsz``.
+        out: a C-contiguous array of the result's shape and dtype to write into, to spare the allocation.
+
+    Returns:
+        The tensor, (1, 3, H, W) or (1, H, W, 3): float RGB in 0..1, or integers q with 0..1 = scale * (q - zero_point),
+        rounded and saturated; and the geometry that leads back to the source image.
+
+    Raises:
+        EdgesegError: no uint8 image, an impossible size, or an input dtype that is none of float32, float16, int8, uint8.
+    """
+    image, spec = as_bgr(image), manifest.input
+    box = Letterbox.fit((image.shape[0], image.shape[1]), input_size(manifest, size))
+    shape = (1, 3, *box.size) if spec.layout == "nchw" else (1, *box.size, 3)
+    if out is None or out.shape != shape or out.dtype != spec.dtype:
+        out = np.empty(shape, spec.dtype)
+    canvas = np.empty((*box.size, 3), np.uint8)
+    paste(image, box, canvas, manifest.pad_value)
+    rgb = manifest.colour == "rgb"
+    if spec.layout == "nhwc":
+        if rgb:  # bytes go straight into a result of bytes
+            pixels = cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB, dst=out[0].view(np.uint8) if out.itemsize == 1 else None)
+        else:
+            pixels = canvas
+        _convert(pixels, spec, out[0])
+    else:
+        plane = np.empty(box.size, np.uint8)
+        for channel in range(3):
+            cv2.extractChannel(canvas, 2 - channel if rgb else channel, plane)
+            _convert(plane, spec, out[0, channel])
+    return out, box
+
+
+def _convert(values: np.ndarray, spec: Tensor, out: np.ndarray) -> None:
+    """Bytes 0..255 (any shape) -> the input's dtype, into ``out`` of the same shape."""
+    table = input_table(spec.dtype, spec.scale, spec.zero_point)
+    if table is _SHIFT:
+        np.bitwise_xor(values, 128, out=out.view(np.uint8))  # v - 128 in two's complement
+    elif table is None:
+        if not np.may_share_memory(values, out):
+            out[...] = values
+    elif table.dtype == np.float16:
+        out[...] = table[values]
+    else:
+        cv2.LUT(values, table, out)  # each byte is read before it is written: the two may be the same memory
+
+
+_SHIFT = np.zeros(0, np.uint8)  # stands for "subtract 128": the table is not needed
+
+
+@lru_cache(maxsize=32)
+def input_table(dtype: str, scale: float | None, zero_point: int | None) -> np.ndarray | None:
+    """The 256 input values of the bytes 0..255; None where a byte is its own value, ``_SHIFT`` where it is that less 128."""
+    kind, real = np.dtype(dtype), np.arange(256, dtype=np.float32) / np.float32(255)
+    if kind in (np.float32, np.float16):
+        return real.astype(kind)
+    if kind not in (np.int8, np.uint8) or scale is None or zero_point is None:
+        raise EdgesegError(f"an input of dtype {dtype} with scale {scale} cannot be filled", hint="Export the model again")
+    limits = np.iinfo(kind)
+    table = np.clip(np.rint(real.astype(np.float64) / scale) + zero_point, limits.min, limits.max).astype(kind)
+    if kind == np.uint8 and np.array_equal(table, np.arange(256)):
+        return None
+    if kind == np.int8 and np.array_equal(table, np.arange(-128, 128)):
+        return _SHIFT
+    return table

@@ -1,0 +1,117 @@
+"""Checkpoint -> Core ML: an ML program (``.mlpackage``) by coremltools, with the manifest in its user's metadata."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeseg.graph.describe import INPUT, describe
+from edgeseg.graph.job import Job
+from edgeseg.manifest import Manifest
+from edgeseg.network.checkpoint import load_checkpoint
+from edgeseg.network.model import Network
+from edgeseg.network.views import FixedDecodedView
+from edgeseg.registry import target_by_name
+
+
+def convert(job: Job) -> None:
+    """Write the folder ``job.output``: float32 input ``images`` (N, 3, H, W), RGB in 0..1, and float32 outputs.
+
+    ``fp32`` computes in float32, ``fp16`` in half floats (but for the decoding of boxes). ``int8`` holds the weights as
+    8-bit integers and computes in half floats; where the recipe wants 8-bit activations too, what enters convolutions is
+    quantized, with ranges from the calibration images. Runs from iOS 16 and macOS 13, quantized activations from iOS 17.
+
+    Raises:
+        EdgesegError: the checkpoint or a calibration image cannot be read.
+    """
+    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of versions that it was not tried with
+    job.progress(0.05, "loading the checkpoint")
+    network = load_checkpoint(job.source).fuse().eval()
+    manifest = describe(job, network, ("torch", "coremltools"))
+    job.progress(0.1, "converting")
+    model = _program(network, job, job.head, half=job.precision != "fp32")
+    if job.precision == "int8":
+        job.progress(0.3, "converting in float32 to calibrate on")
+        target = target_by_name("coreml")
+        place = job.work / "float.mlpackage"
+        _program(network, job, "raw", half=False).save(str(place))
+        model, notes = target.load("quantize").quantize(model, target.load("program").read_program(place), job)
+        manifest = replace(manifest, notes=(*manifest.notes, *notes))
+        for note in notes:
+            job.note(note)
+    job.progress(0.9, "writing")
+    _save(model, manifest, job.output)
+    job.progress(1.0, "written")
+
+
+def _program(network: Network, job: Job, head: str, *, half: bool) -> Any:
+    """The network as an ``MLModel`` of coremltools."""
+    import coremltools as ct
+
+    outputs = network.outputs(head, job.imgsz, job.batch)
+    return ct.convert(
+        _trace(network, job, head),
+        # Left open, the types would be half floats wherever the arithmetic is.
+        inputs=[ct.TensorType(INPUT, shape=(job.batch, 3, *job.imgsz), dtype=np.float32)],
+        outputs=[ct.TensorType(o.name, dtype=np.float32) for o in outputs],
+        convert_to="mlprogram",
+        compute_precision=_half() if half else ct.precision.FLOAT32,
+        minimum_deployment_target=ct.target.iOS16,
+        skip_model_load=True,
+    )
+
+
+def _trace(network: Network, job: Job, head: str) -> torch.jit.ScriptModule:
+    view = network.view("raw") if head == "raw" else FixedDecodedView(network, job.imgsz)
+    sample = torch.rand(job.batch, 3, *job.imgsz)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer announces its own retirement at every call
+        view(sample)  # whatever a module keeps from its first call must not be born inside the trace
+        return torch.jit.trace(view, (sample,), check_trace=False)
+
+
+def _half() -> Any:
+    """Half floats but for what follows the softmax of the boxes: between 512 and 1024 half floats step by 0.5 pixels."""
+    import coremltools as ct
+
+    known: dict[int, bool] = {}
+
+    def decoding(op: Any) -> bool:
+        if op is None:
+            return False
+        if id(op) not in known:
+            known[id(op)] = op.op_type == "softmax"
+            sources = [v for value in op.inputs.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
+            known[id(op)] = known[id(op)] or any(decoding(v.op) for v in sources if v is not None)
+        return known[id(op)]
+
+    return ct.transform.FP16ComputePrecision(op_selector=lambda op: not decoding(op))
+
+
+def _save(model: Any, manifest: Manifest, output: Path) -> None:
+    """Save with the metadata; the hash of the weights follows once they are written."""
+    program = target_by_name("coreml").load("program")
+    model.short_description, model.author = manifest.description, manifest.author
+    model.version, model.license = manifest.version, manifest.license
+    model.user_defined_metadata.update(manifest.to_metadata())
+    _write(model, output)
+    weights = program.weights_file(output)
+    if weights is not None:
+        model.user_defined_metadata[program.WEIGHTS_HASH] = program.weights_hash(weights)
+        _write(model, output)
+
+
+def _write(model: Any, output: Path) -> None:
+    # coremltools insists on the suffix, which a scratch name does not have.
+    place = output.with_name(output.name + ".mlpackage")
+    for old in (place, output):
+        shutil.rmtree(old, ignore_errors=True)
+    model.save(str(place))
+    place.rename(output)

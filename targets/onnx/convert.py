@@ -1,0 +1,178 @@
+"""Checkpoint -> ONNX through PyTorch's tracing exporter, simplified by onnxslim, with the manifest in the file."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.graph.describe import INPUT, describe
+from edgeseg.graph.job import Job
+from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.network.checkpoint import load_checkpoint
+from edgeseg.network.model import Network, RawOutput
+from edgeseg.registry import target_by_name
+
+# Below 13, a decoded head of free size cannot be written; above 20, the tracing exporter writes opset 20 all the same.
+OPSETS = range(13, 21)
+DEFAULT_OPSET = 17
+# Begins the names of tensors that are outputs only while the graph is being made.
+_MARK = "edgeseg_raw_"
+
+
+def convert(job: Job) -> None:
+    """Write ``job.output``: an ONNX file with float32 input ``images`` (N, 3, H, W), RGB in 0..1, and float32 outputs.
+
+    Options: ``opset`` (13..20, default 17), ``simplify`` (default true), ``dynamic`` (batch, height and width are free).
+    Precision ``int8`` has Q/DQ pairs up to the raw outputs, by the recipe; input and outputs stay float32.
+    Precision ``fp16`` keeps weights and arithmetic in half floats between two casts, so that every reader feeds the same.
+
+    Raises:
+        EdgesegError: the opset is out of range, or the checkpoint cannot be read.
+    """
+    opset = _opset(job.options.get("opset", DEFAULT_OPSET))
+    dynamic = bool(job.options.get("dynamic", False))
+    job.progress(0.05, "loading the checkpoint")
+    network = load_checkpoint(job.source).fuse().eval()
+    manifest = describe(job, network, ("torch", "onnx", "onnxslim"))
+    view = network.view(job.head)
+    names = [o.name for o in manifest.outputs]
+    if job.precision == "fp16":
+        view.network = _Half(network)
+    elif job.precision == "int8" and job.head != "raw":
+        view = _Marked(network, job.head)
+        names += [f"{_MARK}{o.name}" for o in network.outputs("raw", job.imgsz) if o.name not in names]
+    sample = torch.rand(job.batch, 3, *job.imgsz)
+    with torch.no_grad():
+        view(sample)  # whatever a module keeps from its first call must not be born inside the trace
+    job.progress(0.2, "tracing")
+    traced = job.work / "traced.onnx"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracing exporter announces its own retirement at every call
+        torch.onnx.export(
+            view,
+            (sample,),
+            str(traced),
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=names,
+            dynamic_axes=_dynamic_axes(manifest) if dynamic else None,
+        )
+    model = onnx.load(str(traced))
+    if job.options.get("simplify", True) or job.precision == "int8":
+        job.progress(0.6, "simplifying")
+        import onnxslim
+
+        model = onnxslim.slim(model)
+    if job.precision == "int8":
+        model = _quantized(model, job, network)
+    job.progress(0.85, "checking")
+    _describe(model, manifest, dynamic=dynamic)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(job.output))
+    job.progress(1.0, "written")
+
+
+def _quantized(model: onnx.ModelProto, job: Job, network: Network) -> onnx.ModelProto:
+    """With Q/DQ pairs up to the raw outputs; a decoded head's arithmetic, which integers would ruin, stays float."""
+    raw = network.outputs("raw", job.imgsz)
+    present = {o.name for o in model.graph.output}
+    names = [o.name if o.name in present else f"{_MARK}{o.name}" for o in raw]
+    made: onnx.ModelProto = target_by_name("onnx").load("quantize").quantize(model, job, names, [o.role for o in raw])
+    kept = [o for o in made.graph.output if not o.name.startswith(_MARK)]
+    del made.graph.output[:]
+    made.graph.output.extend(kept)
+    return made
+
+
+def _opset(value: Any) -> int:
+    try:
+        opset = int(value)
+    except (TypeError, ValueError):
+        opset = -1
+    if opset not in OPSETS:
+        raise EdgesegError(
+            f"opset {value} is not supported", hint=f"Choose {OPSETS.start} to {OPSETS.stop - 1} (default {DEFAULT_OPSET})"
+        )
+    return opset
+
+
+def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:
+    """Free dimensions by tensor. Names differ by stride, since one name stands for one number in ONNX."""
+    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
+    for out in manifest.outputs:
+        if len(out.shape) == 3:
+            axes[out.name] = {0: "batch", 2: "anchors"}
+        else:
+            stride = out.stride or 4
+            axes[out.name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
+    return axes
+
+
+class _Marked(nn.Module):
+    """A head layout that gives the raw outputs too, so that the quantizer finds where they are in the graph."""
+
+    def __init__(self, network: Network, head: str) -> None:
+        super().__init__()
+        self.body, self.view, self.memory = network, network.view(head), _Remembered(network)
+        self.view.network = self.memory
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps, proto = self.body(images)
+        self.memory.found = RawOutput(maps, proto)
+        return (*self.view(images), *(tensor for triple in maps for tensor in triple))
+
+
+class _Remembered(nn.Module):
+    """Gives what was put into ``found``."""
+
+    found: RawOutput
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.head = network.head
+
+    def forward(self, images: torch.Tensor) -> RawOutput:
+        return self.found
+
+
+class _Half(nn.Module):
+    """A network in half floats between two casts.
+
+    What a head layout does after it stays in float32: half floats step by 0.5 between 512 and 1024, which as a pixel
+    coordinate would be the error of every box.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.body, self.head = network.half(), network.head
+
+    def forward(self, images: torch.Tensor) -> RawOutput:
+        maps, proto = self.body(images.half())
+        return RawOutput([(box.float(), score.float(), coeff.float()) for box, score, coeff in maps], proto.float())
+
+
+def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> None:
+    """Embed the manifest, with the shapes and types that the finished graph really has."""
+    (entry,) = model.graph.input
+    by_name = {value.name: value for value in model.graph.output}
+    shape, dtype = _shape_and_type(entry)
+    outputs = []
+    for out in manifest.outputs:
+        out_shape, out_dtype = _shape_and_type(by_name[out.name])
+        outputs.append(Output(out.name, out_shape, out_dtype, "nchw", role=out.role, stride=out.stride))
+    final = replace(manifest, dynamic=dynamic).with_tensors(Tensor(entry.name, shape, dtype), tuple(outputs))
+    onnx.helper.set_model_props(model, final.to_metadata())
+    model.producer_name, model.producer_version = "edgeseg", final.version
+
+
+def _shape_and_type(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], str]:
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+    return shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name

@@ -1,0 +1,65 @@
+"""Runs an OpenVINO IR folder on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from edgeseg.artifact import read_sidecar
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Tensor
+
+
+class Runtime:
+    """One compiled OpenVINO model. Free dimensions show as -1.
+
+    Args:
+        path: the folder, with one ``.xml`` in it.
+        threads: CPU threads (None: OpenVINO takes the physical cores).
+
+    Raises:
+        EdgesegError: no or several ``.xml`` files, or several inputs.
+    """
+
+    input: Tensor
+    outputs: tuple[Tensor, ...]
+    metadata: Mapping[str, Any]
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        graphs = sorted(path.glob("*.xml"))
+        if len(graphs) != 1:
+            raise EdgesegError(f"{len(graphs)} .xml files where one is expected", path=path, hint="Export the model again")
+        # One image at a time, as a camera delivers them; without this hint the plugin may split cores into streams.
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self._model = _core().compile_model(str(graphs[0]), "CPU", config)
+        if len(self._model.inputs) != 1:
+            raise EdgesegError(f"{len(self._model.inputs)} inputs where one image is expected", path=path)
+        self.input = _tensor(self._model.inputs[0], 0)
+        self.outputs = tuple(_tensor(o, i) for i, o in enumerate(self._model.outputs))
+        self.metadata = read_sidecar(path)
+
+    def run(self, x: np.ndarray) -> list[np.ndarray]:
+        """Outputs for one input array of the file's own shape and type."""
+        found = self._model([x], share_inputs=True, share_outputs=True)
+        return [found[o] for o in self._model.outputs]
+
+
+@cache
+def _core() -> ov.Core:
+    """One for the life of the process. The CPU plugin lays its own stack under the signal handlers of the thread that loads
+    it, and frees that stack when its last user goes: in another thread, the next signal would end the process.
+    """
+    return ov.Core()
+
+
+def _tensor(port: Any, index: int) -> Tensor:
+    shape = tuple(d.get_length() if d.is_static else -1 for d in port.get_partial_shape())
+    name = port.get_any_name() if port.get_names() else f"tensor_{index}"
+    return Tensor(name, shape, np.dtype(port.get_element_type().to_dtype()).name)

@@ -1,0 +1,188 @@
+"""Exit codes, help, what is printed where."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeseg import __version__, cli
+from edgeseg.cli import console
+from edgeseg.errors import EdgesegError, StepFailed
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    return tmp_path
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0 and __version__ in capsys.readouterr().out
+    assert cli.run(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name, (_, _, panel) in cli.COMMANDS.items() if panel)
+    assert cli.run([]) in (0, 2)
+
+
+@pytest.mark.parametrize("name", sorted({n for n, (_, _, panel) in cli.COMMANDS.items() if panel}))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([name, "--help"]) == 0 and "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (EdgesegError("bad", path="f.txt", line=3, hint="Do this"), 2, "error: f.txt:3: bad. Do this"),
+        (StepFailed("crashed"), 1, "error: crashed"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (OSError(28, "No space left on device", "x.bin"), 2, "error: x.bin: no space left on device. Free some space"),
+        (PermissionError(13, "Permission denied", "x"), 2, "error: x: permission denied."),
+        (MemoryError(), 2, "error: out of memory"),
+        (ModuleNotFoundError("No module named 'q'", name="q"), 2, "error: the package q is needed"),
+        (ValueError("two\nlines"), 70, "error: unexpected ValueError: two (set EDGESEG_DEBUG=1"),
+    ],
+)
+def test_exit_codes(raised: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def fails(argv: list[str]) -> int:
+        raise raised
+
+    monkeypatch.delenv("EDGESEG_DEBUG", raising=False)
+    monkeypatch.setattr(cli, "_run", fails)
+    assert cli.run(["doctor"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(says) and err.count("\n") == 1
+    monkeypatch.setenv("EDGESEG_DEBUG", "1")
+    cli.run(["doctor"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupt_in_the_middle_keeps_what_is_done(
+    here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from edgeseg.predict import result
+
+    calls = iter([1, 2])
+    real = result.predict_frame
+
+    def stops(*words: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*words)
+
+    monkeypatch.setattr(result, "predict_frame", stops)
+    cv2.imwrite("b.png", np.zeros((8, 8, 3), np.uint8))
+    assert cli.run(["predict", str(tiny), "*.png", "json=o.json", "out=o"]) == 130
+    assert capsys.readouterr().err.endswith("error: interrupted\n")
+    assert json.loads(Path("o.json").read_text())["count"] == 1 and Path("o/a.png").exists()
+
+
+def test_broken_pipe_is_quiet(here: Path, tiny: Path) -> None:
+    words = [sys.executable, "-m", "edgeseg.cli", "predict", str(tiny), *["a.png"] * 200, "--no-save"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        assert p.stdout is not None and p.stderr is not None
+        p.stdout.readline()
+        p.stdout.close()
+        err = p.stderr.read()
+    assert b"Traceback" not in err and b"error" not in err and p.returncode == 1
+
+
+def test_predict_saves_pictures_labels_and_json(here: Path, tiny: Path, capsys: Any) -> None:
+    assert cli.run(["predict", str(tiny), "source=a.png", "conf=0", "max_det=3", "--save-txt", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["out"] == str(Path("runs/predict/exp")) and "saved in" in err
+    assert len(found["images"][0]["detections"]) == 3
+    assert sorted(p.name for p in Path("runs/predict/exp").rglob("*.*")) == ["a.png", "a.txt"]
+    assert cli.run(["predict", str(tiny), "a.png", "save=False"]) == 0 and not Path("runs/predict/exp2").exists()
+    assert cli.run(["predict", str(tiny), "a.png"]) == 0 and Path("runs/predict/exp2/a.png").exists()
+
+
+def test_info_of_an_artifact(here: Path, tiny: Path, capsys: Any) -> None:
+    assert cli.run(["export", str(tiny), "format=torchscript", "imgsz=64", "out=x", "json=e.json"]) == 0
+    made = json.loads(Path("e.json").read_text())["exports"][0]
+    assert made["path"].endswith("tiny-seg.torchscript") and made["size"] > 0
+    capsys.readouterr()
+    assert cli.run(["info", made["path"]]) == 0
+    assert "score_8" in capsys.readouterr().out
+    assert cli.run(["info", made["path"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["names"] == ["cat", "dog"]
+
+
+def test_the_newest_trained_model_is_the_default(here: Path, tiny: Path, capsys: Any) -> None:
+    best = here / "runs/train/exp/weights/best.pt"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(tiny.read_bytes())
+    assert cli.run(["predict", "a.png"]) == 0 and cli.run(["info"]) == 0
+    assert "best.pt" in capsys.readouterr().out
+
+
+def test_doctor_toolchain_graph(capsys: Any) -> None:
+    assert cli.run(["doctor", "--json"]) == 0
+    rows = {r["format"]: r for r in json.loads(capsys.readouterr().out)["formats"]}
+    assert rows["torchscript"]["run"] == "yes"
+    assert cli.run(["doctor"]) == 0 and cli.run(["toolchain", "list"]) == 0
+    assert "torchscript" in capsys.readouterr().out
+    assert cli.run(["graph", "format=torchscript,onnx"]) == 0
+    assert "torchscript" in capsys.readouterr().out
+    assert cli.run(["data", "list"]) == 0 and "coco128-seg" in capsys.readouterr().out
+
+
+def test_show_needs_a_display(here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform.startswith("linux"):
+        assert cli.run(["predict", str(tiny), "a.png", "--show"]) == 2 and "display" in capsys.readouterr().err
+
+
+def test_train_passes_further_options_on(here: Path, capsys: Any) -> None:
+    assert cli.run(["train", "x.yaml", "data=d.yaml", "mosaik=0.5"]) == 2
+    assert "Did you mean mosaic" in capsys.readouterr().err
+
+
+def test_tables_and_sizes(capsys: Any) -> None:
+    console.table("title", ("name", "n"), [("a", 1), ("long name", 0.123456), ("c", float("nan")), ("d", 0.5)])
+    out = "title\nname            n\na               1\nlong name  0.1235\nc               -\nd          0.5000\n"
+    assert capsys.readouterr().out == out
+    assert [console.size(n) for n in (999, 1500, 3_400_000)] == ["999 B", "1.5 kB", "3.4 MB"]
+
+
+def test_json_is_written_whole_or_not_at_all(here: Path) -> None:
+    with pytest.raises(ValueError), console.json_file("o.json") as stream:
+        console.write_json(stream, {"a": 1})
+        raise ValueError
+    assert not list(here.glob("*.json*")) and not list(here.glob(".o.json*"))
+    with console.json_file("o.json") as stream:
+        console.write_json(stream, {"a": float("nan"), 1: (2, float("inf"))})
+    assert json.loads(Path("o.json").read_text()) == {"a": None, "1": [2, None]}
+
+
+@pytest.mark.slow
+def test_demo(here: Path, capsys: Any) -> None:
+    assert cli.run(["demo", "--json", "o.json"]) == 0
+    found = json.loads(Path("o.json").read_text())
+    first, *others = found["models"]
+    assert first["metrics"]["box"]["map"] > 0.5 and len(others) == 2
+    for one in others:
+        assert one["fidelity"]["matched"] > 0.95 and one["metrics"]["seg"]["map"] > first["metrics"]["seg"]["map"] - 0.02
+    assert all(Path(p).is_file() for p in found["pictures"]) and "pictures in" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_interrupting_an_export_leaves_nothing(here: Path, tiny: Path) -> None:
+    words = [sys.executable, "-m", "edgeseg.cli", "export", str(tiny), "format=onnx", "imgsz=64", "out=o", "--rebuild"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        assert p.stderr is not None
+        p.stderr.readline()
+        p.send_signal(signal.SIGINT)
+        err = p.stderr.read()
+    assert p.returncode == 130 and err.rstrip().endswith("error: interrupted") and "Traceback" not in err
+    assert not Path("o").exists() or not list(Path("o").iterdir())

@@ -1,0 +1,58 @@
+"""What all tests share: where real data may lie, a tiny generated dataset, and how much hypothesis tries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from edgeseg.data.dataset import Dataset, load_dataset
+from edgeseg.data.shapes import make_shapes
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=20, derandomize=True)
+settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with a real checkpoint and COCO images: ``EDGESEG_SHARED``, else ``../shared``; skips without it."""
+    folder = Path(os.environ.get("EDGESEG_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip("no shared folder with real models (EDGESEG_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """YAML of a generated dataset: 6 training and 4 validation images of 96 pixels. Do not write into its folder."""
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", train=6, val=4, size=96, seed=3)
+
+
+@pytest.fixture(scope="session")
+def shapes_dataset(shapes_yaml: Path) -> Dataset:
+    """The same, loaded."""
+    return load_dataset(shapes_yaml)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a fresh network of two classes (cat, dog), small enough to run in milliseconds at 64 pixels."""
+    torch = pytest.importorskip("torch")
+    from edgeseg.network.checkpoint import save_checkpoint
+    from edgeseg.network.definition import Definition
+    from edgeseg.network.model import Network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Network(Definition("tiny", nc=2, depth=0.1, width=0.0625, max_channels=256), ("cat", "dog")).eval()
+    network.info = {"imgsz": 64}
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-seg.pt", network)

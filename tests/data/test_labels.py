@@ -1,0 +1,84 @@
+"""Label files: what is read, and what is said when a line is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeseg.data.labels import Label, read_labels, write_labels
+from edgeseg.errors import EdgesegError
+
+GOOD = "0 0.1 0.1 0.5 0.1 0.5 0.5"
+
+
+def test_reads_polygons(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(f"{GOOD}\n\n  2 0 0 1 0 1 1 0 1.005 \n", encoding="utf-8")
+    first, second = read_labels(file, 3)
+    assert (first.cls, second.cls) == (0, 2)
+    np.testing.assert_allclose(first.polygon, [(0.1, 0.1), (0.5, 0.1), (0.5, 0.5)], atol=1e-7)
+    assert second.polygon.dtype == np.float32 and second.polygon.max() == 1.0  # clipped
+    assert second.box == (0.0, 0.0, 1.0, 1.0)
+    np.testing.assert_allclose(first.pixels((100, 200))[2], (100, 50))
+
+
+def test_no_file_and_an_empty_file_are_background(tmp_path: Path) -> None:
+    assert read_labels(tmp_path / "none.txt", 1) == []
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert read_labels(tmp_path / "empty.txt", 1) == []
+
+
+def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n" + GOOD.encode() + b"\r\n")
+    assert len(read_labels(tmp_path / "a.txt", 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("3 0.1 0.1 0.5 0.1 0.5 0.5", "class 3 is out of range"),
+        ("-1 0.1 0.1 0.5 0.1 0.5 0.5", "class -1 is out of range"),
+        ("0.5 0.1 0.1 0.5 0.1 0.5 0.5", "not a whole number"),
+        ("0 0.5 0.5 0.2 0.2", "a box .* not a polygon"),
+        ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.7", "odd number of coordinates"),
+        ("0 0.1 0.1", "1 points are no polygon"),
+        ("0", "0 points are no polygon"),
+        ("0 0.1 0.1 0.5 x 0.5 0.5", "'x' is not a number"),
+        ("person 0.1 0.1 0.5 0.1 0.5 0.5", "'person' is not a number"),
+        ("0 0.1 0.1 0.5 1.2 0.5 0.5", "1.2 is outside 0..1"),
+        ("0 -0.3 0.1 0.5 1 0.5 0.5", "-0.3 is outside 0..1"),
+        ("0 nan 0.1 0.5 1 0.5 0.5", "nan is no coordinate"),
+        ("inf 0.1 0.1 0.5 1 0.5 0.5", "inf is no coordinate"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, line: str, what: str) -> None:
+    file = tmp_path / "bad.txt"
+    file.write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(EdgesegError, match=what) as caught:
+        read_labels(file, 3)
+    assert str(caught.value).startswith(f"{file}:2: ") and caught.value.hint
+
+
+def test_binary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\x80\x04\x95\xff")
+    with pytest.raises(EdgesegError, match="cannot be read"):
+        read_labels(tmp_path / "a.txt", 1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 79), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=12)),
+        max_size=5,
+    )
+)
+def test_what_is_written_is_read_again(tmp_path: Path, objects: list[tuple[int, list[tuple[float, float]]]]) -> None:
+    labels = [Label(c, np.array(p, np.float32)) for c, p in objects]
+    write_labels(tmp_path / "x.txt", labels)
+    again = read_labels(tmp_path / "x.txt", 80)
+    assert [x.cls for x in again] == [x.cls for x in labels]
+    for a, b in zip(labels, again):
+        np.testing.assert_allclose(a.polygon, b.polygon, atol=6e-7)

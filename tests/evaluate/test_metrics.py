@@ -1,0 +1,242 @@
+"""Average precision on cases whose answer is known, and against a plain-loop version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeseg.data.dataset import Dataset
+from edgeseg.data.labels import Label
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.metrics import IOUS, Metrics, MetricsMeter
+from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.vision.detections import Detections
+
+NAMES = ("a", "b", "c")
+SHAPE = (40, 60)
+Box = tuple[float, float, float, float]
+Found = tuple[Box, int, float]
+
+
+def square(box: Box, cls: int = 0) -> Label:
+    x1, y1, x2, y2 = box
+    points = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]) / (SHAPE[1], SHAPE[0])
+    return Label(cls, points.astype(np.float32))
+
+
+def detections(found: list[Found], masks: bool = True) -> Detections:
+    found = sorted(found, key=lambda f: -f[2])
+    full = np.zeros((len(found), *SHAPE), bool)
+    for mask, ((x1, y1, x2, y2), _, _) in zip(full, found):
+        mask[round(y1) : round(y2), round(x1) : round(x2)] = True
+    return Detections(
+        np.array([f[0] for f in found], np.float32).reshape(-1, 4),
+        np.array([f[2] for f in found], np.float32),
+        np.array([f[1] for f in found], np.int32),
+        full if masks else None,
+        NAMES,
+        SHAPE,
+    )
+
+
+def measure(images: list[tuple[list[Label], list[Found]]], masks: bool = True) -> Metrics:
+    paths = [Path(f"{i}.png") for i in range(len(images))]
+    meter = MetricsMeter(Truth(NAMES, labels={p: labels for p, (labels, _) in zip(paths, images)}))
+    for path, (_, found) in zip(paths, images):
+        meter.add(path, detections(found, masks))
+    return meter.result()
+
+
+A, B, C = (2, 2, 22, 22), (30, 5, 50, 35), (25, 2, 29, 12)
+
+
+def test_perfect_detections_have_ap_1() -> None:
+    m = measure([([square(A, 0), square(B, 2)], [(A, 0, 0.9), (B, 2, 0.4)]), ([square(C, 0)], [(C, 0, 0.3)])])
+    for part in (m.box, m.seg):
+        assert (part.map, part.map50, part.map75) == pytest.approx((1, 1, 1))
+        np.testing.assert_allclose(part.maps, [1, np.nan, 1])
+        np.testing.assert_allclose(part.maps50, [1, np.nan, 1])
+    assert (m.images, m.instances) == (2, 3)
+
+
+def test_one_of_two_objects_missed() -> None:
+    m = measure([([square(A), square(B)], [(A, 0, 0.9)])])
+    # Recall reaches 0.5: of the 101 recall levels, 0.00 to 0.50 have precision 1.
+    assert m.box.map == pytest.approx(51 / 101) == m.seg.map
+
+
+def test_a_false_alarm_with_a_higher_score_halves_precision() -> None:
+    m = measure([([square(A)], [(B, 0, 0.9), (A, 0, 0.8)])])
+    assert m.box.map == pytest.approx(0.5) == m.seg.map
+
+
+def test_a_second_detection_of_one_object_is_a_false_alarm() -> None:
+    m = measure([([square(A), square(B)], [(A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7)])])
+    assert m.box.map == pytest.approx((51 + 50 * 2 / 3) / 101)
+
+
+def test_iou_thresholds() -> None:
+    m = measure([([square((0, 0, 20, 20))], [((0, 0, 20, 15), 0, 0.9)])])  # IoU 0.75, for boxes and masks
+    assert (m.box.map50, m.seg.map50) == pytest.approx((1, 1))
+    assert m.seg.map == pytest.approx(0.6)  # 0.50, 0.55 ... 0.75
+    m = measure([([square((0, 0, 20, 20))], [((0, 0, 20, 12), 0, 0.9)])])  # IoU 0.6
+    assert (m.box.map50, m.box.map75, m.seg.map75) == pytest.approx((1, 0, 0))
+
+
+def test_boxes_alone_have_no_mask_ap() -> None:
+    m = measure([([square(A)], [(A, 0, 0.9)])], masks=False)
+    assert m.box.map == pytest.approx(1) and np.isnan(m.seg.map) and np.isnan(m.seg.maps).all()
+
+
+def test_nothing_found_and_nothing_there() -> None:
+    m = measure([([square(A)], []), ([], [])])
+    assert m.box.map == 0 == m.seg.map and np.isnan(m.box.maps[1:]).all()
+    m = measure([([], [(A, 0, 0.9)])])
+    assert np.isnan(m.box.map) and np.isnan(m.seg.map50)
+    with pytest.raises(EdgesegError, match="no image"):
+        MetricsMeter(Truth(NAMES)).result()
+
+
+def test_to_dict_is_json() -> None:
+    d = measure([([square(A, 1)], [(A, 1, 0.9)])]).to_dict()
+    again = json.loads(json.dumps(d, allow_nan=False))
+    assert again["box"]["map"] == pytest.approx(1) and again["seg"]["maps"] == [None, pytest.approx(1), None]
+    assert list(again["classes"]) == ["b"] and again["classes"]["b"]["seg"] == pytest.approx(1)
+
+
+def plain_ap(images: list[tuple[list[Box], list[tuple[Box, float]]]], threshold: float) -> float:
+    """AP of one class at one IoU with plain loops, as the COCO API defines it."""
+
+    def iou(a: Box, b: Box) -> float:
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        shared = max(w, 0) * max(h, 0)
+        return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+    rows = []
+    for truths, found in images:
+        free = list(truths)
+        for box, score in sorted(found, key=lambda f: -f[1]):
+            best = max(free, key=lambda t: iou(box, t), default=None)
+            hit = best is not None and iou(box, best) >= threshold
+            if hit and best is not None:
+                free.remove(best)
+            rows.append((score, hit))
+    rows.sort(key=lambda r: -r[0])
+    total = sum(len(t) for t, _ in images)
+    points, hits = [], 0
+    for count, (_, hit) in enumerate(rows, 1):
+        hits += hit
+        points.append((hits / total, hits / count))
+    levels = [max((p for r, p in points if r >= level - 1e-12), default=0.0) for level in np.linspace(0, 1, 101)]
+    return float(np.mean(levels))
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> list[tuple[list[Box], list[tuple[Box, float]]]]:
+    scores = iter(draw(st.permutations(range(1, 40))))  # all different, so that the order is certain
+
+    def box() -> Box:
+        x, y = draw(st.integers(0, 40)), draw(st.integers(0, 20))
+        return (x, y, x + draw(st.integers(6, 20)), y + draw(st.integers(6, 20)))
+
+    images = []
+    for _ in range(draw(st.integers(1, 3))):
+        truths = list(dict.fromkeys(box() for _ in range(draw(st.integers(0, 3)))))
+        found = [(box(), next(scores) / 64) for _ in range(draw(st.integers(0, 4)))]
+        for x1, y1, x2, y2 in truths:  # near the truth, so that there are hits
+            if draw(st.booleans()):
+                found.append(((x1, y1, x2 - draw(st.integers(0, 3)), y2 - draw(st.integers(0, 3))), next(scores) / 64))
+        images.append((truths, found))
+    return images
+
+
+@settings(max_examples=25)
+@given(scenes())
+def test_against_plain_loops(images: list[tuple[list[Box], list[tuple[Box, float]]]]) -> None:
+    if not any(t for t, _ in images):
+        return
+    m = measure([([square(t) for t in truths], [(b, 0, s) for b, s in found]) for truths, found in images])
+    # float32 labels: a hair off exact ties of IoU and threshold, which integer boxes can produce.
+    expected = [plain_ap(images, t) for t in IOUS]
+    nudged = [plain_ap(images, t + 1e-6) for t in IOUS], [plain_ap(images, t - 1e-6) for t in IOUS]
+    if expected == nudged[0] == nudged[1]:
+        assert m.box.map == pytest.approx(np.mean(expected), abs=1e-9)
+        assert m.box.map50 == pytest.approx(expected[0], abs=1e-9)
+
+
+def _coco(dataset: Dataset) -> dict[str, Any]:
+    file = dataset.annotations("val")
+    assert file is not None
+    return json.loads(file.read_text())
+
+
+def test_coco_annotations_and_labels_agree(shapes_dataset: Dataset) -> None:
+    exact = load_truth(shapes_dataset, "val")
+    rough = load_truth(
+        Dataset(shapes_dataset.path, shapes_dataset.names, shapes_dataset.yaml, shapes_dataset.splits, {"val": None}), "val"
+    )
+    assert exact.source is not None and rough.source is None
+    for image in shapes_dataset.images("val"):
+        a, b = exact.of(image, (96, 96)), rough.of(image, (96, 96))
+        assert [x["category_id"] for x in a] == [x["category_id"] for x in b] != []
+        for x, y in zip(a, b):
+            np.testing.assert_allclose(x["bbox"], y["bbox"], atol=1.6)
+
+
+def _with(dataset: Dataset, tmp_path: Path, coco: dict[str, Any], names: tuple[str, ...] | None = None) -> Dataset:
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(coco))
+    return Dataset(dataset.path, names or dataset.names, dataset.yaml, dataset.splits, {"val": file})
+
+
+def test_categories_are_found_by_name(shapes_dataset: Dataset, tmp_path: Path) -> None:
+    coco, image = _coco(shapes_dataset), shapes_dataset.images("val")[0]
+    before = load_truth(shapes_dataset, "val").of(image, (96, 96))
+    coco["categories"] = [{"id": c["id"] + 50, "name": c["name"]} for c in coco["categories"]]
+    for a in coco["annotations"]:
+        a["category_id"] += 50
+    after = load_truth(_with(shapes_dataset, tmp_path, coco), "val").of(image, (96, 96))
+    assert [a["category_id"] for a in after] == [a["category_id"] for a in before]
+
+
+def test_wrong_truth(shapes_dataset: Dataset, tmp_path: Path) -> None:
+    coco = _coco(shapes_dataset)
+    with pytest.raises(EdgesegError, match=r"categories .* are no classes of the dataset"):
+        load_truth(_with(shapes_dataset, tmp_path, coco, ("w", "x", "y", "z")), "val")
+    with pytest.raises(EdgesegError, match="two classes have the same name"):
+        load_truth(_with(shapes_dataset, tmp_path, coco, ("w", "x", "y", "y")), "val")
+    with pytest.raises(EdgesegError, match="1 of 4 images are not in the annotations") as caught:
+        load_truth(_with(shapes_dataset, tmp_path, {**coco, "images": coco["images"][1:]}), "val")
+    assert "annotations: false" in caught.value.hint
+    for key, what in (("segmentation", "no segmentation"), ("bbox", "no bbox")):
+        broken = json.loads(json.dumps(coco))
+        del broken["annotations"][0][key]
+        with pytest.raises(EdgesegError, match=what):
+            load_truth(_with(shapes_dataset, tmp_path, broken), "val")
+
+
+def test_crowds_are_neither_hit_nor_missed(shapes_dataset: Dataset, tmp_path: Path) -> None:
+    coco = _coco(shapes_dataset)
+    for a in coco["annotations"]:
+        a["iscrowd"] = 1
+    dataset = _with(shapes_dataset, tmp_path, coco)
+    meter = MetricsMeter(load_truth(dataset, "val"))
+    for image in dataset.images("val"):
+        meter.add(image, Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0), None, dataset.names, (96, 96)))
+    m = meter.result()
+    assert m.instances == 0 and np.isnan(m.box.map)
+
+
+def test_no_labels_at_all(tmp_path: Path, shapes_dataset: Dataset) -> None:
+    image = tmp_path / "images" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(shapes_dataset.images("val")[0].read_bytes())
+    dataset = Dataset(tmp_path, ("a",), tmp_path / "d.yaml", {"val": (image.parent,)})
+    with pytest.raises(EdgesegError, match="none of the 1 images of split 'val' has labels"):
+        load_truth(dataset, "val")

@@ -1,0 +1,132 @@
+"""Validation from images to figures, with a model that knows the answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseg.data.dataset import Dataset, load_dataset
+from edgeseg.data.images import read_image
+from edgeseg.data.labels import read_labels
+from edgeseg.data.outline import fill
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.validate import validate
+from edgeseg.vision.detections import Detections
+
+
+class Oracle:
+    """Finds in each image what its labels say."""
+
+    def __init__(self, dataset: Dataset, names: tuple[str, ...] | None = None, **settings: Any) -> None:
+        self.manifest = SimpleNamespace(names=names or dataset.names)
+        self.settings, self.names = settings, names or dataset.names
+        self.speed = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
+        self.known: dict[bytes, list[Any]] = {}
+        self.dataset, self.calls = dataset, 0
+        for image in dataset.images("val"):
+            try:
+                self.known[read_image(image).tobytes()] = read_labels(dataset.label_path(image), dataset.nc)
+            except EdgesegError:
+                continue
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        self.calls += 1
+        self.speed = {"preprocess": 1.0, "inference": float(self.calls), "postprocess": 2.0}
+        shape = (image.shape[0], image.shape[1])
+        labels = self.known[image.tobytes()]
+        masks = np.array([fill([x.pixels(shape)], shape) for x in labels]).reshape(-1, *shape)
+        boxes = np.array([x.box for x in labels], np.float32).reshape(-1, 4) * np.array((*shape[::-1], *shape[::-1]))
+        classes = [self.names.index(self.dataset.names[x.cls]) for x in labels]
+        return Detections(boxes, np.full(len(labels), 0.5), np.array(classes, np.int32), masks, self.names, shape)
+
+
+def test_a_perfect_model(shapes_dataset: Dataset) -> None:
+    seen: list[tuple[int, int]] = []
+    r = validate(Oracle(shapes_dataset), shapes_dataset, progress=lambda a, b: seen.append((a, b)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)] and r.images == 4 and r.skipped == () and r.warnings == ()
+    assert r.box.map > 0.9 and r.seg.map > 0.9 and r.seg.map50 == pytest.approx(1)
+    assert r.speed_ms == {"preprocess": 1.0, "inference": 2.5, "postprocess": 2.0} == r.speed
+    d = json.loads(r.to_json(path="x.onnx"))
+    assert d["metrics"]["seg"]["map"] == r.seg.map and d["speed_ms"]["inference"] == 2.5 and d["path"] == "x.onnx"
+    assert d["truth"].endswith("instances_val.json") and len(d["metrics"]["box"]["maps"]) == 4
+
+
+def test_labels_in_place_of_annotations(shapes_dataset: Dataset) -> None:
+    plain = Dataset(shapes_dataset.path, shapes_dataset.names, shapes_dataset.yaml, shapes_dataset.splits, {"val": None})
+    r = validate(Oracle(plain), plain)
+    assert r.truth == "labels" and r.box.map == pytest.approx(1) and r.seg.map50 == pytest.approx(1)
+
+
+def test_settings_reach_a_factory(shapes_dataset: Dataset) -> None:
+    made: list[Oracle] = []
+
+    def factory(**settings: Any) -> Oracle:
+        made.append(Oracle(shapes_dataset, **settings))
+        return made[0]
+
+    r = validate(factory, shapes_dataset, conf=0.01, iou=0.6, max_det=50, limit=2)
+    assert made[0].settings == {"conf": 0.01, "iou": 0.6, "max_det": 50, "multi_label": True} == r.settings
+    assert r.images == 2
+
+
+def test_broken_images_are_skipped_reported_and_counted(shapes_dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(shapes_dataset.path, tmp_path / "set")
+    dataset = load_dataset(tmp_path / "set/shapes.yaml")
+    first, second = dataset.images("val")[:2]
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:500])
+    r = validate(Oracle(dataset), dataset)
+    assert r.images == 2 and r.metrics.images == 2
+    assert [p for p, _ in r.skipped] == [str(first), str(second)]
+    assert "empty" in r.skipped[0][1] and "cut off" in r.skipped[1][1]
+    assert r.seg.map50 == pytest.approx(1)  # what could not be read is not counted as missed
+    for image in dataset.images("val"):
+        image.write_bytes(b"")
+    with pytest.raises(EdgesegError, match="none of the 4 images can be read"):
+        validate(Oracle(dataset), dataset)
+
+
+def test_a_bad_label_stops_before_the_model_runs(shapes_dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(shapes_dataset.path, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set/annotations")
+    dataset = load_dataset(tmp_path / "set/shapes.yaml")
+    model = Oracle(dataset)
+    label = dataset.label_path(dataset.images("val")[-1])
+    label.write_text("9 0 0 1 1 0 1\n")
+    with pytest.raises(EdgesegError, match=r"\.txt:1: class 9 is out of range"):
+        validate(model, dataset)
+    assert model.calls == 0
+
+
+def test_classes_in_another_order_are_matched_by_name(shapes_dataset: Dataset) -> None:
+    r = validate(Oracle(shapes_dataset, shapes_dataset.names[::-1]), shapes_dataset)
+    assert r.seg.map50 == pytest.approx(1) and "another order" in r.warnings[0]
+
+
+def test_another_number_of_classes_is_an_error(shapes_dataset: Dataset) -> None:
+    with pytest.raises(EdgesegError, match="the model has 5 classes, the dataset has 4"):
+        validate(Oracle(shapes_dataset, (*shapes_dataset.names, "more")), shapes_dataset)
+
+
+def test_other_names_are_said(shapes_dataset: Dataset) -> None:
+    model = Oracle(shapes_dataset)
+    model.manifest = SimpleNamespace(names=("round", *shapes_dataset.names[1:]))
+    assert "'round' is 'circle'" in validate(model, shapes_dataset).warnings[0]
+
+
+@pytest.mark.slow
+def test_the_reference_figures(shared: Path) -> None:
+    from edgeseg.network.runtime import NetworkRuntime
+    from edgeseg.pipeline import Pipeline
+
+    reference = json.loads((shared / "reference.json").read_text())["protocol_coco"]["fp32"]
+    runtime = NetworkRuntime(shared / "models/yolov8n-seg.pt")
+    r = validate(Pipeline(runtime, runtime.manifest), shared / "data/coco100-seg/coco100-seg.yaml")
+    assert r.box.map == pytest.approx(reference["box"], abs=1e-3)
+    assert r.seg.map == pytest.approx(reference["mask"], abs=1e-3)

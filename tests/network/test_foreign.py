@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.network.checkpoint import load_checkpoint, load_training_state
+from edgeseg.network.definition import VARIANTS, Definition
+from edgeseg.network.foreign import foreign_name
+from edgeseg.network.model import Network, count_parameters
+
+Writer = Callable[..., Path]
+
+
+def same_outputs(a: Network, b: Network, atol: float = 1e-5) -> None:
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(a.view("raw")(x), b.view("raw")(x)):
+            torch.testing.assert_close(one, other, atol=atol, rtol=1e-4)
+
+
+def test_user_trained_checkpoint(foreign_file: Writer, small: Network, stubs: Any) -> None:
+    path = foreign_file(half=False)
+    found = load_checkpoint(path)
+    assert found.names == ("circle", "square", "star") and not found.training
+    assert (found.definition.stages, found.definition.act) == (small.definition.stages, "silu")
+    ours = small.state_dict()
+    assert all(torch.equal(v, ours[k]) for k, v in found.state_dict().items())
+    assert found.info["imgsz"] == 320 and found.info["data"] == "my/data.yaml" and found.info["source"] == "best.pt"
+    assert load_training_state(path) == {}
+    same_outputs(found, small)
+
+
+def test_half_weights_become_float(foreign_file: Writer, small: Network) -> None:
+    found = load_checkpoint(foreign_file())
+    assert all(v.dtype in (torch.float32, torch.int64) for v in found.state_dict().values())
+    assert torch.equal(found.backbone.stem.conv.weight, small.backbone.stem.conv.weight.half().float())
+
+
+def test_nothing_of_the_other_package_is_needed(foreign_file: Writer) -> None:
+    path = foreign_file()
+    for name in [n for n in sys.modules if n.startswith("ultralytics")]:
+        del sys.modules[name]
+    assert load_checkpoint(path).nc == 3
+    assert not any(n.startswith("ultralytics") for n in sys.modules)
+
+
+def test_average_weights_come_first_then_the_network(foreign_file: Writer, stubs: Any, small: Network) -> None:
+    other = copy.deepcopy(small)
+    nn.init.zeros_(other.backbone.stem.conv.weight)
+    zeros = stubs.model(other, ["a", "b", "c"])
+    assert load_checkpoint(foreign_file(model=zeros)).backbone.stem.conv.weight.any()
+    found = load_checkpoint(foreign_file(ema=None, model=zeros))
+    assert not found.backbone.stem.conv.weight.any() and found.names == ("a", "b", "c")
+
+
+def test_fused_checkpoint(stubs: Any, small: Network, tmp_path: Path) -> None:
+    torch.save({"model": stubs.model(small.fuse(), ["a", "b", "c"])}, tmp_path / "fused.pt")
+    found = load_checkpoint(tmp_path / "fused.pt")
+    assert found.fused and count_parameters(found) == count_parameters(small.fuse())
+    same_outputs(found, small, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+def test_plain_state_dict(stubs: Any, tmp_path: Path, prefix: str) -> None:
+    network = Network(Definition("n", nc=2)).eval()
+    state = {prefix + k.removeprefix("model."): v for k, v in stubs.model(network, {}).state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    found = load_checkpoint(tmp_path / "weights.pt")
+    assert found.definition.variant == "n" and found.names == ("class0", "class1")
+    same_outputs(found, network)
+
+
+@pytest.mark.parametrize("act", ["relu6", "hardswish"])
+def test_other_activations(stubs: Any, tmp_path: Path, act: str) -> None:
+    network = Network(Definition("tiny", nc=2, act=act, depth=0.33, width=0.125, max_channels=256)).eval()
+    torch.save({"model": stubs.model(network, {0: "a", 1: "b"})}, tmp_path / "act.pt")
+    found = load_checkpoint(tmp_path / "act.pt")
+    assert found.definition.act == act
+    same_outputs(found, network)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_tensor_has_a_name_of_its_own(variant: str) -> None:
+    with torch.device("meta"):
+        keys = list(Network(Definition(variant)).state_dict())
+    assert len({foreign_name(k) for k in keys}) == len(keys)
+    with pytest.raises(KeyError):
+        foreign_name("elsewhere.weight")
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(EdgesegError, match=words) as error:
+        load_checkpoint(path)
+    assert path.name in str(error.value) and error.value.hint
+
+
+def test_other_networks_are_told_apart(stubs: Any, small: Network, tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+
+    def write(change: Callable[[Any], None], names: Any = ("a", "b", "c")) -> Path:
+        model = stubs.model(copy.deepcopy(small), names)
+        change(model)
+        torch.save({"model": model}, path)
+        return path
+
+    def put(at: str, name: str) -> Callable[[Any], None]:
+        return lambda model: model.model._modules.__setitem__(at, stubs.make(name))
+
+    refused(write(put("22", "Detect")), "detection")
+    refused(write(put("2", "C3k2")), "layer 2 is C3k2")
+    refused(write(lambda m: m.model._modules.popitem()), "layer 22 is nothing")
+    refused(write(lambda m: m.model._modules.clear()), "without layers")
+    refused(write(lambda m: m.model[22]._modules.pop("proto")), "missing")
+    refused(write(lambda m: m.model[22].add_module("more", nn.Conv2d(1, 1, 1))), "unknown")
+    refused(write(lambda m: m.model[22].__setattr__("nm", 64)), "64 masks")
+    refused(write(lambda m: m.model[0].__setattr__("act", nn.GELU())), "activations are GELU, SiLU")
+    refused(write(lambda m: m.model[0].bn.__setattr__("eps", 1e-5)), "eps 1e-05")
+    refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(4, 8, 3, bias=False))), r"is \(8, 4, 3, 3\)")
+    refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(3, 40, 3, bias=False))), "no YOLOv8-seg variant")
+    refused(write(lambda m: nn.init.constant_(m.model[0].conv.weight, float("nan"))), "undefined")
+    refused(write(lambda m: None, ["a"]), "1 class names for 3")
+    torch.save({"model": stubs.make("Conv")}, path)
+    refused(path, "holds a Conv")
+    torch.save({"0.conv.weight": torch.ones(8, 3, 3, 3)}, path)
+    refused(path, "no tensor")
+
+
+def test_modules_nested_without_end(stubs: Any, small: Network, tmp_path: Path) -> None:
+    model = stubs.model(small, ("a", "b", "c"))
+    model.model[0]._modules["loop"] = model
+    torch.save({"model": model}, tmp_path / "loop.pt")
+    refused(tmp_path / "loop.pt", "nested too deeply")
+
+
+def test_a_class_off_the_list(foreign_file: Writer, stubs: Any) -> None:
+    refused(foreign_file(extra=stubs.classes["Evil"]()), r"refused: it names 'ultralytics\.evil\.Evil'")
+
+
+def test_shared_checkpoint(shared: Path) -> None:
+    network = load_checkpoint(shared / "models" / "yolov8n-seg.pt")
+    assert network.definition == Definition("n", nc=80) and len(network.names) == 80 and network.names[0] == "person"
+    assert count_parameters(network) == 3_409_968 and count_parameters(network.fuse()) == 3_404_320
+    assert network.info["imgsz"] == 640

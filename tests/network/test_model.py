@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.network.definition import Definition
+from edgeseg.network.model import Network, count_flops, count_parameters
+
+PUBLISHED = {"n": (3.4, 12.6), "s": (11.8, 42.6), "m": (27.3, 110.2), "l": (46.0, 220.5), "x": (71.8, 344.1)}
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_size_equals_the_published_table(variant: str) -> None:
+    with torch.device("meta"):
+        network = Network(Definition(variant))
+    assert (round(count_parameters(network) / 1e6, 1), round(count_flops(network, 640) / 1e9, 1)) == PUBLISHED[variant]
+
+
+def test_exact_parameters_of_the_smallest() -> None:
+    network = Network(Definition("n"))
+    assert count_parameters(network) == 3_409_968
+    assert count_parameters(network.fuse()) == 3_404_320
+    assert count_parameters(network) == 3_409_968, "fuse works on a copy"
+
+
+def test_shapes_and_outputs(small: Network) -> None:
+    for head in ("raw", "decoded"):
+        tensors = small.view(head)(torch.rand(2, 3, 96, 64))
+        described = small.outputs(head, (96, 64), batch=2)
+        assert [tuple(t.shape) for t in tensors] == [o.shape for o in described]
+        assert all(t.dtype == torch.float32 for t in tensors)
+    names = [o.name for o in small.outputs("raw", 64)]
+    assert names == [f"{r}_{s}" for s in (8, 16, 32) for r in ("box", "score", "coeff")] + ["proto"]
+    assert [o.stride for o in small.outputs("raw", None)] == [8, 8, 8, 16, 16, 16, 32, 32, 32, None]
+    assert small.outputs("raw", None, batch=-1)[0].shape == (-1, 64, -1, -1)
+    assert small.outputs("decoded", None)[0].shape == (1, 39, -1)
+
+
+def test_wrong_requests(small: Network) -> None:
+    with pytest.raises(EdgesegError, match="head layout"):
+        small.view("both")
+    with pytest.raises(EdgesegError, match="multiple of 32"):
+        small.outputs("raw", (100, 64))
+    with pytest.raises(EdgesegError, match="2 names"):
+        Network(Definition("n", nc=3), ("a", "b"))
+
+
+@torch.no_grad()
+def test_fused_network_computes_the_same(small: Network) -> None:
+    x = torch.rand(1, 3, 64, 96)
+    before = [v.clone() for v in small.state_dict().values()]
+    fused = small.fuse()
+    assert fused.fused and not small.fused and not fused.training
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    for a, b in zip(small.view("raw")(x), fused.view("raw")(x)):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(before, small.state_dict().values()))
+    again = fused.fuse()
+    assert all(torch.equal(a, b) for a, b in zip(fused.state_dict().values(), again.state_dict().values()))
+
+
+@pytest.mark.parametrize("act", ["silu", "relu6", "hardswish"])
+def test_training_reaches_every_weight(act: str) -> None:
+    network = Network(Definition("tiny", nc=2, act=act, depth=0.33, width=0.125, max_channels=128)).train()
+    maps, proto = network(torch.rand(2, 3, 64, 64))
+    (sum(t.square().mean() for triple in maps for t in triple) + proto.square().mean()).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None]
+    assert without == ["head.bins"]
+
+
+def test_initial_biases_expect_few_objects() -> None:
+    network = Network(Definition("n", nc=4))
+    for stride, box, score in zip(network.strides, network.head.box, network.head.score):
+        assert torch.all(box.get_parameter("out.bias") == 1.0)
+        expected = score.get_parameter("out.bias").detach().sigmoid().double().sum() * (640 / stride) ** 2
+        assert float(expected) == pytest.approx(5, rel=0.01)
+
+
+def test_names_default_and_info() -> None:
+    network = Network(Definition("n", nc=2))
+    assert network.names == ("class0", "class1") and network.nc == 2 and network.info == {}
+    assert network.strides == (8, 16, 32)

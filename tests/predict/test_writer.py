@@ -1,0 +1,77 @@
+"""Pictures, videos, labels, JSON: what a run leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeseg.errors import EdgesegError
+from edgeseg.predict.result import Result
+from edgeseg.predict.writer import Writer, next_run
+from edgeseg.vision.detections import Detections
+
+
+def result(name: str = "a.png", number: int | None = None, path: str = "", shape: tuple[int, int] = (32, 48)) -> Result:
+    mask = np.zeros((1, *shape), bool)
+    mask[0, 4:20, 5:30] = True
+    found = Detections(np.array([[5, 4, 30, 20]], np.float32), np.array([0.5]), np.array([0]), mask, ("cat",), shape)
+    image = np.full((*shape, 3), 90, np.uint8)
+    return Result(found, image, path or name, name, number, None if number is None else 10.0, {"inference": 1.0})
+
+
+def test_run_folders_are_numbered(tmp_path: Path) -> None:
+    made = [next_run("predict", tmp_path) for _ in range(3)]
+    assert [m.name for m in made] == ["exp", "exp2", "exp3"] and all(m.is_dir() for m in made)
+
+
+def test_pictures_and_labels(tmp_path: Path) -> None:
+    with Writer(lambda: tmp_path, labels=True) as writer:
+        for name in ("a.png", "a.png", "b.jp2", "c"):
+            writer.write(result(name))
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a.png", "a_2.png", "b.png", "c.png"]
+    lines = (tmp_path / "labels/a_2.txt").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("0 ") and all(0 <= float(v) <= 1 for v in lines[0].split()[1:])
+
+
+def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    before = (tmp_path / "a.png").read_bytes()
+    with Writer(lambda: tmp_path) as writer, pytest.raises(EdgesegError, match="its own source"):
+        writer.write(result("a.png", path=str(tmp_path / "a.png")))
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_videos_become_videos(tmp_path: Path) -> None:
+    with Writer(lambda: tmp_path) as writer:
+        for source in ("x/v.mp4", "y/v.mp4"):
+            for number in range(3):
+                writer.write(result("v.mp4", number, source))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v.mp4", "v_2.mp4"] and writer.written == 2
+    capture = cv2.VideoCapture(str(tmp_path / "v_2.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_document_is_json(count: int) -> None:
+    text = io.StringIO()
+    with Writer(lambda: Path("never"), pictures=False, document=text) as writer:
+        for k in range(count):
+            writer.write(result(f"{k}.png"))
+        writer.finish({"count": count, "skipped": []})
+    found = json.loads(text.getvalue())
+    assert found["count"] == count == len(found["images"]) and writer.folder is None
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EdgesegError, match="cannot be written"):
+        result().save(tmp_path / "file/a.png")
+    if Path("/dev/full").exists():
+        (tmp_path / "full.png").symlink_to("/dev/full")
+        with pytest.raises(EdgesegError, match="no space"):
+            result().save(tmp_path / "full.png")

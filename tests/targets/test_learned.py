@@ -1,0 +1,138 @@
+"""Networks trained through rounding, in the files: their learned ranges, and outputs as training computed them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgeseg import resources
+from edgeseg.artifact import open_artifact
+from edgeseg.data.dataset import load_dataset
+from edgeseg.data.shapes import make_shapes, shapes_image
+from edgeseg.graph.calibrate import choose_calibration
+from edgeseg.graph.options import ExportOptions
+from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
+from edgeseg.network.definition import ACTIVATIONS
+from edgeseg.network.model import Network
+from edgeseg.quantize.learned import learned_ranges
+from edgeseg.quantize.recipe import Recipe, load_recipe
+from edgeseg.registry import target_by_name
+from edgeseg.training.qat import QuantizedNetwork, network_flow, prepare
+
+SIZE = 96
+DEMO = resources.PACKAGE / "demo" / "demo-seg.pt"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("learned"), train=4, val=1, size=SIZE, seed=5)
+
+
+def trained(act: str, data: Path, folder: Path) -> tuple[QuantizedNetwork, Path]:
+    """A network as training leaves it: weights and ranges moved away from what calibration chose."""
+    torch.manual_seed(3)
+    demo = load_checkpoint(DEMO)
+    network = Network(replace(demo.definition, act=act), demo.names)
+    network.load_state_dict(demo.state_dict())
+    made = prepare(network.eval(), load_recipe("int8"), load_dataset(data).images("train"), SIZE)
+    with torch.no_grad():
+        made.factor.mul_(torch.empty_like(made.factor).uniform_(0.8, 1.3))
+        for weight in made.weight:
+            weight.mul_(1 + 0.02 * torch.randn_like(weight))
+    return made, save_checkpoint(folder / f"{act}.pt", made.to_network())
+
+
+def exported(kind: str, checkpoint: Path, data: Path, convert) -> tuple[Any, dict[str, tuple[float, float]], Recipe]:
+    """The INT8 artifact's path, and the range that each tensor should have, by the names of the format."""
+    said: list[str] = []
+    given = choose_calibration(ExportOptions(int8=True, data=str(data)), said.append, checkpoint=checkpoint)
+    recipe = Recipe.from_dict(given.recipe)
+    job = {"source": checkpoint, "imgsz": (SIZE, SIZE)}
+    plain = convert(kind, **job)
+    made = convert(kind, precision="int8", recipe=given.recipe, **job)  # no images: there is nothing to calibrate
+    target = target_by_name(kind)
+    if kind == "onnx":
+        model = onnx.load(str(plain))
+        names = [o.name for o in model.graph.output]
+        flow = target.load("flow").read_flow(model, (SIZE, SIZE), names, [n.partition("_")[0] for n in names])
+    else:
+        model, graph = target.load("flatbuffer").read(plain.read_bytes()), target.load("graph")
+        names = [graph.tensor_name(model.subgraphs[0], i) for i in model.subgraphs[0].outputs]
+        flow = graph.read_flow(model, names, [n.partition("_")[0] for n in names])
+    return made, learned_ranges(flow, recipe.learned), recipe
+
+
+def grids(kind: str, path: Path) -> dict[str, tuple[float, int]]:
+    """Scale and zero point (as int8 has it) of each activation in a file."""
+    found = {}
+    if kind == "onnx":
+        graph = onnx.load(str(path)).graph
+        held = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+        for n in graph.node:
+            if n.op_type == "QuantizeLinear" and n.input[0] not in held:
+                name = n.input[0].removesuffix("/float")
+                found[name] = (float(held[n.input[1]]), int(held[n.input[2]]) - 128)
+        return found
+    target = target_by_name(kind)
+    graph = target.load("flatbuffer").read(path.read_bytes()).subgraphs[0]
+    for i, t in enumerate(graph.tensors):
+        q = t.quantization
+        if q is not None and q.scale is not None and len(q.scale) == 1:
+            found[target.load("graph").tensor_name(graph, i)] = (float(q.scale[0]), int(q.zeroPoint[0]))
+    return found
+
+
+CASES = [pytest.param(k, a, marks=pytest.mark.slow) for k in ("onnx", "tflite") for a in ACTIVATIONS]
+CASES[0] = ("onnx", ACTIVATIONS[0])  # quick enough for every day
+
+
+@pytest.mark.parametrize(("kind", "act"), CASES)
+def test_learned_ranges_are_in_the_file(kind: str, act: str, data, convert, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
+    network, checkpoint = trained(act, data, tmp_path)
+    path, wanted, recipe = exported(kind, checkpoint, data, convert)
+    own = learned_ranges(network_flow(network.to_network(), (SIZE, SIZE)), recipe.learned)
+    assert set(wanted.values()) == set(own.values())  # every learned range has found its tensor
+    seen, compared = grids(kind, path), 0
+    for name, (low, high) in wanted.items():
+        if name in seen:
+            scale, zero = seen[name]
+            assert scale == pytest.approx((high - low) / 255, rel=1e-4)
+            assert zero == pytest.approx(-128 - low / scale, abs=0.51)
+            compared += 1
+    assert compared > 75  # 75 convolutions
+
+    # What training computed is what the file computes: a step's rounding goes another way here and there.
+    image = cv2.cvtColor(shapes_image(1, SIZE)[0], cv2.COLOR_BGR2RGB).astype(np.float32) / 255
+    with torch.no_grad():
+        out = network(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
+    want = [t.numpy() for triple in out.maps for t in triple] + [out.proto.numpy()]
+    artifact = open_artifact(path)
+    first = artifact.manifest.input
+    x = image.transpose(2, 0, 1)[None] if kind == "onnx" else np.rint(image[None] * 255 - 128).astype(np.int8)
+    assert first.dtype == str(x.dtype)
+    got = artifact.runtime.run(np.ascontiguousarray(x))
+    for o, a, b in zip(artifact.manifest.outputs, got, want):
+        a = np.asarray(a, np.float32)
+        a = (a - o.zero_point) * o.scale if o.scale else a
+        a = a.transpose(0, 3, 1, 2) if o.layout == "nhwc" else a
+        a = a.clip(b.min(), b.max())  # a file whose outputs stay float does not clip them
+        assert np.abs(a - b).mean() < 0.25 * np.abs(b - b.mean()).mean() + 1e-3, o.name
+
+
+def test_another_recipe_takes_no_learned_ranges(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
+    _, checkpoint = trained("silu", data, tmp_path)
+    said: list[str] = []
+    asked = ExportOptions(int8=True, data=str(data), recipe="w8a16")
+    assert "learned" not in choose_calibration(asked, said.append, checkpoint=checkpoint).recipe
+    assert any("learned ranges are not used" in s for s in said)
+    named = ExportOptions(int8=True, data=str(data), recipe="int8")
+    assert choose_calibration(named, said.append, checkpoint=checkpoint).recipe["learned"]["ranges"]

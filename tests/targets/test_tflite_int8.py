@@ -1,0 +1,116 @@
+"""Full-integer TF Lite: every operator integer, and near the float network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.data.dataset import load_dataset
+from edgeseg.data.shapes import make_shapes
+from edgeseg.errors import EdgesegError
+from edgeseg.graph.job import Job
+from edgeseg.quantize.calibration import choose, iterate
+from edgeseg.quantize.recipe import load_recipe
+from edgeseg.registry import target_by_name
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> tuple[Path, ...]:
+    return choose(load_dataset(make_shapes(tmp_path_factory.mktemp("shapes"), train=8, val=2, size=64, seed=1)), 8).images
+
+
+@pytest.fixture(scope="module")
+def int8(convert, images):
+    recipe = load_recipe("int8").to_dict()
+    return convert("tflite", imgsz=SIZE, precision="int8", recipe=recipe, calibration=images)
+
+
+def tensors(path: Path):
+    flatbuffer = target_by_name("tflite").load("flatbuffer")
+    model = flatbuffer.read(path.read_bytes())
+    return flatbuffer, model, model.subgraphs[0]
+
+
+def test_every_operator_is_integer(int8) -> None:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    flatbuffer, _, graph = tensors(int8)
+    found = flatbuffer.operators(int8.read_bytes())
+    assert not {"TRANSPOSE", "QUANTIZE", "DEQUANTIZE"} & set(found)
+    integer = {TensorType.INT8, TensorType.INT32}
+    assert {graph.tensors[i].type for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0} <= integer
+
+
+def test_weights_have_a_scale_for_each_channel(int8) -> None:
+    graph_part = target_by_name("tflite").load("graph")
+    _, model, graph = tensors(int8)
+    for kind, op in zip(graph_part.operator_names(model), graph.operators):
+        if kind == "CONV_2D":
+            weight = graph.tensors[op.inputs[1]]
+            assert len(weight.quantization.scale) == weight.shape[0]
+
+
+def test_input_and_outputs_are_int8_with_the_agreed_scales(int8, opened) -> None:
+    manifest = opened(int8).manifest
+    assert (manifest.input.dtype, manifest.input.zero_point) == ("int8", -128)
+    assert manifest.input.scale == pytest.approx(1 / 255)
+    assert {o.dtype for o in manifest.outputs} == {"int8"}
+    for o in manifest.outputs:
+        if o.role == "score":
+            # -8..5, moved by less than a step so that zero is exact.
+            assert o.scale == pytest.approx(13 / 255) and o.scale * (-128 - o.zero_point) == pytest.approx(-8, abs=0.06)
+    assert manifest.recipe == "int8"
+
+
+def test_it_is_near_the_float_network(int8, convert, opened, images) -> None:
+    exact, rough = opened(convert("tflite", imgsz=SIZE)), opened(int8)
+    signal, noise = {}, {}
+    for image in iterate(images, SIZE):
+        a = exact.runtime.run(image[None].astype(np.float32) / 255)
+        b = rough.runtime.run((image[None].astype(np.int16) - 128).astype(np.int8))
+        for o, x, y in zip(rough.manifest.outputs, a, b):
+            if o.role != "score":
+                z = (y.astype(np.float32) - o.zero_point) * o.scale
+                signal[o.role] = signal.get(o.role, 0) + float((x * x).sum())
+                noise[o.role] = noise.get(o.role, 0) + float(((z - x) ** 2).sum())
+    for role in signal:
+        assert 10 * np.log10(signal[role] / noise[role]) > 10, role
+
+
+@pytest.fixture(scope="module")
+def requantize(convert, tmp_path_factory):
+    """Quantize the float file again, without tracing the network again; returns the path of a bare flatbuffer."""
+    source = convert("tflite", imgsz=SIZE)
+
+    def run(name: str = "int8", calibration: tuple[Path, ...] = (), head: str = "raw") -> Path:
+        folder = tmp_path_factory.mktemp("again")
+        job = Job("tflite", source, "network", folder / "x.tflite", folder, "int8", head, SIZE)
+        job = replace(job, recipe=load_recipe(name).to_dict(), calibration=calibration)
+        content = target_by_name("tflite").load("quantize").quantize(source.read_bytes(), job)
+        job.output.write_bytes(target_by_name("tflite").load("flatbuffer").restore_names(content))
+        return job.output
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["w8a16", "int8-accurate", "w8a32", "mixed"])
+def test_other_recipes_convert_and_run(requantize, images, name: str) -> None:
+    runtime = target_by_name("tflite").load("runtime").Runtime(requantize(name, images[:2]), threads=1)
+    assert runtime.input.dtype == ("float32" if name == "w8a32" else "int8")
+    outputs = runtime.run(np.zeros((1, *SIZE, 3), runtime.input.dtype))
+    assert len(outputs) == 10 and all(np.isfinite(o).all() for o in outputs)
+
+
+def test_the_decoded_head_is_refused(requantize, images) -> None:
+    with pytest.raises(EdgesegError, match="head=raw"):
+        requantize(head="decoded", calibration=images)
+
+
+def test_no_images_is_an_error(requantize) -> None:
+    with pytest.raises(EdgesegError, match="calibration set is empty"):
+        requantize()

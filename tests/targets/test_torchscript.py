@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from edgeseg.artifact import open_artifact
+from edgeseg.errors import EdgesegError
+
+
+@pytest.mark.parametrize("head", ["raw", "decoded"])
+def test_archive_is_the_network(convert, opened, difference, head):
+    artifact = opened(convert("torchscript", head=head, batch=2))
+    assert artifact.manifest.input.shape == (2, 3, 64, 96) and difference(artifact) < 1e-6
+
+
+def test_metadata_is_where_the_ecosystem_looks(convert):
+    extra = {"config.txt": ""}
+    torch.jit.load(str(convert("torchscript", head="raw", batch=2)), _extra_files=extra)
+    metadata = json.loads(extra["config.txt"])
+    assert metadata["task"] == "segment" and metadata["stride"] == "32" and "edgeseg" in metadata
+
+
+def test_optimize_works_or_says_why_not(convert, opened, difference):
+    try:
+        path = convert("torchscript", options={"optimize": True})
+    except EdgesegError as e:
+        assert "XNNPACK" in str(e) and "without optimize" in e.hint
+        return
+    assert difference(opened(path)) < 1e-4
+
+
+class Foreign(torch.nn.Module):
+    """The two outputs of other tools' exports: 3 classes, 64 x 64 px, boxes in pixels, proto nested as they do."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+        return x.mean() + torch.arange(39 * 84).reshape(1, 39, 84) / 10.0, (torch.zeros(1, 32, 16, 16),)
+
+
+def save_foreign(path, metadata):
+    with torch.no_grad():
+        module = torch.jit.trace(Foreign(), (torch.zeros(1, 3, 64, 64),))
+    module.save(str(path), _extra_files={"config.txt": metadata})
+
+
+def test_archive_of_another_tool(tmp_path):
+    file = tmp_path / "foreign.torchscript"
+    save_foreign(
+        file, json.dumps({"imgsz": [64, 64], "batch": 1, "names": {"0": "a", "1": "b", "2": "c"}, "task": "segment"})
+    )
+    artifact = open_artifact(file)
+    assert artifact.manifest.names == ("a", "b", "c") and artifact.manifest.head == "decoded"
+    assert not artifact.manifest.normalized_boxes and artifact.manifest.input.shape == (1, 3, 64, 64)
+    assert [a.shape for a in artifact.runtime.run(np.zeros((1, 3, 64, 64), np.float32))] == [(1, 39, 84), (1, 32, 16, 16)]
+
+
+def test_bad_metadata(tmp_path):
+    file = tmp_path / "foreign.torchscript"
+    save_foreign(file, json.dumps({"imgsz": "large"}))
+    with pytest.raises(EdgesegError, match="'large'"):
+        open_artifact(file)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgeseg.boards import board_by_name, boards, read_boards
+from edgeseg.errors import EdgesegError
+from edgeseg.graph.options import check_imgsz
+from edgeseg.registry import targets
+
+
+def test_every_line_names_what_there_is():
+    words = [w for b in boards().values() for w in (b.name, *b.aliases)]
+    assert len(words) == len(set(words)) and {"pi4", "pi5", "coral-usb", "jetson-orin", "jetson-nano", "browser"} <= set(
+        words
+    )
+    for board in boards().values():
+        assert board.title and board.about and board.use
+        for use in board.use:
+            target = targets().get(use.format)
+            # A target that is not in the tree yet, or is broken here, is another test's affair.
+            assert target is None or use.precision in target.precisions, (board.name, use)
+            assert check_imgsz(use.imgsz) == (use.imgsz, use.imgsz) and use.why and use.install
+            assert not use.measured, "a measured line needs its figure, and this test the figure's source"
+
+
+def test_commands_are_those_of_export():
+    command = board_by_name("Raspberry Pi 5").use[0].command("my.pt")
+    assert command == "edgeseg export my.pt --format tflite --int8 --imgsz 320"
+    assert "--int8" not in board_by_name("coral").use[0].command()
+
+
+def test_unknown_board_suggests():
+    with pytest.raises(EdgesegError, match="Did you mean 'pi5'"):
+        board_by_name("py5")
+
+
+@pytest.mark.parametrize("text", ["[x", "[x]\ntitle = 'a'", "[x]\nabout='a'\ntitle='b'\nuse=[{format='onnx'}]", "x = 1"])
+def test_broken_lists(tmp_path, text):
+    file = tmp_path / "boards.toml"
+    file.write_text(text)
+    with pytest.raises(EdgesegError, match="no list of boards"):
+        read_boards(file)
+    with pytest.raises(EdgesegError, match="cannot be read"):
+        read_boards(tmp_path / "absent.toml")
+
+
+def test_doctor_tells_what_suits_a_board(capsys):
+    from edgeseg.cli import main
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["doctor", "--board", "jetson"])
+    said = capsys.readouterr().out
+    assert "edgeseg export model.pt --format engine --half --imgsz 640" in said and "recommended, not measured" in said
+    with pytest.raises(SystemExit, match="0"):
+        main(["doctor", "--board", "pi4", "--json"])
+    assert json.loads(capsys.readouterr().out)["board"]["title"] == "Raspberry Pi 4"

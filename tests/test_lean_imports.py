@@ -1,0 +1,204 @@
+"""The rules that keep the house habitable: what a board imports, who may import whom, and that formats live in targets."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeseg.registry import targets
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ROOT / "edgeseg"
+FILES = sorted(CORE.rglob("*.py"))
+
+HEAVY = {
+    *("torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxslim", "onnxscript", "tensorflow", "keras", "jax"),
+    *("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_runtime", "openvino", "nncf", "ncnn", "pnnx", "paddle"),
+    *("coremltools", "tensorrt", "faster_coco_eval", "pycocotools", "supervision", "scipy", "matplotlib", "pandas", "PIL"),
+}
+# What a board imports, and what starts a command: everything here must do without any runtime and without PyTorch.
+LEAN = (
+    "cli",
+    "model",
+    "predict",
+    "pipeline",
+    "infer",
+    "artifact",
+    "boards",
+    "manifest",
+    "registry",
+    "errors",
+    "resources",
+    "download",
+)
+NEEDS_TORCH = {"edgeseg.data.loader"}
+
+# A module may import from its own row and the rows above it.
+LAYERS = (
+    {"errors", "resources"},
+    {"manifest", "registry", "download", "npm"},
+    {"artifact", "boards", "infer", "vision"},
+    {"pipeline", "data", "network", "remote"},
+    {"training", "graph", "evaluate", "quantize"},
+    {"predict", "mixed"},
+    {"model"},
+    {"demo", "cli", "__main__"},
+)
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """Dotted names that a node imports; ``from a import b`` counts as ``a.b``."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run when the module is imported: neither bodies of functions nor those for type checkers."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from at_import(child)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lean_modules() -> list[str]:
+    names = [module_name(f) for f in FILES]
+    return [n for n in names if n not in NEEDS_TORCH and (n == "edgeseg" or n.split(".")[1] in (*LEAN, "vision", "data"))]
+
+
+def test_lean_modules_import_nothing_heavy():
+    code = f"""
+import importlib, json, sys
+heavy, found = set({sorted(HEAVY)!r}), {{}}
+for name in {lean_modules()!r}:
+    before = set(sys.modules)
+    importlib.import_module(name)
+    bad = sorted(heavy & {{m.split('.')[0] for m in set(sys.modules) - before}})
+    if bad:
+        found[name] = bad
+print(json.dumps(found))
+"""
+    assert json.loads(run(code)) == {}
+
+
+def test_import_edgeseg_imports_the_standard_library_alone():
+    code = "import sys; import edgeseg; print(*{m.split('.')[0] for m in sys.modules} & {'numpy', 'cv2', 'yaml', 'typer'})"
+    assert run(code).strip() == ""
+
+
+def test_lean_modules_work_where_torch_is_not_installed():
+    code = f"""
+import importlib, sys
+for name in {sorted(HEAVY)!r}:
+    sys.modules[name] = None
+for name in {lean_modules()!r}:
+    importlib.import_module(name)
+print("fine")
+"""
+    assert run(code).strip() == "fine"
+
+
+@pytest.mark.parametrize("name", sorted(targets()))
+def test_a_runtime_imports_its_own_package_and_no_converter(name):
+    target = targets()[name]
+    file = target.folder / "runtime.py"
+    if not file.is_file():
+        pytest.skip(f"{name} is not run here")
+    own = {part.split(".")[0] for m in target.modules for part in m.split("|")}
+    allowed = {"numpy", "cv2", "yaml", *own}
+    lean = {"artifact", "errors", "manifest", "npm", "registry", "resources", "vision"}
+    for node in at_import(tree(file)):
+        for dotted in imported(node):
+            top, *rest = dotted.split(".")
+            if top == "edgeseg":
+                assert rest and rest[0] in lean, f"{file}: {dotted}"
+            else:
+                assert top in allowed or top in sys.stdlib_module_names, f"{file}: {dotted}"
+
+
+def dependencies() -> dict[str, dict[str, str]]:
+    """part -> part it imports (lazily or not) -> a place where it does."""
+    found: dict[str, dict[str, str]] = {}
+    for file in FILES:
+        own = module_name(file).split(".")[1:2]
+        if not own:
+            continue  # the package itself hands out names lazily from anywhere
+        for node in ast.walk(tree(file)):
+            for dotted in imported(node):
+                top, *rest = dotted.split(".")
+                if top == "edgeseg" and rest and rest[0] not in (own[0], "__version__"):
+                    found.setdefault(own[0], {}).setdefault(rest[0], f"{file.relative_to(ROOT)}:{node.lineno}")
+    return found
+
+
+def test_dependencies_point_one_way():
+    level = {part: i for i, row in enumerate(LAYERS) for part in row}
+    parts = {module_name(f).split(".")[1] for f in FILES if f != CORE / "__init__.py"}
+    assert parts <= set(level), f"new parts need a row: {parts - set(level)}"
+    wrong = [
+        f"{where}: {part} imports {other}"
+        for part, others in dependencies().items()
+        for other, where in others.items()
+        if other in level and level[other] > level[part]
+    ]
+    assert not wrong, wrong
+
+
+def test_no_two_parts_import_each_other():
+    graph = dependencies()
+    pairs = {tuple(sorted((a, b))) for a, others in graph.items() for b in others if a in graph.get(b, {})}
+    # An artifact without a manifest gets an inferred one; inference only names the artifact's types.
+    assert pairs <= {("artifact", "infer")}
+
+
+def test_vision_and_the_contract_files_know_no_torch_even_lazily():
+    files = [
+        *sorted((CORE / "vision").glob("*.py")),
+        *(CORE / f"{n}.py" for n in ("manifest", "artifact", "registry", "pipeline")),
+    ]
+    for file in files:
+        for node in ast.walk(tree(file)):
+            for dotted in imported(node):
+                top = dotted.split(".")[0]
+                assert top not in HEAVY - {"supervision"}, f"{file}: {dotted}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_the_core_names_no_format(file):
+    """No comparison with a format's name, alias or suffix outside the targets' own folders."""
+    words = {w for t in targets().values() for w in (t.name, t.suffix, *t.aliases)}
+    for node in ast.walk(tree(file)):
+        if not isinstance(node, (ast.Compare, ast.MatchValue)):
+            continue
+        constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        assert not words.intersection(constants), f"{file}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("file", [*FILES, *sorted((ROOT / "targets").rglob("*.py"))], ids=lambda f: str(f.relative_to(ROOT)))
+def test_files_stay_readable(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 450

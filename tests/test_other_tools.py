@@ -1,0 +1,102 @@
+"""Files between edgeseg and Ultralytics, both ways. It is no dependency: EDGESEG_PEER_PYTHON names a Python that has it.
+
+It runs in a process of its own, offline, and answers with plain numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.evaluate.fidelity import match
+from edgeseg.model import Model
+from edgeseg.resources import demo_checkpoint
+
+pytestmark = pytest.mark.slow
+PEER = os.environ.get("EDGESEG_PEER_PYTHON") or sys.executable
+PREDICT = """
+import json, sys
+from ultralytics import YOLO
+model = YOLO(sys.argv[1], task="segment")
+found = []
+for image in sys.argv[4:]:
+    (r,) = model.predict(image, imgsz=int(sys.argv[3]), conf=0.25, iou=0.7, verbose=False, save=False, rect=False)
+    found.append([r.boxes.cls.int().tolist(), r.boxes.xyxy.tolist(), 0 if r.masks is None else len(r.masks)])
+json.dump(found, open(sys.argv[2], "w"))
+"""
+EXPORT = "import sys; from ultralytics import YOLO; YOLO(sys.argv[1]).export(format=sys.argv[2], imgsz=int(sys.argv[3]))"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Objects in one image: classes (N,), boxes (N, 4) as xyxy in its pixels."""
+
+    classes: np.ndarray
+    boxes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def peer(script: str, *words: object, home: Path) -> None:
+    offline = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(home), "OMP_NUM_THREADS": "1"}
+    command = [PEER, "-c", script, *map(str, words)]
+    done = subprocess.run(command, env={**os.environ, **offline}, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+
+
+def theirs(model: Path, images: list[Path], size: int, home: Path) -> list[Found]:
+    peer(PREDICT, model, home / "found.json", size, *images, home=home)
+    rows = json.loads((home / "found.json").read_text())
+    assert all(masks == len(classes) for classes, _, masks in rows)
+    return [Found(np.array(c, int), np.array(b, float).reshape(-1, 4)) for c, b, _ in rows]
+
+
+def ours(model: Path, images: list[Path]) -> list[Found]:
+    found = [r.detections for r in Model(model, threads=1).predict([str(p) for p in images])]
+    return [Found(np.asarray(d.classes), np.asarray(d.boxes)) for d in found]
+
+
+def agreement(first: list[Found], second: list[Found]) -> tuple[float, int]:
+    """Share of the objects of both that the other has too (same class, box IoU above 0.9), and how many there are."""
+    both = sum(len(f) + len(s) for f, s in zip(first, second, strict=True))
+    return 2 * sum(len(match(f, s, 0.9)) for f, s in zip(first, second)) / max(both, 1), both
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The peer's own folder for settings; skips where there is no peer."""
+    if subprocess.run([PEER, "-c", "import ultralytics"], capture_output=True, check=False).returncode:
+        pytest.skip("no ultralytics here (EDGESEG_PEER_PYTHON)")
+    return tmp_path_factory.mktemp("peer")
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "openvino", "tflite"])
+def test_our_decoded_files_find_the_same_objects_there(format, home, tmp_path) -> None:
+    from edgeseg.data.dataset import load_dataset
+    from edgeseg.data.shapes import make_shapes
+
+    images = load_dataset(make_shapes(tmp_path / "shapes", train=1, val=8, size=160, seed=6)).images("val")
+    path = Model(demo_checkpoint()).export(format, head="decoded", imgsz=160, out=tmp_path)
+    share, count = agreement(ours(path, images), theirs(path, images, 160, home))
+    assert count > 20 and share >= 0.9
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "openvino"])
+def test_their_files_find_the_same_objects_here(format, home, shared, tmp_path) -> None:
+    source = tmp_path / "yolov8n-seg.pt"
+    source.write_bytes((shared / "models" / "yolov8n-seg.pt").read_bytes())
+    data = shared / "data" / "coco100-seg" / "coco100-seg.yaml"
+    images = sorted((data.parent / "images" / "val2017").glob("*.jpg"))[:6]
+    peer(EXPORT, source, format, 320, home=home)
+    (path,) = (p for p in tmp_path.iterdir() if p != source and p.suffix != ".json")
+    share, count = agreement(ours(path, images), theirs(path, images, 320, home))
+    assert count > 20 and share >= 0.9
+    assert Model(path, threads=1).validate(data, limit=6).box.map > 0.2

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edgeseg.errors import EdgesegError
+from edgeseg.vision.letterbox import Letterbox, letterbox
+
+sides = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+inputs = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda s: (32 * s[0], 32 * s[1]))
+
+
+@given(sides, inputs)
+@example((1, 1), (640, 640))
+@example((1, 5000), (640, 640))
+@example((5000, 1), (320, 640))
+def test_the_image_lies_inside_the_input_and_touches_two_sides(source, size):
+    box = Letterbox.fit(source, size)
+    (h, w), (left, top) = box.resized, box.pad
+    assert 1 <= h <= size[0] and 1 <= w <= size[1]
+    assert h == size[0] or w == size[1]
+    assert 0 <= left <= size[1] - w and 0 <= top <= size[0] - h
+    # Centred: both paddings differ by one pixel at most, and the odd one is on the right or below.
+    assert size[1] - w - left - left in (0, 1)
+    assert size[0] - h - top - top in (0, 1)
+
+
+@given(sides, inputs, st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 4), max_size=5))
+@example((1, 5000), (640, 640), [(0.0, 0.0, 1.0, 1.0)])
+def test_boxes_survive_the_way_there_and_back(source, size, unit):
+    box = Letterbox.fit(source, size)
+    h, w = source
+    boxes = np.array(unit, np.float32).reshape(-1, 4) * np.array((w, h, w, h), np.float32)
+    there = box.to_input(boxes)
+    back = box.to_source(there)
+    # float32 has 24 bits: an input coordinate below 1280 is known to 1e-4, times source pixels per input pixel.
+    tolerance = 2e-4 * max(1.0, 1 / min(box.scale)) + 1e-6 * max(source)
+    np.testing.assert_allclose(back, boxes, atol=tolerance)
+    assert back.dtype == there.dtype == np.float32
+
+
+def test_to_source_clips():
+    box = Letterbox.fit((50, 100), (64, 64))
+    np.testing.assert_array_equal(box.to_source(np.array([[-9, -9, 99, 99]])), [[0, 0, 100, 50]])
+
+
+@given(sides, inputs)
+def test_corners_of_the_image_are_corners_of_its_place(source, size):
+    box = Letterbox.fit(source, size)
+    (h, w), (left, top) = box.resized, box.pad
+    found = box.to_input(np.array([0, 0, source[1], source[0]]))
+    np.testing.assert_allclose(found, [left, top, left + w, top + h], atol=1e-3)
+
+
+def test_known_geometry():
+    box = Letterbox.fit((426, 640), (640, 640))
+    assert (box.ratio, box.pad, box.resized) == (1.0, (0, 107), (426, 640))
+    box = Letterbox.fit((427, 640), (640, 640))
+    assert box.pad == (0, 106)
+    box = Letterbox.fit((1080, 1920), (640, 640))
+    assert box.ratio == pytest.approx(1 / 3) and box.pad == (0, 140) and box.resized == (360, 640)
+
+
+@settings(max_examples=30)
+@given(st.tuples(st.integers(1, 90), st.integers(1, 90)), st.integers(0, 255), st.integers(0, 2**31))
+def test_padding_and_content(source, pad, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (*source, 3), np.uint8)
+    out, box = letterbox(image, (64, 96), pad)
+    (h, w), (left, top) = box.resized, box.pad
+    assert out.shape == (64, 96, 3) and out.dtype == np.uint8
+    inside = np.zeros((64, 96), bool)
+    inside[top : top + h, left : left + w] = True
+    assert (out[~inside] == pad).all()
+    if box.resized == source:
+        np.testing.assert_array_equal(out[top : top + h, left : left + w], image)
+
+
+def test_one_pixel_and_one_row():
+    out, _ = letterbox(np.full((1, 1, 3), 7, np.uint8), (32, 32))
+    assert (out == 7).all()
+    out, box = letterbox(np.full((1, 5000, 3), 7, np.uint8), (32, 32))
+    assert box.resized == (1, 32) and (out == 7).all(axis=2).sum() == 32
+
+
+def test_nothing_fits_nowhere():
+    with pytest.raises(EdgesegError):
+        letterbox(np.zeros((0, 5, 3), np.uint8), (32, 32))

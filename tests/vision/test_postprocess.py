@@ -1,0 +1,98 @@
+"""Whole scenes: what was put into the tensors comes out on the source image."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeseg.vision.letterbox import Letterbox
+from edgeseg.vision.postprocess import postprocess
+
+SIZE = (128, 128)
+
+
+def scene(heads, boxes, classes, scores, layout="nchw", dtype="float32"):
+    """Raw tensors with one object a box (xyxy in input pixels, of stride 8), each with a rectangle as its mask."""
+    arrays, manifest = heads.raw(0, imgsz=SIZE, mean=-9, spread=0.1)
+    for a, o in zip(arrays, manifest.outputs):
+        if o.role in ("coeff", "proto"):
+            a[:] = 0
+    for i, (box, cls, score) in enumerate(zip(boxes, classes, scores)):
+        x, y = int((box[0] + box[2]) / 16), int((box[1] + box[3]) / 16)
+        sides = np.array([x + 0.5 - box[0] / 8, y + 0.5 - box[1] / 8, box[2] / 8 - x - 0.5, box[3] / 8 - y - 0.5])
+        bins = np.full((4, 16), -30.0)
+        for side, value in enumerate(sides):  # two bins whose expectation is the distance
+            low = int(value)
+            with np.errstate(divide="ignore"):
+                bins[side, low], bins[side, low + 1] = np.log(np.array([low + 1 - value, value - low]) + 1e-12)
+        arrays[0][0, :, y, x] = bins.ravel()
+        arrays[1][0, cls, y, x] = np.log(score / (1 - score))
+        arrays[2][0, i, y, x] = 1
+        arrays[9][0, i] = -1
+        x1, y1, x2, y2 = (round(v / 4) for v in box)
+        arrays[9][0, i, y1:y2, x1:x2] = 1
+    pairs = [heads.output(o.name, a, o.role, layout, dtype, o.stride) for a, o in zip(arrays, manifest.outputs)]
+    return [p[0] for p in pairs], replace(manifest, outputs=tuple(p[1] for p in pairs))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.01), ("int16", 0.1)])
+@pytest.mark.parametrize("source", [(128, 128), (64, 128), (300, 200), (40, 25)])
+def test_objects_come_back(heads, layout, dtype, tolerance, source):
+    letterbox = Letterbox.fit(source, SIZE)
+    # In the source image's own units, so that they lie inside it whatever its shape.
+    unit = np.array([[0.1, 0.2, 0.5, 0.6], [0.45, 0.3, 0.9, 0.8]])
+    there = letterbox.to_input(unit * np.tile(source[::-1], 2))
+    there = np.rint(there / 4) * 4
+    arrays, manifest = scene(heads, there, [2, 0], [0.6, 0.8], layout, dtype)
+    found = postprocess(arrays, manifest, letterbox)
+    assert found.classes.tolist() == [0, 2] and found.shape == source
+    np.testing.assert_allclose(found.scores, [0.8, 0.6], atol=0.01)
+    expected = letterbox.to_source(there[::-1])
+    np.testing.assert_allclose(found.boxes, expected, atol=tolerance / letterbox.ratio)
+    for mask, box in zip(found.masks, expected):
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        # The outermost ring of grid cells may fall either way.
+        assert abs(mask.sum() - area) < 0.15 * area + 2 * (box[2] - box[0] + box[3] - box[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    head=st.sampled_from(["raw", "decoded"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    dtype=st.sampled_from(["float32", "int8"]),
+    multi=st.booleans(),
+    source=st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    max_det=st.sampled_from([1, 5, 300]),
+)
+def test_any_noise_gives_valid_detections(heads, seed, head, layout, dtype, multi, source, max_det):
+    arrays, manifest = getattr(heads, head)(seed, layout=layout, dtype=dtype)
+    letterbox = Letterbox.fit(source, manifest.imgsz)
+    found = postprocess(arrays, manifest, letterbox, conf=0.1, multi_label=multi, max_det=max_det)
+    assert len(found) <= max_det and found.masks.shape == (len(found), *source)
+    assert ((found.boxes[:, 2:] - found.boxes[:, :2]) > 0).all()
+    without = postprocess(arrays, manifest, letterbox, conf=0.1, multi_label=multi, max_det=max_det, masks=False)
+    np.testing.assert_array_equal(found.boxes, without.boxes)
+    assert without.masks is None
+
+
+def test_layouts_agree_to_the_last_bit(heads):
+    results = []
+    for layout in ("nchw", "nhwc"):
+        arrays, manifest = heads.raw(7, imgsz=(128, 160), layout=layout)
+        results.append(postprocess(arrays, manifest, Letterbox.fit((100, 99), (128, 160)), conf=0.1))
+    a, b = results
+    for field in ("boxes", "scores", "classes"):
+        np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    # Sums of 32 products in another order: a pixel whose logit is 0 within rounding may differ.
+    assert (a.masks != b.masks).mean() < 1e-4
+
+
+def test_a_box_in_the_padding_is_no_detection(heads):
+    letterbox = Letterbox.fit((64, 128), SIZE)  # padding above and below
+    arrays, manifest = scene(heads, np.array([[40.0, 4, 80, 28]]), [1], [0.9])
+    assert len(postprocess(arrays, manifest, letterbox)) == 0
+    assert len(postprocess(arrays, manifest, Letterbox.fit(SIZE, SIZE))) == 1
