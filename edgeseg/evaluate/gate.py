@@ -1,7 +1,7 @@
 """The gate: is a quantized artifact still the network that it was made from?
 
-Judged on images that did not calibrate it, against the float network: detections first, tensors where there is too little to
-detect. When it is not, the role that broke is found by exchange: the float network's tensors with those of one role taken
+Judged on images that did not calibrate it, against the float network, by detections (where there is enough to detect) and
+by tensors: a branch that is broken at one stride may still cost the detections of these images little. When it is not, the role that broke is found by exchange: the float network's tensors with those of one role taken
 from the artifact, through the same postprocess.
 """
 
@@ -183,15 +183,16 @@ def judge(
         speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
         ratio=round(float(np.median(times[:, 0] / np.maximum(times[:, order[1]], 1e-6))), 3),
     )
-    reasons = missed(fidelity, floors) if verdict.by == "detections" else _missed_tensors(snr, fidelity, floors)
+    seen = missed(fidelity, floors) if verdict.by == "detections" else _ghosts(fidelity, floors)
+    noisy = [role for role, db in snr.items() if db < floors.snr]
+    reasons = [*seen, *(f"{role} tensors {snr[role]:.1f} dB (at least {floors.snr:g})" for role in noisy)]
     if not reasons:
         return verdict
     if not pair.comparable:
         return replace(verdict, reasons=tuple(reasons))
-    if verdict.by == "tensors":
-        culprits = [role for role, db in snr.items() if db < floors.snr] or sorted(snr, key=lambda r: snr[r])[:1]
-    else:
-        culprits = _exchange(pair, used, floors)
+    guilty = _exchange(pair, used, floors) if seen and verdict.by == "detections" else []
+    # In the order of the roles; where neither knows one, the noisiest.
+    culprits = [role for role in snr if role in guilty or role in noisy] or sorted(snr, key=lambda r: snr[r])[:1]
     by_output = {name: c.snr_db for name, c in tensors.by_output().items()}
     role_of = {o.name: o.role for o in pair.parts}
     worst = min((n for n in by_output if role_of[n] in culprits), key=lambda n: by_output[n], default="")
@@ -237,11 +238,11 @@ def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | Non
     return max(steps) if steps else None
 
 
-def _missed_tensors(snr: Mapping[str, float], f: Fidelity, floors: Floors) -> list[str]:
-    found = [f"{role} tensors {db:.1f} dB (at least {floors.snr:g})" for role, db in snr.items() if db < floors.snr]
+def _ghosts(f: Fidelity, floors: Floors) -> list[str]:
+    """Detections where the float network has next to none, in words."""
     if f.other - f.pairs > floors.detections:
-        found.append(f"{f.extra} detections where the float network has {f.reference}")
-    return found
+        return [f"{f.extra} detections where the float network has {f.reference}"]
+    return []
 
 
 def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:

@@ -99,6 +99,14 @@ def test_the_role_that_broke_is_named(network, images, role):
     assert f"the {role} branch" in verdict.blame() and "worst tensor" in verdict.blame()
 
 
+def test_a_branch_that_detections_hardly_show_is_caught_by_its_tensors(network, images):
+    blind = Floors(matched=0, box_iou=0, mask_iou=0, score_shift=1, extra=1)
+    verdict = judge(subject(network), subject(Rounded(network, {**FINE, "coeff": COARSE["coeff"]})), images, blind)
+    assert verdict.by == "detections" and verdict.culprits == ("coeff",)
+    assert len(verdict.reasons) == 1 and "coeff tensors" in verdict.reasons[0]
+    assert judge(subject(network), subject(Rounded(network, FINE)), images, blind).passed
+
+
 def test_several_broken_branches_are_blamed_on_what_they_share(network, images):
     verdict = judge(subject(network), subject(Rounded(network, COARSE)), images, Floors())
     assert verdict.culprits == (BEFORE,)

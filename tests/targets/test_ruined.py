@@ -102,7 +102,7 @@ def ruin_openvino(path: Path, output: str) -> None:
 
 
 def ruin_ncnn(path: Path, output: str) -> None:
-    """ncnn keeps the reciprocal of the scale behind the weights of the convolution."""
+    """ncnn keeps the reciprocal of the scale behind the weights of the convolution; those that write the outputs are float."""
     names = [o.name for o in open_remote(path).manifest.outputs]
     lines = [line.split() for line in (path / "model.ncnn.param").read_text().splitlines()[2:]]
     blob = lambda words, side: words[4 : 4 + int(words[2])] if side == "in" else words[4 + int(words[2]) :][: int(words[3])]  # noqa: E731
@@ -112,7 +112,7 @@ def ruin_ncnn(path: Path, output: str) -> None:
     else:
         order = ("box_8", "score_8", "coeff_8", "", "", "", "", "", "", "proto")
         layer = producer[names[order.index(output)]]
-        while layer[0] != "Convolution":
+        while layer[0] != "Convolution" or "8=2" not in layer:
             layer = producer[blob(layer, "in")[0]]
     content, at = bytearray((path / "model.ncnn.bin").read_bytes()), 0
     for words in lines:
