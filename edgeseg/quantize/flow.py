@@ -15,7 +15,21 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 
-KINDS = ("conv", "deconv", "sigmoid", "relu6", "hardswish", "mul", "add", "concat", "slice", "maxpool", "resize", "pad")
+KINDS = (
+    "conv",
+    "deconv",
+    "sigmoid",
+    "relu6",
+    "hardswish",
+    "mul",
+    "add",
+    "concat",
+    "slice",
+    "maxpool",
+    "resize",
+    "pad",
+    "copy",
+)
 # Kinds that hand on values without changing them: one scale must serve input and output.
 MOVES = ("concat", "slice", "maxpool", "resize", "pad")
 # Activations in one operator; a SiLU is a sigmoid and a product.
@@ -28,6 +42,7 @@ STAGES = ("backbone", "neck", *HEAD_STAGES)
 class Node:
     """One operator with a single output tensor; tensors are float NCHW with a batch axis.
 
+    A ``copy`` is the same tensor for one kind of reader, so that it may be rounded for that reader alone.
     ``weight`` is (out, in, kh, kw) for ``conv``, (in, out, kh, kw) for ``deconv``. ``attrs`` holds ``stride`` (h, w),
     ``pad`` (top, left, bottom, right), ``kernel`` (h, w), ``size`` (h, w) of a resize, ``begin`` and ``count`` of a slice of
     channels.

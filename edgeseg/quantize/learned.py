@@ -30,6 +30,9 @@ def learned_ranges(flow: Flow, learned: Mapping[str, Any]) -> dict[str, tuple[fl
             for name, low, high in ((n.output, *row[:2]), (behind, *row[2:])):
                 if high > low:
                     leaders[flow.groups[name]] = (low, high)
+    for n in flow.nodes:
+        if n.kind == "copy" and flow.groups[n.inputs[0]] in leaders:
+            leaders[flow.groups[n.output]] = leaders[flow.groups[n.inputs[0]]]
     return {name: leaders[leader] for name, leader in flow.groups.items() if leader in leaders}
 
 

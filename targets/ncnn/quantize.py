@@ -67,7 +67,8 @@ def adjusted(
 def unfollowed(flow: Flow, recipe: Recipe) -> list[str]:
     """The lines of a recipe that ncnn cannot follow, each with the reason."""
     found = [
-        "the first convolution and the transposed one stay float: ncnn has no faster integer kernel for them",
+        "the transposed convolution stays float: ncnn has no integer kernel for it",
+        "the first three convolutions stay float: symmetric integers are coarse, and their noise reaches every output",
         "the last convolutions stay float: symmetric integers are coarse, and nothing behind them evens out their noise",
     ]
     stages = sorted(set(flow.stages.values()))

@@ -11,7 +11,7 @@ from edgeseg.artifact import open_artifact
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.quantize.recipe import load_recipe
-from edgeseg.quantize.simulate import Simulator
+from edgeseg.quantize.simulate import QParams, Simulator
 from edgeseg.registry import target_by_name
 
 SMALL = """7767517
@@ -60,15 +60,21 @@ def test_graph_and_weights_survive_reading_and_writing(content):
     ]
 
 
-def test_flow_of_a_graph(content):
-    flow = flow_module().as_flow(flow_module().read(SMALL, content), (8, 6), ["out0"], ["proto"])
+def test_flow_of_a_graph(content, monkeypatch):
+    module = flow_module()
+    monkeypatch.setattr(module, "STEM", 1)
+    flow = module.as_flow(module.read(SMALL, content), (8, 6), ["out0"], ["proto"])
     kinds = [n.kind for n in flow.nodes]
-    assert kinds == ["conv", "sigmoid", "mul", "slice", "slice", "conv", "concat", "resize", "maxpool", "deconv"]
+    assert kinds == ["conv", "sigmoid", "mul", "slice", "slice", "copy", "conv", "concat", "resize", "maxpool", "deconv"]
     assert flow.silu_inputs == {"1": "2"} and flow.channels["6"] == 4 and flow.channels["out0"] == 3
-    # Only what an integer convolution reads is rounded: not the image, not what the transposed convolution reads.
-    assert {*flow.consumers} - flow.exact == {"4"} and flow.floating == {"1", "out0"} and flow.symmetric
-    (out,) = Simulator(flow).run(torch.rand(1, 3, 8, 6))
+    # Only what an integer convolution reads is rounded, for it alone: not the image, not what the transposed one reads.
+    assert {*flow.consumers} - flow.exact == {"4 rounded"} and flow.channels["4 rounded"] == 2
+    assert flow.floating == {"1", "out0"} and flow.symmetric
+    x = torch.rand(1, 3, 8, 6)
+    seen = {}
+    (out,) = Simulator(flow, {"4 rounded": QParams.symmetric(0, 1)}).run(x, seen.__setitem__)
     assert out.shape == (1, 3, 16, 12)
+    assert torch.equal(seen["4"], seen["2"][:, 2:]) and not torch.equal(seen["4 rounded"], seen["4"])
 
 
 def test_int8_layer_as_it_lies_in_the_file(content):
@@ -174,9 +180,9 @@ def test_int8_file_says_what_it_is(ncnn_of, opened, calibration):
     assert manifest.precision == "int8" and manifest.recipe == "int8" and manifest.calibration["images"] == 2
     text = (artifact.path / "model.ncnn.param").read_text()
     lines = [line for line in text.splitlines() if line.startswith("Convolution ")]
-    # The first convolution and those that write an output (out9 is the prototypes', behind a SiLU) are float.
-    floating = [lines[0], *(line for line in lines if line.split()[5].startswith("out"))]
-    assert len(floating) == 10
+    # The first convolutions and those that write an output (out9 is the prototypes', behind a SiLU) are float.
+    floating = [*lines[:3], *(line for line in lines if line.split()[5].startswith("out"))]
+    assert len(floating) == 12
     assert [line.endswith(" 8=2") for line in lines] == [line not in floating for line in lines]
     x = _picture(calibration[0])
     for a, b in zip(artifact.runtime.run(x), reference.runtime.run(x), strict=True):
