@@ -1,8 +1,9 @@
 """The gate: is a quantized artifact still the network that it was made from?
 
 Judged on images that did not calibrate it, against the float network, by detections (where there is enough to detect) and
-by tensors: a branch that is broken at one stride may still cost the detections of these images little. When it is not, the role that broke is found by exchange: the float network's tensors with those of one role taken
-from the artifact, through the same postprocess.
+by tensors: a branch that is broken at one stride may still cost the detections of these images little. When it is not, the
+role that broke is found by exchange: the float network's tensors with those of one role taken from the artifact, through the
+same postprocess.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def as_flow(layers: Sequence[Layer], imgsz: tuple[int, int], outputs: Sequence[s
 
 
 def _with_copies(nodes: Sequence[Node], floating: frozenset[str], channels: dict[str, int]) -> list[Node]:
-    """The nodes with a copy before every convolution in integers: it rounds what it reads for itself, sums and joined tensors
-    get the float values, and no two tensors need the same scale."""
+    """The nodes with a copy before every convolution in integers: it rounds what it reads for itself, sums and joined
+    tensors get the float values, and no two tensors need the same scale."""
     made: list[Node] = []
     copies: dict[str, str] = {}
     for n in nodes:

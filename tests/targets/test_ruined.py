@@ -102,13 +102,14 @@ def ruin_openvino(path: Path, output: str) -> None:
 
 
 def ruin_ncnn(path: Path, output: str) -> None:
-    """ncnn keeps the reciprocal of the scale behind the weights of the convolution; those that write the outputs are float."""
+    """ncnn keeps the reciprocal of the scale behind the weights of the convolution; stem and last ones are float."""
     names = [o.name for o in open_remote(path).manifest.outputs]
     lines = [line.split() for line in (path / "model.ncnn.param").read_text().splitlines()[2:]]
     blob = lambda words, side: words[4 : 4 + int(words[2])] if side == "in" else words[4 + int(words[2]) :][: int(words[3])]  # noqa: E731
     producer = {b: words for words in lines for b in blob(words, "out")}
     if output == "backbone":
-        layer = [w for w in lines if w[0] == "Convolution" and "8=2" in w][1]
+        # One that halves the size: all behind it passes through, while a bottleneck's sum would carry most past it.
+        layer = next(w for w in lines if w[0] == "Convolution" and {"8=2", "3=2"} <= {*w})
     else:
         order = ("box_8", "score_8", "coeff_8", "", "", "", "", "", "", "proto")
         layer = producer[names[order.index(output)]]
