@@ -247,7 +247,8 @@ def _ghosts(f: Fidelity, floors: Floors) -> list[str]:
 
 
 def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
-    """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms most."""
+    """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms more than all others
+    together; else all of them."""
     roles = list(dict.fromkeys(o.role for o in pair.parts))
     meters = {role: FidelityMeter(CONF) for role in roles}
     for path in images:
@@ -256,7 +257,9 @@ def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
             meters[role].add(shot.expected, pair.mixed(shot, role))
     results = {role: meter.result() for role, meter in meters.items()}
     guilty = [role for role in roles if missed(results[role], floors)]
-    return guilty or [max(roles, key=lambda role: harm(results[role]))]
+    harms = {role: harm(result) for role, result in results.items()}
+    worst = max(roles, key=lambda role: harms[role])
+    return guilty or ([worst] if 2 * harms[worst] > sum(harms.values()) else roles)
 
 
 def harm(f: Fidelity) -> float:

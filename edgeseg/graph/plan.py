@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.options import ExportOptions, check_options, options_for
+from edgeseg.graph.options import QUANTIZING, ExportOptions, check_options, options_for
 from edgeseg.registry import Target, target_by_name, targets
 
 NETWORK = "network"
@@ -153,13 +153,16 @@ def _plan_all(options: ExportOptions, given: Given) -> Plan:
             reasons.append(e)
             continue
         used.update(fitting.given())
-        dropped = [k for k in options.given() if k not in fitting.given() and k not in ("data", "recipe", "images", "seed")]
+        dropped = [k for k in options.given() if k not in fitting.given() and k not in QUANTIZING]
         if dropped:
             how = f"as {target.precisions[0]}" if {"half", "int8"} & set(dropped) else "without"
             notes.append(f"{target.name} does not take {', '.join(dropped)}: exported {how}")
     if not wanted:
         raise reasons[0] if reasons else EdgesegError("there are no targets", hint="Check EDGESEG_TARGETS")
     unused = [k for k in options.given() if k not in used]
+    if unused and all(k in QUANTIZING for k in unused):
+        what = f"{', '.join(unused)}: only int8 takes it, and nothing is quantized here"
+        raise EdgesegError(what, hint="Leave it out, or add --int8")
     if unused:
         raise EdgesegError(f"no format takes {', '.join(unused)} here", hint=notes[0] if notes else "")
     return _assemble(wanted, tuple(notes))
@@ -172,8 +175,7 @@ def _drop_untaken(target: Target, options: ExportOptions) -> ExportOptions:
     quantizes = keeps and precision == "int8"
     kept = {}
     for name, value in options.given().items():
-        quantizing = name in ("data", "recipe", "images", "seed")
-        if keeps if name in ("half", "int8") else quantizes if quantizing else name in target.options:
+        if keeps if name in ("half", "int8") else quantizes if name in QUANTIZING else name in target.options:
             kept[name] = value
     if kept.get("head") not in (None, *target.heads):
         del kept["head"]

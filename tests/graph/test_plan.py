@@ -135,6 +135,12 @@ def test_all_never_quantizes_what_was_asked_for_in_half_precision(family) -> Non
     assert any(n.startswith("edgetpu left out") for n in plan.notes)
 
 
+def test_all_in_float_has_no_use_for_data(family) -> None:
+    with pytest.raises(EdgesegError, match="data: only int8 takes it") as error:
+        make_plan(["all"], ExportOptions(half=True, data="x.yaml"))
+    assert "--int8" in error.value.hint
+
+
 def test_all_with_an_option_that_none_takes(family, monkeypatch) -> None:
     monkeypatch.setattr("edgeseg.registry.target_roots", lambda: [family.root])
     with pytest.raises(EdgesegError, match="no format takes"):

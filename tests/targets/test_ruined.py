@@ -108,8 +108,9 @@ def ruin_ncnn(path: Path, output: str) -> None:
     blob = lambda words, side: words[4 : 4 + int(words[2])] if side == "in" else words[4 + int(words[2]) :][: int(words[3])]  # noqa: E731
     producer = {b: words for words in lines for b in blob(words, "out")}
     if output == "backbone":
-        # One that halves the size: all behind it passes through, while a bottleneck's sum would carry most past it.
-        layer = next(w for w in lines if w[0] == "Convolution" and {"8=2", "3=2"} <= {*w})
+        # Behind a concatenation, where all must pass: a bottleneck's sum would carry most past its convolutions.
+        joined = {b for w in lines if w[0] == "Concat" for b in blob(w, "out")}
+        layer = next(w for w in lines if w[0] == "Convolution" and "8=2" in w and blob(w, "in")[0] in joined)
     else:
         order = ("box_8", "score_8", "coeff_8", "", "", "", "", "", "", "proto")
         layer = producer[names[order.index(output)]]
