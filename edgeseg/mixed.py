@@ -199,7 +199,7 @@ class Mixed:
         size, rules = self.options.size, replace(self.recipe, correction=Correction("none"))
         chosen = choose_calibration(self.options, lambda text: None)
         flow = network_flow(network, size)
-        decisions = decide(flow, rules, chosen.images[: 2 * FEW], size)
+        decisions = decide(flow, rules.without_equalization(), chosen.images[: 2 * FEW], size)
         judges, _ = held_out(self.dataset, chosen.images, FEW)
         manifest = replace(NetworkRuntime(network).manifest, imgsz=size)
         losses = measure(flow, decisions, stage_parts(flow), judges, manifest, detections=False)

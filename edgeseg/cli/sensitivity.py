@@ -82,7 +82,13 @@ def sensitivity(
         f" at most {passes} passes, about {_duration(seconds)}"
     )
     with console.progress("calibrating", 100) as bar:
-        decisions = decide(flow, rules, chosen.images, size, lambda done, what: bar.update(int(100 * done), what=what))
+        decisions = decide(
+            flow,
+            rules.without_equalization(),
+            chosen.images,
+            size,
+            lambda done, what: bar.update(int(100 * done), what=what),
+        )
     manifest = replace(manifest, imgsz=size)
     with console.progress("quantizing one part at a time", len(parts) * len(judges)) as bar:
         losses = measure(flow, decisions, parts, judges, manifest, detections=by == "stage", progress=bar.update)

@@ -247,8 +247,8 @@ def _ghosts(f: Fidelity, floors: Floors) -> list[str]:
 
 
 def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
-    """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms more than all others
-    together; else all of them."""
+    """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms more than all
+    others together; else all of them."""
     roles = list(dict.fromkeys(o.role for o in pair.parts))
     meters = {role: FidelityMeter(CONF) for role in roles}
     for path in images:

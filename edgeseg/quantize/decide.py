@@ -12,6 +12,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.quantize import ranges
 from edgeseg.quantize.calibration import iterate
 from edgeseg.quantize.correct import Adjusted, level_scores, sequential
+from edgeseg.quantize.equalize import equalized
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.observe import Histogram, observe
@@ -29,7 +30,7 @@ class Decisions:
 
     ``ranges``: (lo, hi) of each activation that is quantized. ``bits``: of each activation (8, 16, or 32: float).
     ``weight_scales``: symmetric scale of each output channel of 8-bit weights. ``weights`` (on the grid of these scales) and
-    ``biases``: of the convolutions that were corrected.
+    ``biases``: of the convolutions that were corrected or equalized.
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -93,9 +94,13 @@ def decide(
     if not images:
         raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
     total = len(images)
+    given = flow
+    if recipe.weights.equalization != "none" and not learned:
+        flow = equalized(flow, iterate(images[:EQUALIZING], imgsz))
+        scales = weight_scales(flow, recipe)
     seen = observe(flow, iterate(images, imgsz), lambda n: report(0.6 * n / total, f"observing image {n} of {total}"))
     chosen = {**choose_ranges(flow, seen, recipe), **learned}
-    first = Decisions(chosen, bits, scales, {}, {})
+    first = Decisions(chosen, bits, scales, *_changed(given, flow, scales))
     if recipe.correction.method == "none" or learned:
         return first
     few = iterate(images[: recipe.correction.images], imgsz)
@@ -113,6 +118,18 @@ def decide(
     return level(flow, done, iterate(fresh, imgsz), _margin(flow, first, recipe))
 
 
+def _changed(
+    given: Flow, flow: Flow, scales: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Weights (on their grid) and biases of the convolutions that equalization changed."""
+    changed = [n for n in flow.nodes if n is not given.producer[n.output]]
+    rounded = rounded_weights(flow, scales) if changed else {}
+    biases = {n.output: n.bias for n in changed if n.bias is not None}
+    return {name: rounded[name] for name in biases}, biases
+
+
+EQUALIZING = 8
+"""Images on which the sizes of channels are taken."""
 LEVELLING = 48
 """Images, beyond those that corrected the layers, on which scores are levelled."""
 

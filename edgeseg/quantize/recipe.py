@@ -26,14 +26,19 @@ ACTIVATION_BITS = (8, 16, FLOAT)
 WEIGHT_BITS = (8, 16, FLOAT)
 GRANULARITIES = ("channel", "tensor")
 CORRECTIONS = ("none", "bias", "affine")
+EQUALIZATIONS = ("none", "linear")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """``bits`` 8, 16 (half floats) or 32 (float); ``granularity``: one scale per output channel, or one per tensor."""
+    """``bits`` 8, 16 (half floats) or 32 (float); ``granularity``: one scale per output channel, or one per tensor.
+
+    ``equalization`` across layers: ``linear`` evens out the channels between convolutions with nothing but each other.
+    """
 
     bits: int = 8
     granularity: str = "channel"
+    equalization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,10 @@ class Recipe:
     def weight_bits(self, stage: str) -> int:
         """Bits of a stage's weights."""
         return (self.stages[stage].weights if stage in self.stages else 0) or self.weights.bits
+
+    def without_equalization(self) -> Recipe:
+        """The same for whoever rounds parts of a network, or trains it: its weights must stay its own."""
+        return replace(self, weights=replace(self.weights, equalization="none"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they travel in a ``Job``; the floors of the gate have no part in the artifact and stay behind."""
@@ -239,7 +248,12 @@ def _recipe(raw: dict[str, Any], name: str, path: Path | None, text: str) -> Rec
     if not isinstance(title, str):
         raise r.fail("title must be text", "", "title")
 
-    weights = r.block(Weights, raw.get("weights", {}), "weights", {"bits": WEIGHT_BITS, "granularity": GRANULARITIES})
+    weights = r.block(
+        Weights,
+        raw.get("weights", {}),
+        "weights",
+        {"bits": WEIGHT_BITS, "granularity": GRANULARITIES, "equalization": EQUALIZATIONS},
+    )
     methods = {"bits": ACTIVATION_BITS, "method": METHODS, "silu_input": METHODS, "percentile": lambda v: 0.5 < v <= 1}
     activations = r.block(Activations, raw.get("activations", {}), "activations", methods)
     limits = {"method": CORRECTIONS, "images": lambda v: v > 0, "margin": lambda v: 0 <= v <= 4}

@@ -247,7 +247,7 @@ def prepare(
     flow = network_flow(network, size)
     before = torch.is_grad_enabled()
     try:
-        decisions = decide(flow, recipe, images, size, report)
+        decisions = decide(flow, recipe.without_equalization(), images, size, report)
     finally:
         torch.set_grad_enabled(before)
     return QuantizedNetwork(network, flow, decisions, recipe, size)
