@@ -15,7 +15,7 @@ from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.graph import cache, store
 from edgeseg.graph.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
-from edgeseg.graph.export import export, find_source
+from edgeseg.graph.export import export, find_source, trained_size
 from edgeseg.graph.options import ExportOptions
 from edgeseg.graph.plan import NETWORK
 from edgeseg.graph.run import Event
@@ -77,7 +77,8 @@ class Mixed:
             raise EdgesegError(
                 f"{self.target.name} with the recipe {self.recipe.name} quantizes no activations to search among"
             )
-        self.options, self.max_drop, self.split = options, max_drop, split
+        self.options = options if options.imgsz is not None else replace(options, imgsz=trained_size(self.origin.path))
+        self.max_drop, self.split = max_drop, split
         self._emit, self.running = on_event or (lambda event: None), running
         self.dataset: Dataset = load_dataset(options.data or DEFAULT_DATA)
         self.images: Sequence[Path] = self.dataset.images(split)[:limit]

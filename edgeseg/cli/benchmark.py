@@ -98,7 +98,7 @@ def benchmark(
     formats, options = split_list(format) or [ALL], ExportOptions(imgsz=size, half=half, int8=int8)
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=chosen)
-    reference = subject_of(network.opened.sized(options.size if network.is_checkpoint else size))
+    reference = subject_of(network.opened.sized(size))
     folder = Path(out) if out else next_run("benchmark")
     with shown_events() as on_event:
         made = export(source, formats, options, out=folder, on_event=on_event, offline=offline)

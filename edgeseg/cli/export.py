@@ -40,7 +40,10 @@ def export(
     imgsz: Annotated[
         str | None,
         typer.Option(
-            metavar="N[,N]", help="Input size in pixels: 640, or height,width.", show_default="640", rich_help_panel=SHAPE
+            metavar="N[,N]",
+            help="Input size in pixels: 640, or height,width.",
+            show_default="as trained",
+            rich_help_panel=SHAPE,
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Batch size.", show_default="1", rich_help_panel=SHAPE)] = None,

@@ -20,7 +20,7 @@ from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
 from edgeseg.evaluate.parity import Subject
 from edgeseg.graph import cache, store
 from edgeseg.graph.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
-from edgeseg.graph.export import ExportResult, Refused, Source, find_source
+from edgeseg.graph.export import ExportResult, Refused, Source, find_source, trained_size
 from edgeseg.graph.options import ExportOptions
 from edgeseg.graph.plan import NETWORK, Given, make_plan
 from edgeseg.graph.run import Event, Run
@@ -195,7 +195,8 @@ class Guard:
         if not has_runtime(target) or manifest.head not in target.heads or "fp32" not in target.precisions:
             return None
         source = self._origin()
-        given = Given() if source.format == NETWORK else Given(source.format, "fp32", manifest.head)
+        network = source.format == NETWORK
+        given = Given(usual=trained_size(source.path)) if network else Given(source.format, "fp32", manifest.head)
         batch = self.options.batch if "batch" in target.options else None
         wanted = ExportOptions(imgsz=self.options.imgsz, head=manifest.head, batch=batch)
         try:

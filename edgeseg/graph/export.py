@@ -6,9 +6,13 @@ and head have the bare name, so ``yolov8n-seg.onnx`` is fp32 and raw, ``yolov8n-
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib.util
+import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,10 +258,36 @@ def _well_known(name: str) -> Path:
     return find_checkpoint(name)
 
 
+def trained_size(path: Path) -> tuple[int, int]:
+    """(height, width) that a network was trained at; 640 by 640 where it does not say. Remembered while the file stays.
+
+    A file that is no checkpoint, or a machine without torch, is left to the step that reads it: it says what is wrong.
+    """
+    usual = ExportOptions().size
+    if not zipfile.is_zipfile(path) or importlib.util.find_spec("torch") is None:
+        return usual
+    stat = path.stat()
+    state = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    note = cache_root() / "networks" / f"{store.sha256_json(state)[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        height, width = json.loads(note.read_text(encoding="utf-8"))
+        return int(height), int(width)
+    from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.runtime import trained_imgsz
+
+    try:
+        size = trained_imgsz(load_checkpoint(path), usual[0])
+    except EdgesegError:
+        return usual
+    store.make_folder(note.parent)
+    store.write_atomically(note, json.dumps(size))
+    return size
+
+
 def _given(source: Source, options: ExportOptions) -> Given:
     """What the plan starts from. An artifact has its size, batch and head already: asking for others is an error."""
     if source.format == NETWORK:
-        return Given()
+        return Given() if options.imgsz is not None else Given(usual=trained_size(source.path))
     from edgeseg.artifact import open_artifact
 
     manifest = open_artifact(source.path).manifest

@@ -108,7 +108,8 @@ class Plan:
 class Given:
     """The model that a plan starts from: a checkpoint unless ``format`` says otherwise.
 
-    An artifact has a precision and a head already, and a size and batch unless it is dynamic (None).
+    An artifact has a precision and a head already, and a size and batch unless it is dynamic (None). ``usual`` is the size
+    that is taken where nobody says one: that of a network's training.
     """
 
     format: str = NETWORK
@@ -116,6 +117,7 @@ class Given:
     head: str | None = None
     imgsz: tuple[int, int] | None = None
     batch: int | None = None
+    usual: tuple[int, int] = ExportOptions().size
 
 
 def make_plan(formats: Sequence[str], options: ExportOptions, given: Given | str = NETWORK) -> Plan:
@@ -222,7 +224,7 @@ def _reach(
             target,
             precision,
             head,
-            given.imgsz or options.size,
+            given.imgsz or (given.usual if options.imgsz is None else options.size),
             given.batch or options.batch or 1,
             tuple(sorted(options_for(target, options).items())),
             source,

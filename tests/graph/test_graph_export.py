@@ -278,3 +278,21 @@ def test_well_known_weights_that_were_downloaded_before(toys, monkeypatch, tmp_p
         source = find_source(name)
         assert (source.path, source.stem, source.home) == (weights, "yolov8n-seg", tmp_path)
     assert find_source("yolov8n-seg.yaml").format == "network"
+
+
+def test_the_size_of_the_training_is_found_and_remembered(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torch")
+    from edgeseg.graph.export import trained_size
+    from edgeseg.resources import demo_checkpoint
+
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
+    assert trained_size(demo_checkpoint()) == (160, 160)
+
+    def refuse(path):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("edgeseg.network.checkpoint.load_checkpoint", refuse)
+    assert trained_size(demo_checkpoint()) == (160, 160)
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no zip")
+    assert trained_size(broken) == (640, 640)  # the step that reads it says what is wrong

@@ -172,3 +172,10 @@ def test_drawn(family) -> None:
     assert len(spots) == 5
     data = json.loads(json.dumps(plan.to_dict()))
     assert [n["source"] for n in data["nodes"]] == [None, 0, 1, 0]
+
+
+def test_a_network_is_exported_at_the_size_of_its_training_unless_told(family) -> None:
+    given = Given(usual=(160, 320))
+    assert make_plan(["tflite"], ExportOptions(), given).wanted[0].imgsz == (160, 320)
+    assert make_plan(["tflite"], ExportOptions(imgsz=640), given).wanted[0].imgsz == (640, 640)
+    assert make_plan(["tflite"], ExportOptions()).wanted[0].imgsz == (640, 640)
