@@ -57,11 +57,13 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
     helps = ("--help", "-h")
     open_ended = bool(getattr(command, "context_settings", {}).get("allow_extra_args"))
     out: list[str] = []
+    # click gives the first word that is no option to the argument, so what only the command itself knows comes last.
+    extra: list[str] = []
     queue = list(tokens)
     while queue:
         token = queue.pop(0)
         if token == "--":
-            return [*out, token, *queue]
+            return [*out, *extra, token, *queue]
         if token.startswith("--"):
             key, equals, value = token.partition("=")
         elif not token.startswith("-") and "=" in token and _KEY.match(token.partition("=")[0]):
@@ -84,7 +86,7 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             out.append(flag)
             continue
         if flag not in by_flag and open_ended and (equals or queue):
-            out.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
+            extra.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
             continue
         if flag not in by_flag:
             words = [f for f in by_flag if f.startswith("--")]
@@ -100,7 +102,7 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             out += [flag, queue.pop(0)]
         else:
             raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
-    return out
+    return [*out, *extra]
 
 
 def _is_option(token: str) -> bool:

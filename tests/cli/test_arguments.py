@@ -96,3 +96,16 @@ def test_a_file_with_an_equals_sign_is_a_path(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run=1").touch()
     assert normalise(["go", "run=1"], command()) == ["go", "run=1"]
+
+
+def test_the_argument_comes_before_what_only_the_command_knows() -> None:
+    app = typer.Typer()
+
+    @app.callback()
+    def root() -> None: ...
+
+    @app.command(context_settings={"allow_extra_args": True})
+    def train(context: typer.Context, model: Annotated[str, typer.Argument()] = "", epochs: int = 1) -> None: ...
+
+    typed = ["train", "mosaic=0", "epochs=3", "--mixup", "0.1", "model=a.pt"]
+    assert normalise(typed, typer.main.get_command(app)) == ["train", "--epochs", "3", "a.pt", "mosaic=0", "mixup=0.1"]
