@@ -181,7 +181,7 @@ def activation_bits(flow: Flow, recipe: Recipe) -> dict[str, int]:
 
 def weight_scales(flow: Flow, recipe: Recipe) -> dict[str, np.ndarray]:
     """Scales of the weights that have 8 bits."""
-    found = {}
+    found, bits = {}, activation_bits(flow, recipe)
     for n in flow.nodes:
         if n.weight is None or n.output in flow.floating or recipe.weight_bits(flow.stages[n.output]) != 8:
             continue
@@ -192,7 +192,8 @@ def weight_scales(flow: Flow, recipe: Recipe) -> dict[str, np.ndarray]:
             found[n.output] = largest(n.weight, n.kind)  # as training rounded them
         else:
             found[n.output] = ranges.weight_scale(n.weight, axis)
-        if flow.pairwise and n.kind == "conv":
+        # Where activations stay float nothing is added up in 16 bits, and the full range is free of charge.
+        if flow.pairwise and n.kind == "conv" and bits[n.inputs[0]] == 8:
             found[n.output] = _widened(n.weight, found[n.output], recipe.weights.granularity)
     return found
 

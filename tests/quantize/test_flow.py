@@ -12,7 +12,8 @@ from edgeseg.quantize.correct import Moments, level_scores, sequential  # noqa: 
 from edgeseg.quantize.decide import Decisions, choose_ranges, decide, rounded_weights, weight_scales  # noqa: E402
 from edgeseg.quantize.observe import observe  # noqa: E402
 from edgeseg.quantize.probe import probe  # noqa: E402
-from edgeseg.quantize.recipe import Recipe  # noqa: E402
+from edgeseg.quantize.ranges import overflows  # noqa: E402
+from edgeseg.quantize.recipe import Recipe, load_recipe  # noqa: E402
 from edgeseg.quantize.simulate import SIGMOID, QParams, Simulator, round_to, to_tensor  # noqa: E402
 
 
@@ -226,3 +227,13 @@ def test_the_margin_raises_score_logits_by_steps(flow: Flow, tmp_path) -> None:
     raised = decide(flow, Recipe.from_dict(raw), files, (16, 16))
     assert np.allclose(raised.biases["score_8"] - plain.biases["score_8"], 2 * 13 / 255, atol=1e-5)
     assert np.array_equal(raised.biases["box_8"], plain.biases["box_8"])
+
+
+@pytest.mark.parametrize(("recipe", "spared"), [("int8", True), ("w8a32", False), ("int8-accurate", False)])
+def test_weights_are_spared_from_overflow_only_where_integers_meet(recipe: str, spared: bool) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: (1 + np.abs(rng.normal(size=(4, 4, 1, 1)))).astype(np.float32) for name in ("a", "s", "b")}
+    nodes = (conv("x", "a", weights["a"]), conv("a", "s", weights["s"]), conv("a", "b", weights["b"]))
+    small = Flow(nodes, "x", ("s", "b"), ("score", "box"), dict.fromkeys("xasb", 4), pairwise=True)
+    scales = weight_scales(small, load_recipe(recipe))
+    assert {name: bool(overflows(weights[name], s).any()) for name, s in scales.items()} == dict.fromkeys("asb", not spared)
