@@ -2,7 +2,8 @@
 
     python scripts/train_demo.py --seed 0
 
-About ten minutes on two CPU cores. Nothing is downloaded.
+About ten minutes on one CPU core. Nothing is downloaded. The committed network had 12 epochs on another CPU (``golden.json``:
+0.757 / 0.699 box / mask AP); CPUs round differently, and 12 epochs gave 0.722 / 0.668 on one, 18 epochs 0.779 / 0.713.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     """Train, store in half precision, measure what was stored."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--images", type=int, default=1600, help="training images")
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for demo-seg.pt and golden.json")
     parser.add_argument("--threads", type=int, default=1)
