@@ -2,7 +2,7 @@
 
     python scripts/train_demo.py --seed 0
 
-About ten minutes on one CPU core. Nothing is downloaded. The committed network had 12 epochs on another CPU (``golden.json``:
+About ten minutes on one CPU core. Nothing is downloaded. The committed network had 12 epochs on another CPU (golden.json:
 0.757 / 0.699 box / mask AP); CPUs round differently, and 12 epochs gave 0.722 / 0.668 on one, 18 epochs 0.779 / 0.713.
 """
 
