@@ -166,7 +166,8 @@ def test_a_detection_network_starts_a_training(stubs: Any, small: Network, tmp_p
 
     torch.save({"model": stubs.model(copy.deepcopy(small), ("a", "b", "c"), "DetectionModel")}, tmp_path / "detector.pt")
     (tmp_path / "own.yaml").write_text("variant: own\nnc: 3\ndepth: 0.33\nwidth: 0.125\nmax_channels: 256\n")
-    loaded = load_checkpoint(Model(tmp_path / "own.yaml").load(tmp_path / "detector.pt").path)
+    model = Model(tmp_path / "own.yaml").load(tmp_path / "detector.pt")
+    loaded = load_checkpoint(model.path)
     assert torch.equal(loaded.backbone.stem.conv.weight, small.backbone.stem.conv.weight)
     assert torch.equal(loaded.head.box[0].out.weight, small.head.box[0].out.weight)
     assert {k.split(".")[1] for k in loaded.info["fresh"]} == {"coeff", "proto"}
