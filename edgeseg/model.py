@@ -70,27 +70,26 @@ class Model:
     def load(self, weights: str | Path) -> Model:
         """Take over the weights of another checkpoint wherever name and shape agree, and return this model.
 
+        The rules are those of training from it: scores class by class where names agree; a detection network gives
+        all but coefficients and prototypes (``yolov8n.pt``).
+
         Raises:
             EdgesegError: this is an exported artifact, or less than a quarter of it is in ``weights``.
         """
         if not self.is_checkpoint:
             raise EdgesegError("weights go into a network, and this is an exported file", path=self.path)
         self._need_torch()
-        import torch
-
         from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
+        from edgeseg.training.transfer import load_into
 
-        network, other = load_checkpoint(self.path), load_checkpoint(weights)
-        own = network.state_dict()
-        fits = {k: v for k, v in other.state_dict().items() if k in own and own[k].shape == v.shape}
-        if 4 * sum(v.numel() for v in fits.values()) < sum(v.numel() for v in own.values()):
+        network, other = load_checkpoint(self.path), load_checkpoint(weights, detection=True)
+        network = network.unfuse() if network.fused else network
+        transfer = load_into(network, other)
+        sizes = {k: v.numel() for k, v in network.state_dict().items()}
+        if 4 * sum(sizes[k] for k in transfer.fresh) > 3 * sum(sizes.values()):
             raise EdgesegError(
                 f"its weights do not fit {self.path}", path=weights, hint="Is it of another size (n, s, m, l, x)?"
             )
-        with torch.no_grad():
-            network.load_state_dict({**own, **fits})
-        if len(fits) == len(own) and network.nc == other.nc:
-            network.names = other.names
         file = self._scratch_folder() / f"{self.path.stem}.pt"
         save_checkpoint(file, network)
         self.path, self._opened = file, None

@@ -54,7 +54,7 @@ def train(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Parts that keep their weights: backbone, neck.top4 ...",
+            help="Parts that keep their weights: backbone, neck.top4 ...; 10: the first ten layers.",
             show_default=False,
             rich_help_panel=RATES,
         ),
@@ -105,9 +105,7 @@ def train(
         "project",
         "name",
     )
-    flat = {**further(context.args), **{k: context.params[k] for k in named}, "model": model}
-    if freeze is not None:
-        flat["freeze"] = [w.strip() for w in freeze.split(",") if w.strip()]
+    flat = {**further(context.args), **{k: context.params[k] for k in named}, "model": model, "freeze": freeze}
     options = TrainOptions.from_flat(flat)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts many of us; the first one talks
         run(options)

@@ -44,6 +44,16 @@ class Conv(nn.Module):
         self.conv.bias = nn.Parameter(bias.clone())
         self.bn = nn.Identity()
 
+    @torch.no_grad()
+    def unfuse(self) -> None:
+        """Undo ``fuse`` as far as it can be: a normalisation that only adds the bias, in place."""
+        if self.conv.bias is None:
+            return
+        bn = nn.BatchNorm2d(self.conv.out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+        bn.weight.fill_((1 + BN_EPS) ** 0.5)
+        bn.bias.copy_(self.conv.bias)
+        self.conv.bias, self.bn = None, bn.train(self.training)
+
 
 class Bottleneck(nn.Module):
     """Two 3x3 convolutions of equal width, with the input added where ``shortcut`` says so."""

@@ -21,10 +21,11 @@ from edgeseg.network.torchfile import TorchFile
 
 SCHEMA = 1
 _WEIGHTS = re.compile(r"yolov8[nsmlx]-seg(\.pt)?")
+_DETECTION = re.compile(r"yolov8[nsmlx](\.pt)?")
 _YAML = (".yaml", ".yml")
 
 
-def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0) -> Network:
+def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0, detection: bool = False) -> Network:
     """A network from a file or a well-known name, in evaluation mode, float32, on the CPU.
 
     Args:
@@ -33,6 +34,8 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
             downloaded; ``yolov8n-seg.yaml`` is built in.
         nc: number of classes of a fresh network, in place of the definition's.
         seed: of fresh weights; torch's global generator is left alone.
+        detection: take a YOLOv8 detection network too (``yolov8n.pt``), for its weights: ``info["fresh"]`` lists the
+            tensors of the result that it does not have.
 
     Raises:
         EdgesegError: missing, damaged, hostile, or not YOLOv8-seg; says what to do next.
@@ -40,18 +43,20 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
     path = Path(path_or_name)
     if path.suffix.lower() in _YAML:
         return _fresh(path, nc, seed)
-    path = find_checkpoint(path)
+    path = find_checkpoint(path, detection=detection)
     file = TorchFile(path)
     content = file.read()
     if isinstance(content, Mapping) and "edgeseg" in content:
         return _ours(path)
-    network = network_from(file, content)
+    network = network_from(file, content, detection=detection)
     network.info["source"] = path.name
     return network
 
 
-def find_checkpoint(path_or_name: str | Path) -> Path:
+def find_checkpoint(path_or_name: str | Path, *, detection: bool = False) -> Path:
     """The file that ``load_checkpoint`` reads for a path or a well-known name; downloads a well-known one that is absent.
+
+    With ``detection``, ``yolov8n.pt`` and its sizes are well known too.
 
     Raises:
         EdgesegError: there is no such file and the name is not well known, or the download fails.
@@ -61,12 +66,12 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         return path
     if path.is_dir():
         raise EdgesegError("a folder, not a checkpoint", path=path)
-    if _WEIGHTS.fullmatch(str(path_or_name)):
+    if _WEIGHTS.fullmatch(str(path_or_name)) or (detection and _DETECTION.fullmatch(str(path_or_name))):
         from edgeseg.download import fetch_weights
 
         return fetch_weights(f"{path.name.removesuffix('.pt')}.pt")
     hint = "Known by name: yolov8n-seg.pt (n, s, m, l, x), yolov8n-seg.yaml"
-    if builtin_definition(str(path_or_name)) is None and re.fullmatch(r"yolov8[nsmlx](\.pt)?", path.name):
+    if builtin_definition(str(path_or_name)) is None and _DETECTION.fullmatch(path.name):
         hint = f"That would be a detection network; for segmentation: {path.name.removesuffix('.pt')}-seg.pt"
     raise EdgesegError("no such checkpoint", path=path, hint=hint)
 

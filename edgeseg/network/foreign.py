@@ -53,12 +53,19 @@ def foreign_name(ours: str) -> str:
     raise KeyError(ours)
 
 
-def network_from(file: TorchFile, content: Any) -> Network:
+def layer_numbers() -> dict[str, int]:
+    """Our parts that have weights, with their number in the published layer list: ``backbone.stem`` is 0, ``head.*`` 22."""
+    return {part: int(place.split(".")[0]) for part, place in _PLACES.items()}
+
+
+def network_from(file: TorchFile, content: Any, *, detection: bool = False) -> Network:
     """Build the network that a checkpoint of another trainer holds.
 
     Args:
         file: the opened file, from which tensors are read.
         content: what ``file.read()`` gave.
+        detection: take a detection network of the same generation too, for its weights; coefficients and prototypes of the
+            result are fresh, and ``info["fresh"]`` lists those tensors.
 
     Returns:
         The network in evaluation mode, float32; ``info`` has ``imgsz``, ``data``, ``date``, ``version`` if known.
@@ -72,7 +79,7 @@ def network_from(file: TorchFile, content: Any) -> Network:
     scale: Any = None
     act = "silu"
     if isinstance(model, Record):
-        act = _check_layers(model, path)
+        act = _check_layers(model, path, detection)
         names, scale = model.state.get("names"), _scale(model.state.get("yaml"))
         windows = {k.removeprefix("model."): v for k, v in _tensors(model, path)}
     else:
@@ -86,8 +93,8 @@ def network_from(file: TorchFile, content: Any) -> Network:
     network = Network(definition, _class_names(names, definition.nc, path)).eval()
     if not any(".bn." in k for k in windows):
         network = network.fuse()
-    _fill(network, windows, file)
-    network.info = _info(content, model)
+    fresh = _fill(network, windows, file, detection)
+    network.info = {**_info(content, model), **({"fresh": fresh} if fresh else {})}
     return network
 
 
@@ -112,8 +119,8 @@ def _part(record: Record, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _check_layers(model: Record, path: Path) -> str:
-    """Compare the layers with YOLOv8-seg's and return the activation they use."""
+def _check_layers(model: Record, path: Path, detection: bool) -> str:
+    """Compare the layers with YOLOv8-seg's (or with those of its detector) and return the activation they use."""
     if model.short != "SegmentationModel" and "model" not in _part(model, "_modules"):
         raise EdgesegError(f"it holds a {model.short}, not a YOLOv8-seg network", path=path, hint=_HINT)
     sequence = _part(model, "_modules").get("model")
@@ -121,12 +128,14 @@ def _check_layers(model: Record, path: Path) -> str:
     kinds = [layer.short if isinstance(layer, Record) else "nothing" for layer in layers]
     if not kinds:
         raise EdgesegError(f"it holds a {model.short} without layers", path=path, hint=_HINT)
-    if kinds[-1] in _TASKS:
-        raise EdgesegError(f"a network for {_TASKS[kinds[-1]]} ({kinds[-1]}), not for segmentation", path=path, hint=_HINT)
-    if kinds != _LAYERS:
-        at = next((i for i, (a, b) in enumerate(zip(kinds, _LAYERS)) if a != b), min(len(kinds), len(_LAYERS)))
+    layout = [*_LAYERS[:-1], "Detect"] if detection and kinds[-1] == "Detect" else _LAYERS
+    if kinds[-1] in _TASKS and layout is _LAYERS:
+        hint = "For training, its backbone and neck can be taken: pretrained=FILE" if kinds[-1] == "Detect" else _HINT
+        raise EdgesegError(f"a network for {_TASKS[kinds[-1]]} ({kinds[-1]}), not for segmentation", path=path, hint=hint)
+    if kinds != layout:
+        at = next((i for i, (a, b) in enumerate(zip(kinds, layout)) if a != b), min(len(kinds), len(layout)))
         found = kinds[at] if at < len(kinds) else "nothing"
-        wanted = _LAYERS[at] if at < len(_LAYERS) else "nothing"
+        wanted = layout[at] if at < len(layout) else "nothing"
         raise EdgesegError(
             f"not YOLOv8-seg: layer {at} is {found} where {wanted} belongs (another YOLO generation?)", path=path, hint=_HINT
         )
@@ -223,9 +232,13 @@ def _class_names(names: Any, nc: int, path: Path) -> tuple[str, ...] | None:
     return tuple(str(n) for n in names)
 
 
-def _fill(network: Network, windows: Mapping[str, TensorRef], file: TorchFile) -> None:
+def _fill(network: Network, windows: Mapping[str, TensorRef], file: TorchFile, detection: bool) -> list[str]:
+    """Copy the tensors in; returns the names of ours that a detection network has not."""
     ours = network.state_dict()
     wanted = {foreign_name(key): key for key in ours}
+    masks = [k for k in wanted if k.startswith(("22.cv4.", "22.proto."))]
+    fresh = masks if detection and not any(k in windows for k in masks) else []
+    names = [wanted.pop(k) for k in fresh]
     optional = {k for k in wanted if k.endswith("num_batches_tracked")} | {"22.dfl.conv.weight"}
     missing = sorted(set(wanted) - set(windows) - optional)
     extra = sorted(set(windows) - set(wanted))
@@ -251,6 +264,7 @@ def _fill(network: Network, windows: Mapping[str, TensorRef], file: TorchFile) -
                 raise EdgesegError(
                     f"tensor {theirs} holds infinite or undefined numbers", path=file.path, hint="Train it again"
                 )
+    return names
 
 
 def _info(content: Any, model: Any) -> dict[str, Any]:

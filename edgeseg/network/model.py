@@ -162,6 +162,15 @@ class Network(nn.Module):
         twin.fused = True
         return twin
 
+    def unfuse(self) -> Network:
+        """A copy with batch normalisation again, which only adds a bias so far; the outputs are the same in evaluation."""
+        twin = copy.deepcopy(self)
+        for module in twin.modules():
+            if isinstance(module, Conv):
+                module.unfuse()
+        twin.fused = False
+        return twin
+
     def view(self, head: str = "raw") -> nn.Module:
         """This network with a flat tuple of tensors as output, in the order of ``outputs(head, ...)``; weights are shared.
 

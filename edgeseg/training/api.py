@@ -104,7 +104,7 @@ def _train(
         each = fitting_batch(network, options, processes.device)
         options = replace(options, batch=processes.share(lambda: each) * processes.world)
     run = Path(options.resume).parent.parent if options.resume else None
-    folder = processes.share(lambda: run or new_folder(options.project, options.name))
+    folder = processes.share(lambda: run or new_folder(options.project, options.name, options.exist_ok))
     images = _images(options, data["train"])
     if folded and not options.qat:
         warnings += ("its batch normalisation was folded in; statistics were measured on training images",)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from edgeseg.data.augment import AugmentOptions
 from edgeseg.data.cache import IMAGE_CACHES
 from edgeseg.errors import EdgesegError
+from edgeseg.training.aliases import translated
 from edgeseg.training.loss import LossGains
 from edgeseg.training.schedule import SCHEDULES
 
@@ -40,7 +43,7 @@ class TrainOptions:
         freeze: parts that keep their weights: names such as ``backbone`` or ``neck.top4``.
         qat: train through the rounding of ``recipe``, starting from the ranges that it calibrates.
         validate_every: epochs between validations, 0 for the last one only.
-        project, name: the run goes to ``project/name`` (``name-2`` and so on when it exists).
+        project, name: the run goes to ``project/name`` (``name-2`` and so on when it exists, unless ``exist_ok``).
         plots, tensorboard: whether to write them. sync_bn: batch statistics over all processes.
         augment, gains: see there.
     """
@@ -76,6 +79,7 @@ class TrainOptions:
     validate_every: int = 1
     project: str = "runs/train"
     name: str = "exp"
+    exist_ok: bool = False
     plots: bool = True
     tensorboard: bool = True
     sync_bn: bool = True
@@ -120,12 +124,12 @@ class TrainOptions:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> TrainOptions:
-        """Options from a flat mapping; None stands for the default.
+        """Options from a flat mapping; None stands for the default. Names of other tools are understood: see ``aliases``.
 
         Raises:
-            EdgesegError: an unknown key (with the nearest known one) or a value out of range.
+            EdgesegError: an unknown key (with the nearest known one), a value of the wrong type or out of range.
         """
-        given = {k: v for k, v in values.items() if v is not None}
+        given = translated({k: v for k, v in values.items() if v is not None})
         own = {f.name for f in fields(cls)} - {"augment", "gains"}
         image = {f.name for f in fields(AugmentOptions)}
         gains = {v: k for k, v in _GAIN_KEYS.items()}
@@ -137,14 +141,39 @@ class TrainOptions:
         if "data" not in given and "resume" not in given:
             raise EdgesegError("train needs a dataset", hint="For example: edgeseg train data=coco128-seg.yaml")
         mine = {k: v for k, v in given.items() if k in own}
-        if "freeze" in mine:
-            mine["freeze"] = (mine["freeze"],) if isinstance(mine["freeze"], str) else tuple(mine["freeze"])
         return cls(
-            **{"data": "", **mine},
-            augment=AugmentOptions(**{k: v for k, v in given.items() if k in image}),
-            gains=LossGains(**{gains[k]: v for k, v in given.items() if k in gains}),
+            **{"data": "", **_typed(cls, mine)},
+            augment=AugmentOptions(**_typed(AugmentOptions, {k: v for k, v in given.items() if k in image})),
+            gains=LossGains(**{gains[k]: _value(k, "float", v) for k, v in given.items() if k in gains}),
         )
 
     def resumed(self, stored: Mapping[str, Any], run: str) -> TrainOptions:
         """The stored options of the run in ``run`` with this machine's device and workers."""
         return replace(self.from_flat(stored), resume=run, device=self.device, workers=self.workers)
+
+
+def _typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in the types of the dataclass ``kind``: a wrong word is found here, not in mid-run."""
+    types = {f.name: str(f.type).removesuffix(" | None") for f in fields(kind)}
+    return {k: _value(k, types[k], v) for k, v in values.items()}
+
+
+def _value(key: str, kind: str, value: Any) -> Any:
+    if kind == "bool":
+        word = str(value).lower()
+        if word in ("true", "false"):
+            return word == "true"
+        raise EdgesegError(f"{key}={value} is neither True nor False")
+    if kind in ("int", "float"):
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if not math.isfinite(number):
+            raise EdgesegError(f"{key}={value} is no number")
+        if kind == "int" and number != int(number):
+            raise EdgesegError(f"{key}={value} is no whole number")
+        return int(number) if kind == "int" else number
+    if kind == "str" and not isinstance(value, (str, os.PathLike)):
+        raise EdgesegError(f"{key}={value} is no text", hint=f"Write {key}='...'")
+    return str(value) if kind == "str" else value

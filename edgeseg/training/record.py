@@ -19,8 +19,8 @@ from edgeseg.training.options import TrainOptions
 LEADING = ("epoch", "train/box", "train/mask", "train/score", "train/dfl")
 
 
-def new_folder(project: str, name: str) -> Path:
-    """Make ``project/name``, or ``name-2``, ``name-3`` ... when that exists.
+def new_folder(project: str, name: str, exist_ok: bool = False) -> Path:
+    """Make ``project/name``, or ``name-2``, ``name-3`` ... when that exists; with ``exist_ok`` that one is taken.
 
     Raises:
         EdgesegError: it cannot be made.
@@ -29,10 +29,12 @@ def new_folder(project: str, name: str) -> Path:
     while True:
         folder = Path(project) / (name if number == 1 else f"{name}-{number}")
         try:
-            (folder / "weights").parent.mkdir(parents=True)
-            (folder / "weights").mkdir()
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+            (folder / "weights").mkdir(exist_ok=exist_ok)
             return folder
-        except FileExistsError:
+        except FileExistsError as e:
+            if exist_ok:
+                raise EdgesegError("a file is where the run's folder must go", path=folder, hint="Use another name") from e
             number += 1
         except OSError as e:
             raise EdgesegError(

@@ -36,22 +36,45 @@ def start_network(options: TrainOptions, names: tuple[str, ...]) -> Start:
     """The network to train: ``model`` with the dataset's classes, its own weights or those of ``pretrained`` where they fit.
 
     Raises:
-        EdgesegError: no such file, a fused checkpoint, or not one weight fits.
+        EdgesegError: no such file, or not one weight fits.
     """
     source = load_checkpoint(options.model, seed=options.seed)
-    given = load_checkpoint(options.pretrained) if options.pretrained else source
+    given = load_checkpoint(options.pretrained, detection=True) if options.pretrained else source
     if options.qat and source.names == names and not options.pretrained:
         return Start(source, Transfer(1, 1, ()), ())
-    if given.fused:
-        raise EdgesegError(
-            "its batch normalisation is folded in: it cannot be trained", path=options.pretrained or options.model
-        )
+    given = given.unfuse() if given.fused else given
     network = with_classes(source.definition, names, options.seed)
     transfer = carry_over(given, network)
     if not transfer.taken:
         raise EdgesegError("not one of its weights fits the model", path=options.pretrained or options.model)
-    lost = () if given.info.get("origin") == "fresh" else folded(given)
-    return Start(network, transfer, tuple(n for n in lost if f"{n}.weight" not in transfer.fresh))
+    mine = {*transfer.fresh, *fresh_tensors(given)}
+    return Start(network, transfer, tuple(n for n in folded(given) if f"{n}.weight" not in mine))
+
+
+def fresh_tensors(network: Network) -> tuple[str, ...]:
+    """Tensors of a network that were never trained: all of a definition's, else what its ``info`` lists."""
+    if network.info.get("origin") == "fresh":
+        return tuple(network.state_dict())
+    return tuple(network.info.get("fresh", ()))
+
+
+def load_into(network: Network, other: Network) -> Transfer:
+    """Carry the weights of ``other`` into ``network``, as training from ``other`` would, in place.
+
+    A network that held nothing trained takes over ``info`` too; ``info["fresh"]`` lists what is still untrained. Names come
+    along where everything fitted.
+    """
+    before = set(fresh_tensors(network))
+    other = other.unfuse() if other.fused else other
+    transfer = carry_over(other, network)
+    left, theirs = set(transfer.fresh), set(fresh_tensors(other))
+    fresh = [k for k in network.state_dict() if (k in before if k in left else k in theirs)]
+    info = dict(other.info if network.info.get("origin") == "fresh" else network.info)
+    info.pop("fresh", None)
+    network.info = {**info, **({"fresh": fresh} if fresh else {})}
+    if not left and network.nc == other.nc:
+        network.names = other.names
+    return transfer
 
 
 def with_classes(definition: Definition, names: tuple[str, ...], seed: int) -> Network:

@@ -89,6 +89,10 @@ class Stubs:
             "width_multiple": network.definition.width,
         }
         model.yaml["max_channels"] = network.definition.max_channels
+        if kind == "DetectionModel":
+            detect = self.make("Detect", **{k: v for k, v in head._modules.items() if k not in ("cv4", "proto")})
+            detect.nc, detect.reg_max, detect.stride = head.nc, head.reg_max, head.stride
+            model.model[22], model.task = detect, "detect"
         model.args = self.classes["IterableSimpleNamespace"](imgsz=320, data=pathlib.PosixPath("my/data.yaml"))
         return model
 

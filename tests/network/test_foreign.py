@@ -144,6 +144,37 @@ def test_a_class_off_the_list(foreign_file: Writer, stubs: Any) -> None:
     refused(foreign_file(extra=stubs.classes["Evil"]()), r"refused: it names 'ultralytics\.evil\.Evil'")
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_detection_network_gives_its_weights(stubs: Any, small: Network, tmp_path: Path, plain: bool) -> None:
+    model = stubs.model(copy.deepcopy(small), ("a", "b", "c"), "DetectionModel")
+    path = tmp_path / "detector.pt"
+    if plain and small.definition.variant == "tiny":
+        # Without the file's own layer list only the published sizes are told apart.
+        small = Network(Definition("n", nc=2)).eval()
+        model = stubs.model(copy.deepcopy(small), ("a", "b"), "DetectionModel").state_dict()
+    torch.save(model if plain else {"model": model}, path)
+    with pytest.raises(EdgesegError, match=r"detection|missing"):
+        load_checkpoint(path)
+    found = load_checkpoint(path, detection=True)
+    ours, fresh = small.state_dict(), set(found.info["fresh"])
+    assert fresh == {k for k in ours if k.startswith(("head.coeff.", "head.proto."))}
+    assert all(torch.equal(v, ours[k]) for k, v in found.state_dict().items() if k not in fresh)
+
+
+def test_a_detection_network_starts_a_training(stubs: Any, small: Network, tmp_path: Path) -> None:
+    from edgeseg import Model
+
+    torch.save({"model": stubs.model(copy.deepcopy(small), ("a", "b", "c"), "DetectionModel")}, tmp_path / "detector.pt")
+    (tmp_path / "own.yaml").write_text("variant: own\nnc: 3\ndepth: 0.33\nwidth: 0.125\nmax_channels: 256\n")
+    model = Model(tmp_path / "own.yaml").load(tmp_path / "detector.pt")
+    loaded = load_checkpoint(model.path)
+    assert torch.equal(loaded.backbone.stem.conv.weight, small.backbone.stem.conv.weight)
+    assert torch.equal(loaded.head.box[0].out.weight, small.head.box[0].out.weight)
+    assert {k.split(".")[1] for k in loaded.info["fresh"]} == {"coeff", "proto"}
+    with pytest.raises(EdgesegError, match="pretrained=FILE"):
+        load_checkpoint(tmp_path / "detector.pt")
+
+
 def test_shared_checkpoint(shared: Path) -> None:
     network = load_checkpoint(shared / "models" / "yolov8n-seg.pt")
     assert network.definition == Definition("n", nc=80) and len(network.names) == 80 and network.names[0] == "person"
