@@ -15,7 +15,7 @@ import yaml
 
 from edgeseg.data.folders import made_beside
 from edgeseg.data.labels import Label, write_labels
-from edgeseg.data.outline import fill, join, mask_outline
+from edgeseg.vision.outline import fill, join, mask_outline
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
 

@@ -21,7 +21,7 @@ from edgeseg.data.augment import (
     mixup,
     place,
 )
-from edgeseg.data.outline import fill
+from edgeseg.vision.outline import fill
 from edgeseg.data.polygons import area, bounds, clip, rasterize
 
 W, H = 40, 30

@@ -13,7 +13,7 @@ import pytest
 from edgeseg.data.convert import convert_coco, outline_of, read_coco, write_split
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.labels import read_labels
-from edgeseg.data.outline import fill
+from edgeseg.vision.outline import fill
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
 
