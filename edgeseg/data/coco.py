@@ -56,12 +56,11 @@ class _Ids:
 
 
 def short(value: Any) -> str:
-    """A value from a file for a message: bounded, whatever it is."""
-    return repr(value)[:40] if isinstance(value, str | int | float | None) and not _long(value) else type(value).__name__
-
-
-def _long(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) > 1 << 64
+    """A value from a file for a message: bounded and printable, whatever it is."""
+    if isinstance(value, str):
+        return repr(value[:40])[1:-1]
+    plain = value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 64)
+    return repr(value) if plain else type(value).__name__
 
 
 def read_json(path: Path, hint: str) -> Any:
@@ -103,13 +102,15 @@ def read_coco(path: str | os.PathLike[str]) -> CocoFile:
         part, ids = "images", _Ids()
         images: dict[int, Mapping[str, Any]] = {}
         same: dict[int, int] = {}
+        names: dict[int, str] = {}
         by_name: dict[str, int] = {}
         merged = []
         for i in raw["images"]:
             key, name = ids(i["id"]), str(i["file_name"])
             first = by_name.setdefault(name.replace("\\", "/"), key)
-            if key in images and first != key:
-                raise ValueError(f"{images[key]['file_name']} and {name} have the same id {short(i['id'])}")
+            if key in same and names[key] != name:
+                raise ValueError(f"{names[key]} and {name} have the same id {short(i['id'])}")
+            names[key] = name
             if first in images:
                 if any(images[first].get(k) != i.get(k) for k in ("height", "width")):
                     raise ValueError(f"{name} is listed twice, with two sizes")
@@ -142,7 +143,9 @@ def _check_claim(a: Mapping[str, Any], image: Mapping[str, Any]) -> None:
     if isinstance(segmentation, Mapping):
         size = rle_size(segmentation)
         if size is not None and size[0] * size[1] > MAX_PIXELS and list(size) != [image.get("height"), image.get("width")]:
-            raise ValueError(f"annotation {short(a.get('id'))} has run lengths for {size[0]}x{size[1]} pixels, not its image's")
+            raise ValueError(
+                f"annotation {short(a.get('id'))} has run lengths for {size[0]}x{size[1]} pixels, not its image's"
+            )
 
 
 def rle_size(segmentation: Mapping[str, Any]) -> tuple[int, int] | None:

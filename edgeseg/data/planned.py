@@ -139,7 +139,9 @@ def _check_shared(made: Plan, files: Mapping[int, Path]) -> None:
         )
     if clashes:
         raise EdgesegError(
-            f"{_of(clashes)} would share one label file", path=made.coco.path, hint="Rename one of them, there and in the JSON"
+            f"{_of(clashes)} would share one label file",
+            path=made.coco.path,
+            hint="Rename one of them, there and in the JSON",
         )
 
 

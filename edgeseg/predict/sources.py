@@ -186,7 +186,9 @@ def _capture(what: int | str, label: str, name: str) -> Iterator[Frame | Unreada
         claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT) if Path(str(what)).is_file() else 0
         # Some containers know only their duration: a frame or one in a hundred too many is a matter of rounding.
         if math.isfinite(claimed) and claimed - number > max(1, claimed / 100):
-            yield Unreadable(label, f"only {number} of its {claimed:.0f} frames could be read, the rest is cut off or damaged")
+            yield Unreadable(
+                label, f"only {number} of its {claimed:.0f} frames could be read, the rest is cut off or damaged"
+            )
     finally:
         capture.release()
 

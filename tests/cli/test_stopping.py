@@ -40,7 +40,18 @@ def test_predict_completes_its_files(tmp_path: Path, tiny: Path, number: signal.
     for _ in range(3000):
         writer.write(np.zeros((64, 64, 3), np.uint8))
     writer.release()
-    words = [sys.executable, "-m", "edgeseg.cli", "predict", str(tiny), "v.avi", "json=o.json", "out=o", "conf=0", "max_det=2"]
+    words = [
+        sys.executable,
+        "-m",
+        "edgeseg.cli",
+        "predict",
+        str(tiny),
+        "v.avi",
+        "json=o.json",
+        "out=o",
+        "conf=0",
+        "max_det=2",
+    ]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
