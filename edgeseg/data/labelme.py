@@ -19,8 +19,8 @@ HINT = "It must be labelme's: an object with shapes, imagePath, imageHeight and 
 def read_labelme(folders: Sequence[Path]) -> list[CocoFile]:
     """Read folders of labelme JSON files; all of them get the same categories, the labels in alphabetical order.
 
-    Polygons, rectangles, circles and painted masks become objects; shapes of one ``group_id`` are parts of one object. Points
-    and lines have no area: they are annotations without segmentation.
+    Polygons, rectangles, circles and painted masks become objects; shapes of one ``group_id`` are parts of one object.
+    Points and lines have no area: they are annotations without segmentation.
 
     Raises:
         EdgesegError: a folder without JSON, or a file that is not labelme's.

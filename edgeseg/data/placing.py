@@ -21,8 +21,8 @@ _PREFIX = re.compile(r"^[0-9a-f]+-(?=.)")
 def find(name: str, folder: Path, path: Path) -> Path | None:
     """The file below ``folder`` that ``name`` means, relative to it; None when there is none.
 
-    Names of other machines count: with backslashes, a URL, or leading folders that are not here (these are left out one after
-    the other), and Label Studio's prefix before the file's own name.
+    Names of other machines count: with backslashes, a URL, or leading folders that are not here (they are left out one
+    after the other), and Label Studio's prefix before the file's own name.
 
     Raises:
         EdgesegError: the name leads out of the folder.

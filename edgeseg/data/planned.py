@@ -63,9 +63,9 @@ def plan(coco: CocoFile, folder: Path, split: str) -> Plan:
     if not folder.is_dir():
         raise EdgesegError(f"the image folder of split {split!r} is missing", path=folder, hint="Give it with --images")
     made = Plan(split, coco, folder)
-    for key, annotations in coco.annotations.items():
+    for key, found in coco.annotations.items():
         if key not in coco.images:
-            for a in annotations:
+            for a in found:
                 made.leave(ORPHANS, short(a.get("id")))
     if coco.merged:
         made.notes[MERGED] = list(coco.merged)

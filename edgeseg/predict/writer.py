@@ -43,8 +43,8 @@ class Writer:
         document: file for one JSON document.
         polygons: outlines in the document in place of run lengths.
 
-    Two inputs never share a file: where stems are equal (``a.jpg`` and ``a.png``, or the same name in two folders), the later
-    one gets ``-2``, ``-3`` ...; the document says under ``saved`` what each one became.
+    Two inputs never share a file: where stems are equal (``a.jpg`` and ``a.png``, or the same name in two folders), the
+    later one gets ``-2``, ``-3`` ...; the document says under ``saved`` what each one became.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ from edgeseg.data.coco import outline_of, read_coco
 from edgeseg.data.convert import convert_coco, write_split
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.labels import read_labels
-from edgeseg.vision.outline import fill
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
+from edgeseg.vision.outline import fill
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
 HOLE = np.ones((20, 30), bool)
