@@ -197,8 +197,8 @@ def convert_coco(
     and, last, ``<name of output>.yaml``. Categories become classes 0, 1, 2, ... in the order of their ids.
 
     Everything is checked before the first write. In a folder that is there already, new splits are added (classes keep
-    their numbers, new ones follow); a split that is there stays as it is: converting it again to the same is nothing to do, to
-    anything else an error.
+    their numbers, new ones follow); a split that is there stays as it is: converting it again to the same is nothing to do,
+    to anything else an error.
 
     Args:
         annotations: COCO JSON file, or folder of labelme JSON files, by split (``train``, ``val``, ``test``).

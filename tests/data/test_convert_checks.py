@@ -237,11 +237,9 @@ def test_the_root_category_that_nothing_uses(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("folder", ["", "images"])
 def test_names_of_other_machines(tmp_path: Path, name: str, folder: str) -> None:
-    if not folder and name in ("C:\\Users\\me\\a.jpg", "/data/upload/1/0abc12de-a.jpg", "a.jpg"):
-        pytest.skip("the name does not say the folder")
     picture(tmp_path / "imgs/images/a.jpg")
     file = write(tmp_path / "t.json", [image(1, name)], [thing(1, 1)])
-    if not folder and name in ("http://host:8080/data/upload/1/a.jpg", "file:///x/a.jpg"):
+    if not folder and "images" not in name:  # nothing says in which folder it lies
         with pytest.raises(EdgesegError, match="1 of 1 images are not in"):
             convert_coco({"train": file}, {"train": tmp_path / "imgs"}, tmp_path / "out")
         return
