@@ -158,3 +158,17 @@ def test_url(server: str, tmp_path: Path, video: Path) -> None:
 def test_nobody_answers() -> None:
     with pytest.raises(EdgesegError, match="cannot be fetched"):
         list(frames("http://127.0.0.1:9/a.jpg"))
+
+
+def test_a_video_that_was_cut_off_is_said(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    assert len(read(whole)) == 40
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    *found, last = list(frames(cut))
+    assert isinstance(last, Unreadable) and last.path == str(cut) and 0 < len(found) < 40
+    assert last.reason == f"only {len(found)} of its 40 frames could be read, the rest is cut off or damaged"

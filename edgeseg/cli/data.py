@@ -48,25 +48,37 @@ def download(
 @app.command()
 def convert(
     annotations: Annotated[
-        list[str], typer.Argument(metavar="COCO_JSON...", help="COCO instances JSON files, one per split.")
+        list[str], typer.Argument(metavar="ANNOTATIONS...", help="COCO JSON files or labelme folders, one per split.")
     ],
     images: Annotated[
-        list[str] | None, typer.Option(metavar="FOLDER", help="Image folder of each JSON, in the same order.")
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="Image folder of each, in the same order; one for all is enough if shared."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="A,B", help="The split of each JSON.", show_default="from the file's name")
+        str | None, typer.Option(metavar="A,B", help="The split of each.", show_default="from the file's name")
     ] = None,
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the dataset is made.")] = "dataset",
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the dataset is made or added to.")] = "dataset",
+    crowds: Annotated[
+        bool, typer.Option("--crowds", help="Crowd annotations become objects too (CVAT marks painted masks so).")
+    ] = False,
 ) -> None:
-    """Make a YOLO dataset (labels, YAML) from COCO JSON, and say what could not be carried over.
+    """Make a YOLO dataset (labels, YAML) from COCO or labelme JSON, and say what was left out or mended.
 
     edgeseg data convert instances_train.json instances_val.json --images train2017 --images val2017 --out mydata
+
+    A folder that holds a dataset is added to: splits that are there are never changed.
     """
-    from edgeseg.data.convert import convert_coco
+    from pathlib import Path
+
+    from edgeseg.data.convert import CROWDS, convert_coco
     from edgeseg.data.dataset import SPLITS
     from edgeseg.errors import EdgesegError
 
     folders = [w for value in images or [] for w in value.split(",") if w]
+    if len(folders) == 1:
+        folders *= len(annotations)
+    elif not folders and all(Path(a).is_dir() for a in annotations):
+        folders = annotations  # labelme's images lie beside their JSON
     if len(folders) != len(annotations):
         example = " ".join(f"--images {k}2017" for k in ("train", "val")[: len(annotations)])
         raise EdgesegError(
@@ -76,14 +88,25 @@ def convert(
     if len(splits) != len(annotations) or len(set(splits)) != len(splits) or not set(splits) <= set(SPLITS):
         hint = "Say them in the order of the files: --split train,val"
         raise EdgesegError(f"{len(annotations)} JSON files cannot be the splits {', '.join(splits)}", hint=hint)
-    by_split = dict(zip(splits, annotations))
     with console.progress("converting") as bar:
-        done = convert_coco(by_split, dict(zip(splits, folders)), out, progress=bar.update)
-    rows = [(s, c.images, c.objects, c.crowds, c.empty, len(c.skipped)) for s, c in done.splits.items()]
-    console.table("", ("split", "images", "objects", "crowds left out", "empty left out", "unreadable"), rows)
-    for split, converted in done.splits.items():
-        for number, reason in converted.skipped[:5]:
-            console.warn(f"{by_split[split]}: annotation {number}: {reason}; skipped")
+        done = convert_coco(
+            dict(zip(splits, annotations)), dict(zip(splits, folders)), out, progress=bar.update, crowds=crowds
+        )
+    console.table("", ("split", "images", "objects"), [(s, c.images, c.objects) for s, c in done.splits.items()])
+    rows = [
+        (s, what, reason, len(names), ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
+        for s, c in done.splits.items()
+        for what, found in (("left out", c.left_out), ("mended", c.notes))
+        for reason, names in found.items()
+    ]
+    if rows:
+        console.say("")
+        console.table("", ("split", "", "what", "count", "first"), rows)
+    for s, c in done.splits.items():
+        if CROWDS in c.left_out and not c.objects:
+            console.warn(f"all objects of split {s} are crowds. If they are painted masks: --crowds")
+    if done.unused:
+        console.note(f"the category {', '.join(done.unused)} stands above others and is used nowhere: left out")
     console.say(f"{len(done.names)} classes; use it with data={done.yaml}")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeseg.cli import console
+from edgeseg.cli.stopping import Stopping
 from edgeseg.errors import EdgesegError
 
 
@@ -56,10 +57,14 @@ def predict(
         str | None,
         typer.Option(
             metavar="[FILE]",
-            help="Write all detections as JSON ('-' or nothing: to standard output).",
+            help="Write all detections and masks as JSON ('-' or nothing: to standard output).",
             rich_help_panel="Results",
         ),
     ] = None,
+    polygons: Annotated[
+        bool,
+        typer.Option("--polygons", help="Masks in the JSON as outlines, not run lengths.", rich_help_panel="Results"),
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show each picture in a window.", rich_help_panel="Results")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
 ) -> None:
@@ -95,9 +100,17 @@ def predict(
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
 
-    with console.json_file(json) as document, Writer(folder, pictures=save, labels=save_txt, document=document) as writer:
+    with (
+        Stopping() as stopping,
+        console.json_file(json) as document,
+        Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons) as writer,
+    ):
         try:
-            for item in stream:
+            while True:
+                with stopping.allowed():
+                    item = next(stream, None)
+                if item is None:
+                    break
                 if not isinstance(item, Result):
                     console.warn(f"{item.path}: {item.reason}; skipped")
                     skipped.append({"path": item.path, "reason": item.reason})
@@ -126,6 +139,7 @@ def predict(
             "out": None if writer.folder is None else str(writer.folder),
         }
         writer.finish(tail)
+    stopped = stopped or stopping.asked
     if total == 0 and not stopped:
         raise EdgesegError(f"none of {len(skipped)} images could be read", hint="See the reasons above")
     _summary(opened.title, total, found, skipped, mean, writer.folder, json, to)

@@ -1,139 +1,116 @@
-"""COCO JSON annotations become YOLO polygon labels and a dataset YAML."""
+"""Annotations of other tools become YOLO polygon labels and a dataset YAML."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 
+from edgeseg.data.coco import CocoFile, outline_of, read_coco, short
 from edgeseg.data.folders import made_beside
+from edgeseg.data.labelme import read_labelme
 from edgeseg.data.labels import Label, write_labels
-from edgeseg.data.outline import fill, join, mask_outline
+from edgeseg.data.merging import Merge
+from edgeseg.data.placing import claimed
+from edgeseg.data.planned import Entry, Plan, plan
 from edgeseg.errors import EdgesegError
-from edgeseg.vision import rle
+from edgeseg.vision.outline import ring_area
 
 Progress = Callable[[int, int], object]
 
-
-@dataclass(frozen=True)
-class CocoFile:
-    """A COCO JSON file of instances: ``images`` by id, ``categories`` (id -> name), ``annotations`` by image id."""
-
-    path: Path
-    images: Mapping[int, Mapping[str, Any]]
-    categories: Mapping[int, str]
-    annotations: Mapping[int, Sequence[Mapping[str, Any]]]
+CROWDS = "crowds"
+EMPTY = "objects without area"
+REPEATED = "repeated objects"
+UNREADABLE = "objects that cannot be read"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What one split became. ``crowds`` and ``empty`` count the annotations that were left out, and why.
-
-    ``skipped`` holds (annotation id, reason) of those that could not be read.
-    """
+    """What one split became: images and objects that were written, and the names (file names, annotation ids) of what was
+    not (``left_out``) or was mended (``notes``), by reason."""
 
     images: int
     objects: int
-    crowds: int = 0
-    empty: int = 0
-    skipped: tuple[tuple[int, str], ...] = ()
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What ``convert_coco`` wrote: the YAML file and what each split became."""
+    """What ``convert_coco`` wrote: the YAML file and what each split became. ``unused`` names root categories left out."""
 
     yaml: Path
     names: tuple[str, ...]
     splits: Mapping[str, Converted] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
-def read_coco(path: str | os.PathLike[str]) -> CocoFile:
-    """Read a COCO JSON file of instances.
-
-    Raises:
-        EdgesegError: no such file, no JSON, or not COCO's structure (says which part).
-    """
-    path = Path(path)
-    hint = "It must be COCO instances: an object with images, annotations and categories"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise EdgesegError("no such file", path=path, hint="Check the path") from e
-    except json.JSONDecodeError as e:
-        raise EdgesegError(f"no valid JSON ({e.msg})", path=path, line=e.lineno, hint=hint) from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise EdgesegError(f"cannot be read ({e})", path=path, hint=hint) from e
-    part = "the file"
-    try:
-        for part in ("images", "annotations", "categories"):
-            if not isinstance(raw[part], list):
-                raise TypeError("no list")
-        part = "categories"
-        categories = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
-        part = "images"
-        images = {int(i["id"]): {**i, "file_name": str(i["file_name"])} for i in raw["images"]}
-        part = "annotations"
-        annotations: dict[int, list[Mapping[str, Any]]] = {}
-        for a in raw["annotations"]:
-            if int(a["category_id"]) not in categories:
-                raise ValueError(f"annotation {a.get('id')} has the unknown category {a['category_id']}")
-            annotations.setdefault(int(a["image_id"]), []).append(a)
-    except (KeyError, TypeError, ValueError) as e:
-        what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
-        raise EdgesegError(f"no COCO annotations: {part}: {what}", path=path, hint=hint) from e
-    return CocoFile(path, images, categories, annotations)
-
-
-def outline_of(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:
-    """The outline of one COCO annotation as one ring, (k, 2) float64 in pixels, or None when it covers nothing.
-
-    Polygons of several parts are joined by bridges of no width (overlapping parts are united first); holes of run-length
-    masks stay holes.
-
-    Raises:
-        ValueError: ``segmentation`` is neither polygons nor run lengths.
-    """
-    value = annotation.get("segmentation")
-    if isinstance(value, Mapping):
-        return mask_outline(rle.decode(dict(value)), tolerance=0.5)
-    if not isinstance(value, list):
-        raise ValueError("it has no segmentation")
-    rings = []
-    for part in value:
-        flat = np.asarray(part, np.float64)
-        if flat.ndim != 1 or len(flat) % 2 or not np.isfinite(flat).all():
-            raise ValueError("a polygon is not a list of x, y, x, y, ...")
-        ring = np.clip(flat.reshape(-1, 2), 0, (width, height))
-        if len(ring) >= 3 and (np.ptp(ring, axis=0) > 0).all():
-            rings.append(ring)
-    if not rings:
-        return None
-    if len(rings) > 1 and _overlap(rings, height, width):
-        return mask_outline(fill(rings, (height, width)), tolerance=0.5)
-    return join(rings)
+def _labels(
+    made: Plan, entry: Entry, index: Mapping[str, int], crowds: bool
+) -> tuple[list[Label], list[Mapping[str, Any]], bool]:
+    """The labels of one image, its annotations in pixels of the picture, and whether any of these was changed."""
+    height, width = entry.frame
+    labels: list[Label] = []
+    kept: list[Mapping[str, Any]] = []
+    seen: set[tuple[int, bytes]] = set()
+    changed = False
+    for a in made.coco.annotations.get(entry.key, ()):
+        name = short(a.get("id"))
+        if a.get("iscrowd") and not crowds:
+            made.leave(CROWDS, name)
+            if entry.frame == entry.size:
+                kept.append(a)
+            continue
+        try:
+            ring = outline_of(a, height, width)
+        except ValueError as e:
+            made.leave(f"{UNREADABLE}: {e}", name)
+            continue
+        if ring is None:
+            made.leave(EMPTY, name)
+            continue
+        cls = index[made.coco.categories[int(a["category_id"])]]
+        polygon = np.clip(ring / (width, height), 0, 1).astype(np.float32)
+        key = (cls, np.rint(polygon * 1e6).tobytes())
+        if key in seen:
+            made.leave(REPEATED, name)
+            continue
+        seen.add(key)
+        labels.append(Label(cls, polygon))
+        mended = _annotation(a, entry, ring)
+        changed |= mended is not a
+        kept.append(mended)
+    return labels, kept, changed
 
 
-def _overlap(rings: Sequence[np.ndarray], height: int, width: int) -> bool:
-    boxes = [(*r.min(0), *r.max(0)) for r in rings]
-    for k, (x1, y1, x2, y2) in enumerate(boxes):
-        for j, (u1, v1, u2, v2) in enumerate(boxes[:k]):
-            if x1 < u2 and u1 < x2 and y1 < v2 and v1 < y2:
-                both = fill([rings[k]], (height, width)) & fill([rings[j]], (height, width))
-                if both.any():
-                    return True
-    return False
+def _annotation(a: Mapping[str, Any], entry: Entry, ring: np.ndarray) -> Mapping[str, Any]:
+    """An annotation in pixels of the picture, with the box that validation needs; the same object where nothing changes."""
+    box = a.get("bbox")
+    good = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+    if entry.frame == entry.size and good and not a.get("iscrowd"):
+        return a
+    new: dict[str, Any] = {**a, "iscrowd": 0}
+    if entry.frame != entry.size:
+        ring = ring * (entry.size[1] / entry.frame[1], entry.size[0] / entry.frame[0])
+        new |= {"segmentation": [ring.ravel().tolist()], "area": abs(ring_area(ring))}
+        good = False
+    if not good:
+        (x1, y1), (x2, y2) = ring.min(0).tolist(), ring.max(0).tolist()
+        new["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+    return new
 
 
 def write_split(coco: CocoFile, folder: Path, names: Sequence[str], progress: Progress | None = None) -> Converted:
     """Write the label files of one COCO file into ``folder``, which is made complete beside and then renamed.
+
+    The images need not be there: the sizes that the file states are believed.
 
     Args:
         coco: what ``read_coco`` returned.
@@ -144,54 +121,53 @@ def write_split(coco: CocoFile, folder: Path, names: Sequence[str], progress: Pr
     Raises:
         EdgesegError: a category that ``names`` lacks, a file name that leads out of the folder, or a full disk.
     """
+    made = Plan("", coco, folder)
+    for key, image in coco.images.items():
+        try:
+            size = claimed(image)
+        except ValueError:
+            size = None
+        if size is None:
+            raise EdgesegError(
+                f"image {image['file_name']} has no height and width", path=coco.path, hint="Add them to `images`"
+            )
+        made.entries.append(Entry(key, _inside(str(image["file_name"]), coco.path), size, size))
+    index = _index(coco, names)
+    try:
+        with made_beside(folder) as part:
+            objects, _, _ = _write(made, part, index, False, progress)
+    except OSError as e:
+        raise _unwritten(e, folder) from e
+    return Converted(len(made.entries), objects, made.left_out, made.notes)
+
+
+def _index(coco: CocoFile, names: Sequence[str]) -> dict[str, int]:
     index = {n: i for i, n in enumerate(names)}
-    lacking = [n for n in coco.categories.values() if n not in index]
+    used = {int(a["category_id"]) for found in coco.annotations.values() for a in found}
+    lacking = [n for k, n in coco.categories.items() if n not in index and (k in used or k not in coco.root_categories)]
     if lacking:
         raise EdgesegError(
             f"the categories {', '.join(lacking[:5])} are no classes of the dataset", path=coco.path, hint="Correct names"
         )
-    objects = crowds = empty = 0
-    skipped: list[tuple[int, str]] = []
-    try:
-        with made_beside(folder) as part:
-            for done, (image_id, image) in enumerate(coco.images.items(), 1):
-                height, width = _size(image, coco.path)
-                labels = []
-                for a in coco.annotations.get(image_id, ()):
-                    if a.get("iscrowd"):
-                        crowds += 1
-                        continue
-                    try:
-                        ring = outline_of(a, height, width)
-                    except (ValueError, TypeError, KeyError) as e:
-                        skipped.append((int(a.get("id", 0)), str(e)))
-                        continue
-                    if ring is None:
-                        empty += 1
-                        continue
-                    polygon = np.clip(ring / (width, height), 0, 1).astype(np.float32)
-                    labels.append(Label(index[coco.categories[int(a["category_id"])]], polygon))
-                objects += len(labels)
-                file = part / _inside(str(image["file_name"]), coco.path).with_suffix(".txt")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_labels(file, labels)
-                if progress:
-                    progress(done, len(coco.images))
-    except OSError as e:
-        raise EdgesegError(
-            f"cannot be written ({e.strerror or e})", path=folder, hint="Make room, or write elsewhere"
-        ) from e
-    return Converted(len(coco.images), objects, crowds, empty, tuple(skipped))
+    return index
 
 
-def _size(image: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    try:
-        height, width = int(image["height"]), int(image["width"])
-    except (KeyError, TypeError, ValueError):
-        height = width = 0
-    if height <= 0 or width <= 0:
-        raise EdgesegError(f"image {image['file_name']} has no height and width", path=path, hint="Add them to `images`")
-    return height, width
+def _write(
+    made: Plan, folder: Path, index: Mapping[str, int], crowds: bool, progress: Progress | None
+) -> tuple[int, list[Mapping[str, Any]], bool]:
+    """Label files into ``folder``: how many objects, the annotations that belong to them, whether any was changed."""
+    objects, changed = 0, False
+    every: list[Mapping[str, Any]] = []
+    for done, entry in enumerate(made.entries, 1):
+        labels, kept, mended = _labels(made, entry, index, crowds)
+        objects, changed = objects + len(labels), changed or mended
+        every += kept
+        file = (folder / entry.file).with_suffix(".txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_labels(file, labels)
+        if progress:
+            progress(done, len(made.entries))
+    return objects, every, changed
 
 
 def _inside(name: str, path: Path) -> Path:
@@ -201,59 +177,95 @@ def _inside(name: str, path: Path) -> Path:
     return Path(*parts.parts)
 
 
+def _unwritten(e: OSError, path: Path) -> EdgesegError:
+    return EdgesegError(f"cannot be written ({e.strerror or e})", path=path, hint="Make room, or write elsewhere")
+
+
 def convert_coco(
     annotations: Mapping[str, str | os.PathLike[str]],
     images: Mapping[str, str | os.PathLike[str]],
     output: str | os.PathLike[str],
     progress: Progress | None = None,
+    *,
+    crowds: bool = False,
 ) -> Conversion:
-    """Make a YOLO dataset from COCO JSON files.
+    """Make a YOLO dataset from COCO JSON files, or from folders of labelme JSON.
 
     ``output`` becomes ``images/<split>`` (a link to the image folder, a copy where links are not allowed),
-    ``labels/<split>``, ``annotations/instances_<split>.json`` (a copy, so that validation has the exact masks) and, last,
-    ``<name of output>.yaml``. Categories become classes 0, 1, 2, ... in the order of their ids.
+    ``labels/<split>``, ``annotations/instances_<split>.json`` (the exact masks for validation; a copy where nothing was left
+    out or mended), ``<split>.txt`` (a list, where the image folder holds other images too, such as those of another split)
+    and, last, ``<name of output>.yaml``. Categories become classes 0, 1, 2, ... in the order of their ids.
+
+    Everything is checked before the first write. In a folder that is there already, new splits are added (classes keep
+    their numbers, new ones follow); a split that is there stays as it is: converting it again to the same is nothing to do,
+    to anything else an error.
 
     Args:
-        annotations: COCO JSON file by split (``train``, ``val``, ``test``).
-        images: image folder by split.
+        annotations: COCO JSON file, or folder of labelme JSON files, by split (``train``, ``val``, ``test``).
+        images: image folder by split; not needed where labelme's images lie beside their JSON.
         output: the dataset's folder.
         progress: called with (done, total) over the images of each split.
+        crowds: annotations with ``iscrowd`` 1 become objects too (CVAT marks painted masks so).
 
     Raises:
-        EdgesegError: something cannot be read or written, files contradict each other, or images are missing.
+        EdgesegError: something cannot be read or written, files contradict each other or what is there already.
     """
     output = Path(output)
-    files = {split: read_coco(path) for split, path in annotations.items()}
-    if not files:
+    if not annotations:
         raise EdgesegError("no annotations to convert", hint="Give at least one COCO JSON file")
-    names = _names(list(files.values()))
-    for split, coco in files.items():
-        _check_images(coco, Path(images.get(split, "")), split)
+    files = _read(annotations, images)
+    names, unused = _names(list(files.values()))
+    plans = [plan(coco, Path(images.get(s) or annotations[s]), s) for s, coco in files.items()]
+    merge = Merge(output, names, plans)
     done = {}
-    for split, coco in files.items():
-        done[split] = write_split(coco, output / "labels" / split, names, progress)
-        try:
-            _link(Path(images[split]), output / "images" / split)
-            (output / "annotations").mkdir(exist_ok=True)
-            target = output / "annotations" / f"instances_{split}.json"
-            if coco.path.resolve() != target.resolve():
-                shutil.copyfile(coco.path, target)
-        except OSError as e:
-            raise EdgesegError(
-                f"cannot be written ({e.strerror or e})", path=output, hint="Make room, or write elsewhere"
-            ) from e
-    file = output / f"{output.resolve().name}.yaml"
-    body: dict[str, Any] = {"path": ".", **{s: f"images/{s}" for s in files}, "names": dict(enumerate(names))}
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        part.write_text(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(part, file)
+        with merge.staged() as stage:
+            for made in plans:
+                labels = stage / "labels" / made.split
+                labels.mkdir(parents=True)
+                index = _index(made.coco, merge.names)
+                objects, kept, changed = _write(made, labels, index, crowds, progress)
+                _write_json(made, kept, changed or crowds, stage / "annotations" / f"instances_{made.split}.json")
+                done[made.split] = Converted(len(made.entries), objects, made.left_out, made.notes)
+            merge.place(stage)
     except OSError as e:
-        raise EdgesegError(f"cannot be written ({e.strerror or e})", path=file, hint="Make room, or write elsewhere") from e
-    return Conversion(file, names, done)
+        raise _unwritten(e, output) from e
+    return Conversion(merge.yaml, merge.names, done, unused)
 
 
-def _names(files: Sequence[CocoFile]) -> tuple[str, ...]:
+def _read(
+    annotations: Mapping[str, str | os.PathLike[str]], images: Mapping[str, str | os.PathLike[str]]
+) -> dict[str, CocoFile]:
+    folders = {s: Path(p) for s, p in annotations.items() if Path(p).is_dir()}
+    labelme = dict(zip(folders, read_labelme(list(folders.values()))))
+    missing = [s for s in annotations if s not in folders and not images.get(s)]
+    if missing:
+        raise EdgesegError(f"split {missing[0]!r} has no image folder", hint="Give it with --images")
+    return {s: labelme[s] if s in labelme else read_coco(p) for s, p in annotations.items()}
+
+
+def _write_json(made: Plan, annotations: Iterable[Mapping[str, Any]], changed: bool, file: Path) -> None:
+    """The annotations of what was written; the file itself where that is the same."""
+    file.parent.mkdir(exist_ok=True)
+    coco = made.coco
+    same = all(e.file.as_posix() == coco.images[e.key]["file_name"] and claimed(coco.images[e.key]) for e in made.entries)
+    if coco.source and same and not changed and not made.notes and set(made.left_out) <= {CROWDS}:
+        shutil.copyfile(coco.path, file)
+        return
+    images = [
+        {**coco.images[e.key], "id": e.key, "file_name": e.file.as_posix(), "height": e.size[0], "width": e.size[1]}
+        for e in made.entries
+    ]
+    body = {
+        "images": images,
+        "annotations": list(annotations),
+        "categories": [{"id": k, "name": n} for k, n in coco.categories.items()],
+    }
+    file.write_text(json.dumps(body), encoding="utf-8")
+
+
+def _names(files: Sequence[CocoFile]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The classes in the order of their ids, and root categories (Roboflow writes one) that no annotation uses."""
     categories: dict[int, str] = {}
     for coco in files:
         for key, name in coco.categories.items():
@@ -263,37 +275,10 @@ def _names(files: Sequence[CocoFile]) -> tuple[str, ...]:
                     path=coco.path,
                     hint="All splits need the same categories",
                 )
-    names = tuple(categories[k] for k in sorted(categories))
+    used = {int(a["category_id"]) for coco in files for found in coco.annotations.values() for a in found}
+    roots = sorted({k for coco in files for k in coco.root_categories} - used)
+    names = tuple(categories[k] for k in sorted(categories) if k not in roots)
     if not names or len(set(names)) != len(names):
         what = "two categories have the same name" if names else "there are no categories"
         raise EdgesegError(what, path=files[0].path, hint="Correct `categories`")
-    return names
-
-
-def _check_images(coco: CocoFile, folder: Path, split: str) -> None:
-    if not folder.is_dir():
-        raise EdgesegError(f"the image folder of split {split!r} is missing", path=folder, hint="Give it with --images")
-    names = [str(i["file_name"]) for i in coco.images.values()]
-    missing = [n for n in names if not (folder / _inside(n, coco.path)).is_file()]
-    if missing:
-        raise EdgesegError(
-            f"{len(missing)} of {len(names)} images are not in {folder} (the first: {missing[0]})",
-            path=coco.path,
-            hint="Give the folder that file_name is relative to with --images",
-        )
-
-
-def _link(folder: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and target.resolve() == folder.resolve():
-        return
-    if target.is_symlink():
-        target.unlink()
-    if target.exists():
-        raise EdgesegError(
-            "there is another image folder already", path=target, hint="Choose an empty folder for the output"
-        )
-    try:
-        target.symlink_to(folder.resolve(), target_is_directory=True)
-    except OSError:
-        shutil.copytree(folder, target)
+    return names, tuple(categories[k] for k in roots)

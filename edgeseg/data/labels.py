@@ -20,7 +20,7 @@ TOLERANCE = 0.01
 class Label:
     """One object: its class index and its outline, (k, 2) float32 x, y in 0..1 of the image's width and height, k >= 3.
 
-    Several parts or holes of one object are one ring, joined by bridges of no width (see ``edgeseg.data.outline``).
+    Several parts or holes of one object are one ring, joined by bridges of no width (see ``edgeseg.vision.outline``).
     """
 
     cls: int

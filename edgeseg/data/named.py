@@ -104,7 +104,8 @@ def fetch(name: str, splits: Sequence[str] = ("train", "val")) -> Path:
         annotations = root / "annotations"
         if not annotations.is_dir():
             _fetch_archive(entry.convert, annotations, f"{name} annotations")
-        from edgeseg.data.convert import read_coco, write_split
+        from edgeseg.data.coco import read_coco
+        from edgeseg.data.convert import write_split
 
         labels = root / "labels" / folder.name
         if not labels.is_dir():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeseg.data.outline import fill
+from edgeseg.vision.outline import fill
 
 Rings = list[np.ndarray]
 """One object: rings (k, 2) float64 x, y in pixels; a point is inside when it lies in an odd number of them."""

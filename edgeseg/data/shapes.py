@@ -19,9 +19,9 @@ import yaml
 
 from edgeseg.data.folders import made_beside
 from edgeseg.data.labels import Label, write_labels
-from edgeseg.data.outline import mask_outline
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
+from edgeseg.vision.outline import mask_outline
 
 SHAPE_NAMES = ("circle", "square", "triangle", "star")
 """The classes, in the order of their indices."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeseg.data.convert import read_coco
+from edgeseg.data.coco import read_coco, rle_size
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.labels import Label, read_labels
 from edgeseg.errors import EdgesegError
@@ -34,7 +34,17 @@ class Truth:
             shape: (height, width) of the image in pixels, by which labels in 0..1 are scaled.
         """
         if self.source is not None:
-            return [dict(a) for a in self.annotations.get(image, ())]
+            annotations = [dict(a) for a in self.annotations.get(image, ())]
+            for a in annotations:
+                value = a["segmentation"]
+                # What it claims is compared before anything of that size is made.
+                if isinstance(value, Mapping) and rle_size(value) != tuple(shape):
+                    raise EdgesegError(
+                        f"run lengths of {image.name} are not of its {shape[0]}x{shape[1]} pixels",
+                        path=self.source,
+                        hint="Export the annotations again at the images' sizes, or write `annotations: false`",
+                    )
+            return annotations
         found = []
         for label in self.labels.get(image, ()):
             points = label.pixels(shape)

@@ -67,13 +67,17 @@ class Result:
         write_image(path, self.plot())
         return path
 
-    def to_dict(self) -> dict[str, Any]:
-        """Path, size and detections as plain values for JSON."""
+    def to_dict(self, *, polygons: bool = False) -> dict[str, Any]:
+        """Path, size and detections as plain values for JSON.
+
+        Each detection holds its mask, where there is one, as ``rle`` (COCO's compressed run lengths), and on request as
+        ``polygons`` in its place: a list of outlines, each [[x, y], ...] in pixels.
+        """
         head: dict[str, Any] = {"path": self.path, "height": self.image.shape[0], "width": self.image.shape[1]}
         if self.number is not None:
             head["frame"] = self.number
         speed = {k: round(float(v), 3) for k, v in self.speed.items()}
-        return {**head, "speed_ms": speed, "detections": self.detections.to_dicts()}
+        return {**head, "speed_ms": speed, "detections": self.detections.to_dicts(rle=not polygons, polygons=polygons)}
 
     def summary(self) -> str:
         """How many of which class, such as ``2 person, 1 bus``."""

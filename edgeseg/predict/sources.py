@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +163,8 @@ def _array(value: Any, name: str) -> Frame:
     return Frame(np.ascontiguousarray(value), "", name)
 
 
-def _capture(what: int | str, label: str, name: str) -> Iterator[Frame]:
-    """Frames of a video file, a camera or a stream."""
+def _capture(what: int | str, label: str, name: str) -> Iterator[Frame | Unreadable]:
+    """Frames of a video file, a camera or a stream; ``Unreadable`` last where a file holds fewer than it says."""
     capture = cv2.VideoCapture(what)
     try:
         if not capture.isOpened():
@@ -182,11 +183,17 @@ def _capture(what: int | str, label: str, name: str) -> Iterator[Frame]:
             number += 1
         if number == 0:
             raise EdgesegError("not one frame could be read from it", path=label, hint="Check that it is a video")
+        claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT) if Path(str(what)).is_file() else 0
+        # Some containers know only their duration: a frame or one in a hundred too many is a matter of rounding.
+        if math.isfinite(claimed) and claimed - number > max(1, claimed / 100):
+            yield Unreadable(
+                label, f"only {number} of its {claimed:.0f} frames could be read, the rest is cut off or damaged"
+            )
     finally:
         capture.release()
 
 
-def _url(url: str) -> Iterator[Frame]:
+def _url(url: str) -> Iterator[Frame | Unreadable]:
     """An image behind a URL, or else a stream."""
     import urllib.parse
 

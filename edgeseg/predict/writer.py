@@ -39,18 +39,30 @@ class Writer:
         folder: gives the folder for pictures and label files; called when the first of them is written, so that a run
             that reads nothing leaves no empty folder.
         pictures: write drawn images and videos.
-        labels: write ``labels/<name>.txt`` in YOLO's polygon format.
+        labels: write ``labels/<name>.txt`` in YOLO's polygon format, one file an image and one a frame.
         document: file for one JSON document.
+        polygons: outlines in the document in place of run lengths.
+
+    Two inputs never share a file: where stems are equal (``a.jpg`` and ``a.png``, or the same name in two folders), the
+    later one gets ``-2``, ``-3`` ...; the document says under ``saved`` what each one became.
     """
 
     def __init__(
-        self, folder: Callable[[], Path], *, pictures: bool = True, labels: bool = False, document: IO[str] | None = None
+        self,
+        folder: Callable[[], Path],
+        *,
+        pictures: bool = True,
+        labels: bool = False,
+        document: IO[str] | None = None,
+        polygons: bool = False,
     ) -> None:
-        self._make, self._pictures, self._labels, self._document = folder, pictures, labels, document
+        self._make, self._pictures, self._labels = folder, pictures, labels
+        self._document, self._polygons = document, polygons
         self.folder: Path | None = None
         self.written = 0
-        self._names: set[str] = set()
-        self._video: tuple[str, Path, cv2.VideoWriter] | None = None
+        self._stems = Stems()
+        self._source: tuple[str, str] | None = None
+        self._video: cv2.VideoWriter | None = None
         self._items = 0
 
     def __enter__(self) -> Writer:
@@ -61,38 +73,37 @@ class Writer:
 
     def write(self, result: Result) -> None:
         """Write whatever was asked for of one result."""
+        saved = self._save(result) if self._pictures or self._labels else None
         if self._document is not None:
-            self._document.write(('{"images": [\n' if self._items == 0 else ",\n") + json.dumps(result.to_dict()))
+            entry = result.to_dict(polygons=self._polygons) | ({} if saved is None else {"saved": saved})
+            self._document.write(('{"images": [\n' if self._items == 0 else ",\n") + json.dumps(entry))
             self._items += 1
-        if not (self._pictures or self._labels):
-            return
+
+    def _save(self, result: Result) -> str:
+        """Pictures and labels of one result; the name of its picture or video in the folder."""
         if self.folder is None:
             self.folder = self._make()
-        name = result.name
         if result.number is None:
-            name = self._free(name if Path(name).suffix.lower() in WRITABLE else f"{Path(name).stem}.png")
-        if self._pictures:
-            if result.number is None:
+            name = result.name if Path(result.name).suffix.lower() in WRITABLE else f"{Path(result.name).stem}.png"
+            name = self._stems.of_image(name)
+            if self._pictures:
                 self._picture(self.folder / name, result)
-            else:
+        else:
+            if self._source is None or self._source[0] != result.path or result.number == 0:
+                self._close_video()
+                self._source = (result.path, self._stems.of_video(result.name))
+            name = self._source[1]
+            if self._pictures:
                 self._frame(self.folder / name, result)
         if self._labels:
             self._label(self.folder / "labels", name, result)
+        return name
 
     def finish(self, tail: Mapping[str, Any]) -> None:
         """Complete the JSON document with ``tail``."""
         if self._document is not None:
             self._document.write(('{"images": [' if self._items == 0 else "\n") + "],\n")
             self._document.write(json.dumps(dict(tail), indent=1)[1:].lstrip() + "\n")
-
-    def _free(self, name: str) -> str:
-        """A file name that no earlier result of this run has."""
-        stem, suffix = os.path.splitext(name)
-        number, free = 2, name
-        while free in self._names:
-            free, number = f"{stem}_{number}{suffix}", number + 1
-        self._names.add(free)
-        return free
 
     def _picture(self, path: Path, result: Result) -> None:
         if result.path and path.exists() and Path(result.path).exists() and path.samefile(result.path):
@@ -103,28 +114,62 @@ class Writer:
     def _frame(self, path: Path, result: Result) -> None:
         """Append to the video of the same source; a first frame begins a new file."""
         image = result.plot()
-        if self._video is None or self._video[0] != result.path or result.number == 0:
-            self._close_video()
-            path = path.with_name(self._free(path.name))
+        if self._video is None:
             if shutil.disk_usage(path.parent).free < 1_000_000:
                 raise EdgesegError("the disk is full", path=path, hint="Free some space or choose another folder with --out")
             size = (image.shape[1], image.shape[0])
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), result.fps or 30.0, size)
             if not writer.isOpened():
                 raise EdgesegError("the video cannot be written", path=path, hint="Is the folder writable?")
-            self._video = (result.path, path, writer)
+            self._video = writer
             self.written += 1
-        self._video[2].write(np.ascontiguousarray(image))
+        self._video.write(np.ascontiguousarray(image))
 
     def _label(self, folder: Path, name: str, result: Result) -> None:
         folder.mkdir(exist_ok=True)
         number = "" if result.number is None else f"_{result.number}"
-        lines = result.detections.to_yolo()
-        text = lines if isinstance(lines, str) else "\n".join(lines)
-        (folder / f"{Path(name).stem}{number}.txt").write_text(text + "\n" if text else "", encoding="utf-8")
+        text = "".join(f"{line}\n" for line in result.detections.to_yolo())
+        (folder / f"{Path(name).stem}{number}.txt").write_text(text, encoding="utf-8")
 
     def _close_video(self) -> None:
         if self._video is not None:
             with contextlib.suppress(cv2.error):
-                self._video[2].release()
+                self._video.release()
             self._video = None
+
+
+class Stems:
+    """File names whose stems no other image, video or frame (``<stem of the video>_<number>``) of this run has.
+
+    Capital and small letters count as equal, since some file systems know no difference.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._videos: set[str] = set()
+        self._like_frames: set[str] = set()
+
+    def of_image(self, name: str) -> str:
+        """A free name for an image."""
+        return self._free(name, self._is_frame)
+
+    def of_video(self, name: str) -> str:
+        """A free name for a video, and with it for all its frames."""
+        name = self._free(name, self._like_frames.__contains__)
+        self._videos.add(Path(name).stem.casefold())
+        return name
+
+    def _is_frame(self, stem: str) -> bool:
+        before, _, number = stem.rpartition("_")
+        return number.isdecimal() and before in self._videos
+
+    def _free(self, name: str, barred: Callable[[str], bool]) -> str:
+        stem, suffix = os.path.splitext(name)
+        number, free = 2, stem
+        while free.casefold() in self._taken or barred(free.casefold()):
+            free, number = f"{stem}-{number}", number + 1  # with _ it could be a frame's name again
+        self._taken.add(free.casefold())
+        before, _, after = free.casefold().rpartition("_")
+        if after.isdecimal():
+            self._like_frames.add(before)
+        return free + suffix

@@ -11,6 +11,10 @@ import numpy as np
 
 from edgeseg.vision import rle
 from edgeseg.vision.masks import Tiles
+from edgeseg.vision.outline import mask_outline, outlines
+
+TOLERANCE = 0.5
+"""Pixels by which a written outline may leave the mask's edge: half the points of the exact one, the same area."""
 
 Index = int | slice | np.ndarray | list[int] | list[bool]
 
@@ -112,12 +116,14 @@ class Detections:
     def polygons(self) -> list[list[np.ndarray]]:
         """Outlines of every mask: a list per detection of (k, 2) float32 x, y, largest area first, k >= 3.
 
-        The points are centres of border pixels, in the coordinates of the boxes. Holes are ignored. A part of fewer than
-        three border points becomes the rectangle of its pixels. Without masks, each box is its outline.
+        They run along the edges of the pixels, in the coordinates of the boxes, ``TOLERANCE`` pixels off at most: filled by
+        the even-odd rule they give the mask back. One ring a part; holes are joined to it by bridges of no width. Without
+        masks, each box is its outline.
         """
         if self.tiles is None:
             return [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in self.boxes]
-        return [_outlines(t, c) for t, c in zip(self.tiles.tiles, self.tiles.corners)]
+        pairs = zip(self.tiles.tiles, self.tiles.corners)
+        return [[(ring + c).astype(np.float32) for ring in outlines(t, TOLERANCE)] for t, c in pairs]
 
     def rle(self) -> list[dict[str, Any]]:
         """COCO's compressed run lengths of every mask: ``{"size": [H, W], "counts": str}``. Empty list without masks."""
@@ -146,22 +152,21 @@ class Detections:
         return json.dumps(value, indent=indent)
 
     def to_yolo(self, *, scores: bool = False) -> list[str]:
-        """One line a detection for label files: class, then x y of the largest outline's points in 0..1 of the image.
+        """One line a detection for label files: class, then x y of the outline's points in 0..1 of the image.
 
-        Without masks: class, centre x, centre y, width, height in 0..1. ``scores`` appends the score.
+        Parts and holes are one ring, joined by bridges of no width. An empty mask has no line. Without masks: class, centre
+        x, centre y, width, height in 0..1. ``scores`` appends the score.
         """
         height, width = self.shape
         lines = []
-        if self.tiles is None:
-            x1, y1, x2, y2 = self.boxes.T
-            values = np.stack(((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height), axis=1)
-        for i, outlines in enumerate(self.polygons()):
+        for i, (x1, y1, x2, y2) in enumerate(self.boxes):
             if self.tiles is None:
-                numbers = values[i]
-            elif outlines:
-                numbers = (outlines[0] / (width, height)).ravel()
+                numbers = np.array(((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height))
             else:
-                continue
+                ring = mask_outline(self.tiles.tiles[i], TOLERANCE)
+                if ring is None:
+                    continue
+                numbers = ((ring + self.tiles.corners[i]) / (width, height)).ravel()
             tail = f" {self.scores[i]:.6g}" if scores else ""
             lines.append(f"{self.classes[i]} " + " ".join(f"{v:.6g}" for v in numbers) + tail)
         return lines
@@ -189,18 +194,11 @@ def _frozen(values: Any, dtype: Any) -> np.ndarray:
     return array
 
 
-def _outlines(tile: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
+def borders(tile: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
+    """Lines to draw around a mask (h, w) bool at ``corner`` x, y: (k, 2) int32 x, y, centres of its border pixels."""
     if not tile.any():
         return []
     found, _ = cv2.findContours(
         np.ascontiguousarray(tile).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=tuple(corner.tolist())
     )
-    parts = []
-    for contour in sorted(found, key=cv2.contourArea, reverse=True):
-        points = contour.reshape(-1, 2).astype(np.float32)
-        if len(points) < 3:
-            (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0) + 1
-            parts.append(np.array(((x1, y1), (x2, y1), (x2, y2), (x1, y2)), np.float32))
-        else:
-            parts.append(points + np.float32(0.5))
-    return parts
+    return [contour.reshape(-1, 2) for contour in sorted(found, key=cv2.contourArea, reverse=True)]

@@ -7,7 +7,7 @@ import colorsys
 import cv2
 import numpy as np
 
-from edgeseg.vision.detections import Detections
+from edgeseg.vision.detections import Detections, borders
 from edgeseg.vision.preprocess import as_bgr
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -47,11 +47,10 @@ def draw(image: np.ndarray, detections: Detections, *, alpha: float = 0.45, labe
     if detections.tiles is not None:
         for i in worst_first:
             _fill(picture, detections.tiles.tiles[i], detections.tiles.corners[i], colours[i], alpha)
-    outlines = detections.polygons() if detections.tiles is not None else []
     for i in worst_first:
-        if outlines:
-            points = [np.rint((part - 0.5) * 8).astype(np.int32) for part in outlines[i]]
-            cv2.polylines(picture, points, True, colours[i], thick, cv2.LINE_AA, shift=3)
+        if detections.tiles is not None:
+            lines = borders(detections.tiles.tiles[i], detections.tiles.corners[i])
+            cv2.polylines(picture, lines, True, colours[i], thick, cv2.LINE_AA)
         x1, y1, x2, y2 = _corners(detections.boxes[i], picture.shape)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], thin, cv2.LINE_AA)
     if labels:

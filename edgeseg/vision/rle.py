@@ -91,7 +91,8 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     """
     (height, width), counts = rle["size"], rle["counts"]
     lengths = from_text(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, np.int64)
-    if lengths.sum() != height * width or (lengths < 0).any():
+    # Single lengths first: a sum of huge ones wraps around.
+    if (lengths < 0).any() or (lengths > height * width).any() or lengths.sum() != height * width:
         raise ValueError(f"the runs do not add up to {height} x {width} pixels")
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return np.ascontiguousarray(flat.reshape(width, height).T)

@@ -21,8 +21,8 @@ from edgeseg.data.augment import (
     mixup,
     place,
 )
-from edgeseg.data.outline import fill
 from edgeseg.data.polygons import area, bounds, clip, rasterize
+from edgeseg.vision.outline import fill
 
 W, H = 40, 30
 points = st.tuples(st.floats(-40, 80, width=32), st.floats(-40, 70, width=32))

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg.data.convert import convert_coco, outline_of, read_coco, write_split
+from edgeseg.data.coco import outline_of, read_coco
+from edgeseg.data.convert import convert_coco, write_split
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.labels import read_labels
-from edgeseg.data.outline import fill
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
+from edgeseg.vision.outline import fill
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
 HOLE = np.ones((20, 30), bool)
@@ -84,8 +85,13 @@ def test_a_whole_dataset(tmp_path: Path) -> None:
     done = convert_coco({"val": file}, {"val": tmp_path / "pictures"}, tmp_path / "out", lambda a, b: seen.append((a, b)))
     part = done.splits["val"]
     assert done.names == ("three", "seven") and seen == [(1, 1)]
-    assert (part.images, part.objects, part.crowds, part.empty) == (1, 2, 1, 1)
-    assert [i for i, _ in part.skipped] == [5, 6]
+    assert (part.images, part.objects) == (1, 2)
+    assert part.left_out == {
+        "crowds": ["2"],
+        "objects without area": ["3"],
+        "objects that cannot be read: a polygon is not a list of x, y, x, y, ...": ["5"],
+        "objects that cannot be read: the runs do not add up to 20 x 30 pixels": ["6"],
+    }
     assert done.yaml == tmp_path / "out/out.yaml"
     d = load_dataset(done.yaml)
     (image,) = d.images("val")
@@ -139,9 +145,10 @@ def test_contradictions(tmp_path: Path) -> None:
         ({}, {}, "no annotations to convert"),
         ({"train": first, "val": other}, {"train": pictures, "val": pictures}, "category 7 is 'eight' here and 'seven'"),
         ({"val": first}, {"val": tmp_path / "none"}, "image folder of split 'val' is missing"),
-        ({"val": first}, {"val": pictures / "sub"}, "1 of 1 images are not in"),
+        ({"val": first}, {"val": tmp_path / "empty"}, "1 of 1 images are not in"),
         ({"val": coco(tmp_path, [], "c.json", categories=[])}, {"val": pictures}, "no categories"),
     ]
+    (tmp_path / "empty").mkdir()
     for files, images, what in cases:
         with pytest.raises(EdgesegError, match=what):
             convert_coco(files, images, tmp_path / "out")
@@ -150,7 +157,8 @@ def test_contradictions(tmp_path: Path) -> None:
         convert_coco({"val": evil}, {"val": pictures}, tmp_path / "out")
     flat = coco(tmp_path, [], "e.json", images=[{"id": 1, "file_name": "sub/1.png"}])
     with pytest.raises(EdgesegError, match="no height and width"):
-        convert_coco({"val": flat}, {"val": pictures}, tmp_path / "out")
+        write_split(read_coco(flat), tmp_path / "labels", ("seven", "three"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(EdgesegError, match="categories seven, three are no classes"):
         write_split(read_coco(first), tmp_path / "labels", ("a",))
 

@@ -12,10 +12,10 @@ import pytest
 
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.labels import read_labels
-from edgeseg.data.outline import fill
 from edgeseg.data.shapes import SHAPE_NAMES, make_shapes, shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
+from edgeseg.vision.outline import fill
 
 
 def test_same_seed_same_pixels() -> None:

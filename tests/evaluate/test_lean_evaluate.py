@@ -5,7 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("data." + m for m in ("convert", "dataset", "folders", "images", "labels", "named", "outline", "shapes"))
+MODULES = (
+    "data." + m
+    for m in (
+        "coco",
+        "convert",
+        "dataset",
+        "folders",
+        "images",
+        "labelme",
+        "labels",
+        "merging",
+        "named",
+        "placing",
+        "planned",
+        "shapes",
+    )
+)
 EVALUATE = ("evaluate." + m for m in ("fidelity", "metrics", "tensors", "truth", "validate"))
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorflow", "faster_coco_eval", "rich", "hypothesis")
 

@@ -14,10 +14,10 @@ import pytest
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
 from edgeseg.data.labels import read_labels
-from edgeseg.data.outline import fill
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.validate import validate
 from edgeseg.vision.detections import Detections
+from edgeseg.vision.outline import fill
 
 
 class Oracle:

@@ -13,7 +13,9 @@ import pytest
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import Result
 from edgeseg.predict.writer import Writer, next_run
+from edgeseg.vision import rle
 from edgeseg.vision.detections import Detections
+from edgeseg.vision.outline import fill
 
 
 def result(name: str = "a.png", number: int | None = None, path: str = "", shape: tuple[int, int] = (32, 48)) -> Result:
@@ -33,9 +35,55 @@ def test_pictures_and_labels(tmp_path: Path) -> None:
     with Writer(lambda: tmp_path, labels=True) as writer:
         for name in ("a.png", "a.png", "b.jp2", "c"):
             writer.write(result(name))
-    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a.png", "a_2.png", "b.png", "c.png"]
-    lines = (tmp_path / "labels/a_2.txt").read_text().splitlines()
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a-2.png", "a.png", "b.png", "c.png"]
+    lines = (tmp_path / "labels/a-2.txt").read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("0 ") and all(0 <= float(v) <= 1 for v in lines[0].split()[1:])
+
+
+def test_labels_give_the_mask_back(tmp_path: Path) -> None:
+    with Writer(lambda: tmp_path, pictures=False, labels=True) as writer:
+        writer.write(result("a.png"))
+    cls, *points = (tmp_path / "labels/a.txt").read_text().split()
+    ring = np.array(points, float).reshape(-1, 2) * (48, 32)
+    masks = result().detections.masks
+    assert masks is not None and cls == "0"
+    np.testing.assert_array_equal(fill([ring], (32, 48)), masks[0])
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_no_two_inputs_share_a_file(tmp_path: Path, pictures: bool) -> None:
+    text = io.StringIO()
+    with Writer(lambda: tmp_path, pictures=pictures, labels=True, document=text) as writer:
+        for name in ("a.jpg", "a.png", "A.bmp", "a-2.png", "v_1.png"):
+            writer.write(result(name, path=f"x/{name}"))
+        for source in ("x/v.mp4", "y/v.avi", "x/w.mp4", "y/w.mp4"):
+            for number in range(2):
+                writer.write(result(f"{Path(source).stem}.mp4", number, source))
+        writer.write(result("w_1.png"))
+        writer.write(result("w.png"))
+        writer.finish({"count": 1})
+    labels = {p.stem for p in (tmp_path / "labels").iterdir()}
+    frames = {f"{v}_{n}" for v in ("v-2", "v-3", "w", "w-2") for n in range(2)}
+    assert labels == {"a", "a-2", "A-3", "a-2-2", "v_1", "w_1-2", "w-3"} | frames
+    saved = [i["saved"] for i in json.loads(text.getvalue())["images"]]
+    assert saved[:5] == ["a.jpg", "a-2.png", "A-3.bmp", "a-2-2.png", "v_1.png"]
+    assert saved[5:13:2] == ["v-2.mp4", "v-3.mp4", "w.mp4", "w-2.mp4"] and saved[13:] == ["w_1-2.png", "w-3.png"]
+    if pictures:
+        assert {p.name for p in tmp_path.iterdir() if p.is_file()} == set(saved)
+
+
+def test_the_document_holds_the_masks() -> None:
+    masks = result().detections.masks
+    assert masks is not None
+    for polygons in (False, True):
+        text = io.StringIO()
+        with Writer(lambda: Path("never"), pictures=False, document=text, polygons=polygons) as writer:
+            writer.write(result())
+            writer.finish({"count": 1})
+        (found,) = json.loads(text.getvalue())["images"][0]["detections"]
+        assert ("rle" in found, "polygons" in found) == (not polygons, polygons)
+        again = fill([np.array(r) for r in found["polygons"]], (32, 48)) if polygons else rle.decode(found["rle"])
+        np.testing.assert_array_equal(again, masks[0])
 
 
 def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
@@ -51,8 +99,8 @@ def test_videos_become_videos(tmp_path: Path) -> None:
         for source in ("x/v.mp4", "y/v.mp4"):
             for number in range(3):
                 writer.write(result("v.mp4", number, source))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["v.mp4", "v_2.mp4"] and writer.written == 2
-    capture = cv2.VideoCapture(str(tmp_path / "v_2.mp4"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v-2.mp4", "v.mp4"] and writer.written == 2
+    capture = cv2.VideoCapture(str(tmp_path / "v-2.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 

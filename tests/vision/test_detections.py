@@ -13,6 +13,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.masks import Tiles
+from edgeseg.vision.outline import fill
 
 NAMES = ("circle", "square", "star")
 SHAPE = (40, 60)
@@ -115,32 +116,24 @@ def test_codes_are_the_masks(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 999))
-def test_polygons_filled_are_the_masks_without_holes(seed):
+def test_outlines_give_the_mask_back(seed):
     full = cv2.GaussianBlur(np.random.default_rng(seed).random(SHAPE), (0, 0), 3) > 0.52
     d = Detections([[0, 0, 60, 40]], [0.5], [0], full[None], NAMES, SHAPE)
     parts = d.polygons()[0]
-    picture = np.zeros(SHAPE, np.uint8)
-    for part in parts:
-        assert part.shape[0] >= 3 and part.dtype == np.float32
-        if (part % 1 == 0.5).all():
-            cv2.fillPoly(picture, [np.rint(part - 0.5).astype(np.int32)], 1)
-        else:  # the rectangle of one or two pixels, or of a line
-            (x1, y1), (x2, y2) = part.min(axis=0).astype(int), part.max(axis=0).astype(int)
-            picture[y1:y2, x1:x2] = 1
-    framed = np.pad((~full).astype(np.uint8), 1, constant_values=1)
-    cv2.floodFill(framed, None, (0, 0), 2, flags=4)
-    unfilled = framed[1:-1, 1:-1] != 2  # whatever the outside cannot reach
-    missing = (picture != unfilled).sum()
-    # A diagonal line of pixels becomes the rectangle around it; nothing else may differ.
-    assert missing <= sum(1 for p in parts if not (p % 1 == 0.5).all()) * 9
+    assert all(len(p) >= 3 and p.dtype == np.float32 for p in parts)
+    line = [float(v) for v in d.to_yolo()[0].split()[1:]]
+    for rings in (parts, [np.array(line).reshape(-1, 2) * (60, 40)]):
+        again = fill(rings, SHAPE)
+        assert (again & full).sum() / (again | full).sum() > 0.97
+        assert abs(int(again.sum()) - int(full.sum())) <= 0.02 * full.sum() + 2
 
 
-def test_polygons_largest_first_and_degenerate():
+def test_polygons_largest_first_with_holes_and_single_pixels():
     outlines = three().polygons()
     assert [len(o) for o in outlines] == [2, 1, 0]
-    assert cv2.contourArea(outlines[0][0]) > cv2.contourArea(outlines[0][1])
-    np.testing.assert_array_equal(outlines[0][0].min(axis=0), [10.5, 5.5])
-    np.testing.assert_array_equal(outlines[1][0], [[3, 7], [4, 7], [4, 8], [3, 8]])
+    np.testing.assert_array_equal(fill(outlines[0], SHAPE), three().masks[0])
+    assert fill(outlines[0][:1], SHAPE).sum() == 15 * 20 - 6
+    np.testing.assert_array_equal(sorted(outlines[1][0].tolist()), [[3, 7], [3, 8], [4, 7], [4, 8]])
     np.testing.assert_array_equal(three(masks=False).polygons()[1][0], [[3, 7], [4, 7], [4, 8], [3, 8]])
 
 
@@ -157,7 +150,7 @@ def test_yolo_lines():
     lines = three().to_yolo()
     assert [line.split()[0] for line in lines] == ["2", "0"]  # the empty mask has no outline
     points = np.array(lines[0].split()[1:], float).reshape(-1, 2)
-    assert len(points) >= 3 and points.min() >= 0 and points.max() <= 1
+    np.testing.assert_array_equal(fill([points * (60, 40)], SHAPE), three().masks[0])  # both parts, without the hole
     assert three().to_yolo(scores=True)[1].endswith(" 0.5")
     box = np.array(three(masks=False).to_yolo()[0].split()[1:], float)
     np.testing.assert_allclose(box, [27.5 / 60, 19 / 40, 35 / 60, 28 / 40], atol=1e-5)

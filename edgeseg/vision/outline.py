@@ -117,6 +117,29 @@ def mask_outline(mask: np.ndarray, tolerance: float = 0.0, smallest: float = 0.0
     return join([simplify(r, tolerance) for r in kept])
 
 
+def outlines(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
+    """The outline of each connected part of a mask as one ring in pixels, its holes joined to it.
+
+    Args:
+        mask, tolerance: as for ``mask_outline``.
+
+    Returns:
+        Rings (k, 2) float64 x, y, largest part first; [] for an empty mask.
+    """
+    filled = np.ascontiguousarray(np.asarray(mask) != 0)
+    if not filled.any():
+        return []
+    _, parts = cv2.connectedComponents(filled.view(np.uint8), connectivity=4)
+    rings: dict[int, list[np.ndarray]] = {}
+    for ring in trace(filled):
+        (x0, y0), (x1, y1) = ring[:2].tolist()
+        # The object lies to the right of every step.
+        x, y = min(x0, x1) - (y1 > y0), min(y0, y1) - (x1 < x0)
+        rings.setdefault(int(parts[y, x]), []).append(ring)
+    largest_first = sorted(rings.values(), key=lambda part: -sum(ring_area(r) for r in part))
+    return [join([simplify(r, tolerance) for r in part]) for part in largest_first]
+
+
 def fill(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """The pixels whose centre lies in one of the rings.
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from edgeseg.data.outline import fill, join, mask_outline, ring_area, simplify, trace
+from edgeseg.vision.outline import fill, join, mask_outline, ring_area, simplify, trace
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
 
