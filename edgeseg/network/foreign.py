@@ -149,7 +149,9 @@ def _check_layers(model: Record, path: Path) -> str:
         )
     head = layers[-1].state
     if head.get("nm", COEFFS) != COEFFS or head.get("reg_max", REG_MAX) != REG_MAX:
-        raise EdgesegError(f"its head has {brief(head.get('nm'))} masks and reg_max {brief(head.get('reg_max'))}", path=path, hint=_HINT)
+        raise EdgesegError(
+            f"its head has {brief(head.get('nm'))} masks and reg_max {brief(head.get('reg_max'))}", path=path, hint=_HINT
+        )
     acts = set()
     for record in _walk(model, path):
         if record[1].short == "Conv":

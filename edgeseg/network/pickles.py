@@ -97,8 +97,20 @@ class PickleReader:
                     self._step(opcode.name, arg)
         except EdgesegError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError, AttributeError, RecursionError) as e:
-            raise EdgesegError(f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=_FRESH) from e
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            UnicodeError,
+            MemoryError,
+            AttributeError,
+            RecursionError,
+        ) as e:
+            raise EdgesegError(
+                f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=_FRESH
+            ) from e
         raise EdgesegError("damaged: its pickle has no end", path=self.path, hint=_FRESH)
 
     def refuse(self, what: str) -> EdgesegError:

@@ -162,7 +162,7 @@ def test_a_definition_that_claims_more_than_the_tensors_is_refused(small: Networ
     content = torch.load(path, weights_only=True)
     content["definition"].update(variant="custom", depth=0.33, width=2.0, max_channels=1024)
     torch.save(content, path)
-    with pytest.raises(EdgesegError, match="where .* belongs"):
+    with pytest.raises(EdgesegError, match=r"where .* belongs"):
         load_checkpoint(path)
 
 

@@ -264,7 +264,7 @@ def test_two_parts_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.pt", pickle.dumps({}))
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as z:
         z.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
-    with pytest.raises(EdgesegError, match="one name|no checkpoint"):
+    with pytest.raises(EdgesegError, match=r"one name|no checkpoint"):
         TorchFile(path)
 
 
