@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value of a stranger's file for a message, 80 characters at most; containers and huge integers are not spelled out."""
+    """A value of a stranger's file for a message, 80 characters at most; containers are not spelled out."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, (str, bytes)):
