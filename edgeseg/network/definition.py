@@ -159,8 +159,8 @@ def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple
         path = found
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise EdgesegError(f"no readable YAML ({str(e).splitlines()[0]})", path=path) from e
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, OSError) as e:
+        raise EdgesegError(f"no readable YAML ({(str(e) or type(e).__name__).splitlines()[0][:120]})", path=path) from e
     if not isinstance(raw, dict):
         raise EdgesegError("no YAML mapping", path=path, hint="A definition looks like: variant: n, nc: 80")
     if "backbone" in raw or "head" in raw:

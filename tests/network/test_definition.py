@@ -75,3 +75,11 @@ def test_a_definition_larger_than_memory_is_refused(tmp_path: Path, text: str) -
     path.write_text("\n".join(f"{k}: {v}" for k, v in {**values, key: value}.items()))
     with pytest.raises(EdgesegError, match="larger than edgeseg builds"):
         load_definition(path)
+
+
+@pytest.mark.parametrize("text", ["nc: " + "9" * 5000, "nc: 2024-13-45", "nc: " + "[" * 5000])
+def test_a_value_that_python_cannot_hold_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(EdgesegError, match="no readable YAML"):
+        load_definition(path)
