@@ -3,6 +3,27 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n\r"}
+# Marks that turn the direction of writing: a name could show itself as another one.
+_CONTROL |= {c: f"\\u{c:04x}" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters spelled out (``\\x1b``): a stranger's name never steers a terminal."""
+    return text.translate(_CONTROL)
+
+
+def brief(value: Any) -> str:
+    """A value of a stranger's file for a message, 80 characters at most; containers are not spelled out."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, (str, bytes)):
+        return repr(value[:60]) + ("..." if len(value) > 60 else "")
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 class EdgesegError(Exception):
@@ -22,7 +43,7 @@ class EdgesegError(Exception):
     ) -> None:
         self.what, self.path, self.line, self.hint = what, path, line, hint
         where = "" if path is None else f"{os.fspath(path)}:{line}: " if line is not None else f"{os.fspath(path)}: "
-        super().__init__(f"{where}{what}" + (f". {hint}" if hint else ""))
+        super().__init__(printable(f"{where}{what}" + (f". {hint}" if hint else "")))
 
 
 class StepFailed(EdgesegError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, printable
 
 
 def colours(stream: IO[str]) -> bool:
@@ -19,9 +19,13 @@ def colours(stream: IO[str]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def _line(message: str) -> str:
+    return printable(" ".join(str(message).split()))
+
+
 def error(message: str) -> None:
     """One red line on standard error."""
-    text = " ".join(str(message).split())
+    text = _line(message)
     red, plain = ("\033[1;31m", "\033[0m") if colours(sys.stderr) else ("", "")
     print(f"{red}error:{plain} {text}", file=sys.stderr, flush=True)
 
@@ -29,12 +33,12 @@ def error(message: str) -> None:
 def warn(message: str) -> None:
     """One yellow line on standard error."""
     yellow, plain = ("\033[33m", "\033[0m") if colours(sys.stderr) else ("", "")
-    print(f"{yellow}warning:{plain} {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    print(f"{yellow}warning:{plain} {_line(message)}", file=sys.stderr, flush=True)
 
 
 def note(message: str) -> None:
     """One line on standard error that is neither a warning nor a result."""
-    print(" ".join(str(message).split()), file=sys.stderr, flush=True)
+    print(_line(message), file=sys.stderr, flush=True)
 
 
 def inferred(manifest: Any) -> None:
@@ -46,12 +50,12 @@ def inferred(manifest: Any) -> None:
 
 def say(message: str, *, to: IO[str] | None = None) -> None:
     """One line for people."""
-    print(message, file=to or sys.stdout, flush=True)
+    print(printable(message), file=to or sys.stdout, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, to: IO[str] | None = None) -> None:
     """Print a table: drawn on a terminal, aligned plain text elsewhere. Columns of numbers are set to the right."""
-    stream = to or sys.stdout
+    stream, title, columns = to or sys.stdout, printable(title), [printable(c) for c in columns]
     places = [_places([row[k] for row in rows]) for k in range(len(columns))]
     cells = [[_cell(v, places[k]) for k, v in enumerate(row)] for row in rows]
     right = [bool(rows) and all(isinstance(r[k], int | float) or r[k] is None for r in rows) for k in range(len(columns))]
@@ -80,7 +84,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 def _cell(value: Any, places: int) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "-"
-    return f"{value:.{places}f}" if isinstance(value, float) else str(value)
+    return f"{value:.{places}f}" if isinstance(value, float) else printable(str(value))
 
 
 def _places(values: Sequence[Any]) -> int:

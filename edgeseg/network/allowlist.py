@@ -129,11 +129,15 @@ def _encode(args: tuple[Any, ...]) -> bytes:
     text, codec = args if len(args) == 2 else (*args, "latin1")
     if codec not in ("latin1", "latin-1"):
         raise ValueError("bytes in an unusual encoding")
-    return str(text).encode("latin1")
+    if not isinstance(text, str):
+        raise ValueError("bytes that are no text")
+    return text.encode("latin1")
 
 
 def _path(args: tuple[Any, ...]) -> str:
-    return "/".join(str(part) for part in args)
+    if not all(isinstance(part, str) for part in args) or sum(map(len, args)) > 4096:
+        raise ValueError("no path")
+    return "/".join(args)
 
 
 def _scalar(args: tuple[Any, ...]) -> Any:

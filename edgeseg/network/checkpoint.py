@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.network.definition import Definition, builtin_definition, load_definition
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
@@ -47,7 +48,7 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
     file = TorchFile(path)
     content = file.read()
     if isinstance(content, Mapping) and "edgeseg" in content:
-        return _ours(path)
+        return _ours(file, content)
     network = network_from(file, content, detection=detection)
     network.info["source"] = path.name
     return network
@@ -134,10 +135,14 @@ def load_training_state(path: str | Path) -> dict[str, Any]:
         EdgesegError: missing or damaged.
     """
     path = Path(path)
-    content = TorchFile(path).read()
+    file = TorchFile(path)
+    content = file.read()
     if not isinstance(content, Mapping) or "edgeseg" not in content:
         return {}
-    return dict(_load_ours(path).get("training") or {})
+    training = _load_ours(file, content).get("training") or {}
+    if not isinstance(training, dict):
+        raise EdgesegError("damaged (its training state is no mapping)", path=path, hint="Use an older checkpoint")
+    return training
 
 
 def _fresh(path: Path, nc: int | None, seed: int) -> Network:
@@ -149,34 +154,45 @@ def _fresh(path: Path, nc: int | None, seed: int) -> Network:
     return network.eval()
 
 
-def _load_ours(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds for a damaged file
-        raise EdgesegError(
-            f"damaged ({(str(e).strip() or type(e).__name__).splitlines()[0][:120]})",
-            path=path,
-            hint="Use an older checkpoint",
-        ) from e
+def _load_ours(file: TorchFile, content: Any) -> dict[str, Any]:
     if content.get("edgeseg") != SCHEMA:
         raise EdgesegError(
-            f"checkpoint schema {content.get('edgeseg')} is not {SCHEMA}", path=path, hint="Install a newer edgeseg"
+            f"checkpoint schema {brief(content.get('edgeseg'))} is not {SCHEMA}",
+            path=file.path,
+            hint="Install a newer edgeseg",
         )
-    return content
+    loaded: dict[str, Any] = file.load(content)
+    return loaded
 
 
-def _ours(path: Path) -> Network:
-    content = _load_ours(path)
+def _ours(file: TorchFile, read: Any) -> Network:
+    path = file.path
+    content = _load_ours(file, read)
     try:
-        network = Network(Definition.from_dict(content["definition"], path=path), content["names"]).eval()
+        definition = Definition.from_dict(content["definition"], path=path)
+        names = content["names"]
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise TypeError("its names are no list of text")
+        state = {k: v.float() if v.is_floating_point() else v for k, v in content["state"].items()}
+        # Built without memory first: what the definition claims is compared with the tensors that are there.
+        with torch.device("meta"):
+            plan = Network(definition, names).eval()
+            plan = plan.fuse() if content["fused"] else plan
+        for key, value in plan.state_dict().items():
+            if state[key].shape != value.shape:
+                raise ValueError(f"tensor {key} is {tuple(state[key].shape)} where {tuple(value.shape)} belongs")
+        network = Network(definition, names).eval()
         if content["fused"]:
             network = network.fuse()
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in content["state"].items()})
+        network.load_state_dict(state)
         network.info = dict(content["info"])
     except EdgesegError as e:
         raise EdgesegError(e.what, path=path, hint=e.hint or "Use an older checkpoint") from e
-    except (KeyError, TypeError, AttributeError, RuntimeError) as e:
-        raise EdgesegError(f"damaged ({str(e).splitlines()[0]})", path=path, hint="Use an older checkpoint") from e
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, RecursionError) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:120]
+        raise EdgesegError(f"damaged ({reason})", path=path, hint="Use an older checkpoint") from e
+    if not all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()):
+        warnings.warn(f"{path}: its weights hold infinite or undefined numbers. Train it again", stacklevel=3)
     return network
 
 

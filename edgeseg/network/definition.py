@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 
 DEFINITIONS = Path(__file__).with_name("definitions")
 STRIDES = (8, 16, 32)
 REG_MAX = 16
 COEFFS = 32
+# Three times the widest and ten times the deepest published: a few written digits must not claim all memory.
+MAX_CHANNELS, MAX_REPEATS = 2048, 64
 ACTIVATIONS = ("silu", "relu6", "hardswish")
 
 # depth multiple, width multiple, ceiling of the channels before the width multiple (published table of YOLOv8).
@@ -69,12 +71,17 @@ class Definition:
             filled = scales
         for key, value in zip(("depth", "width", "max_channels"), filled):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 4096:
-                raise EdgesegError(f"{key} must be a number above 0, not {value!r}")
+                raise EdgesegError(f"{key} must be a number above 0, not {brief(value)}")
             object.__setattr__(self, key, value)
         if isinstance(self.nc, bool) or not isinstance(self.nc, int) or not 1 <= self.nc <= 10_000:
-            raise EdgesegError(f"nc must be a whole number of classes from 1 to 10000, not {self.nc!r}")
-        if self.act not in ACTIVATIONS:
-            raise EdgesegError(f"activation {self.act!r} is none of {', '.join(ACTIVATIONS)}")
+            raise EdgesegError(f"nc must be a whole number of classes from 1 to 10000, not {brief(self.nc)}")
+        if not isinstance(self.act, str) or self.act not in ACTIVATIONS:
+            raise EdgesegError(f"activation {brief(self.act)} is none of {', '.join(ACTIVATIONS)}")
+        if max(self.stages) > MAX_CHANNELS or self.repeats(6) > MAX_REPEATS:
+            raise EdgesegError(
+                f"a network of {max(self.stages)} channels and {self.repeats(6)} repeats is larger than edgeseg builds",
+                hint=f"At most {MAX_CHANNELS} channels and {MAX_REPEATS} repeats: choose a smaller width or depth",
+            )
 
     def channels(self, base: int) -> int:
         """Channels of a layer that has ``base`` at width 1: capped, scaled, rounded up to a multiple of 8."""
@@ -152,8 +159,8 @@ def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple
         path = found
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise EdgesegError(f"no readable YAML ({str(e).splitlines()[0]})", path=path) from e
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, OSError) as e:
+        raise EdgesegError(f"no readable YAML ({(str(e) or type(e).__name__).splitlines()[0][:120]})", path=path) from e
     if not isinstance(raw, dict):
         raise EdgesegError("no YAML mapping", path=path, hint="A definition looks like: variant: n, nc: 80")
     if "backbone" in raw or "head" in raw:
@@ -180,4 +187,6 @@ def _names(value: Any, path: Path) -> tuple[str, ...] | None:
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list) or not value:
         raise EdgesegError("names must be a list of class names", path=path)
-    return tuple(str(v) for v in value)
+    if any(isinstance(v, (list, dict, set, tuple)) for v in value):
+        raise EdgesegError("names must be a list of class names", path=path)
+    return tuple(v if isinstance(v, str) else brief(v) for v in value)

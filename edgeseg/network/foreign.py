@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.network.allowlist import TensorRef
 from edgeseg.network.blocks import BN_EPS
 from edgeseg.network.definition import COEFFS, REG_MAX, VARIANTS, Definition
@@ -73,6 +73,13 @@ def network_from(file: TorchFile, content: Any, *, detection: bool = False) -> N
     Raises:
         EdgesegError: no YOLOv8-seg network in it; says what it is instead, if that is known.
     """
+    try:
+        return _network_from(file, content)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as e:
+        raise EdgesegError("damaged: a part of its network is of the wrong kind", path=file.path, hint=_HINT) from e
+
+
+def _network_from(file: TorchFile, content: Any) -> Network:
     path = file.path
     model = _choose(content, path)
     names: Any = None
@@ -90,6 +97,16 @@ def network_from(file: TorchFile, content: Any, *, detection: bool = False) -> N
         raise EdgesegError(f"not a YOLOv8-seg network: it has no tensor {e}", path=path, hint=_HINT) from e
     if definition is None:
         raise EdgesegError("its widths and depths are no YOLOv8-seg variant's", path=path, hint=_HINT)
+    for window in windows.values():
+        file.check(window)
+    # Channels are read from a few tensors: all others are compared before a network of that width takes memory.
+    with torch.device("meta"):
+        shapes = {foreign_name(k): v.shape for k, v in Network(definition).state_dict().items()}
+    for name in windows.keys() & shapes.keys():
+        if not name.startswith("22.dfl") and tuple(shapes[name]) != windows[name].size:
+            raise EdgesegError(
+                f"tensor {name} is {windows[name].size} where {tuple(shapes[name])} belongs", path=path, hint=_HINT
+            )
     network = Network(definition, _class_names(names, definition.nc, path)).eval()
     if not any(".bn." in k for k in windows):
         network = network.fuse()
@@ -141,7 +158,9 @@ def _check_layers(model: Record, path: Path, detection: bool) -> str:
         )
     head = layers[-1].state
     if head.get("nm", COEFFS) != COEFFS or head.get("reg_max", REG_MAX) != REG_MAX:
-        raise EdgesegError(f"its head has {head.get('nm')} masks and reg_max {head.get('reg_max')}", path=path, hint=_HINT)
+        raise EdgesegError(
+            f"its head has {brief(head.get('nm'))} masks and reg_max {brief(head.get('reg_max'))}", path=path, hint=_HINT
+        )
     acts = set()
     for record in _walk(model, path):
         if record[1].short == "Conv":
@@ -149,7 +168,7 @@ def _check_layers(model: Record, path: Path, detection: bool) -> str:
             acts.add(inner.short if isinstance(inner, Record) else "none")
         if record[1].short == "BatchNorm2d" and abs(record[1].state.get("eps", BN_EPS) - BN_EPS) > 1e-9:
             raise EdgesegError(
-                f"its batch normalisation has eps {record[1].state['eps']}, not {BN_EPS}", path=path, hint=_HINT
+                f"its batch normalisation has eps {brief(record[1].state['eps'])}, not {BN_EPS}", path=path, hint=_HINT
             )
     if len(acts) != 1 or not acts <= set(_ACTIVATIONS):
         raise EdgesegError(
@@ -229,7 +248,9 @@ def _class_names(names: Any, nc: int, path: Path) -> tuple[str, ...] | None:
         return None
     if len(names) != nc:
         raise EdgesegError(f"it has {len(names)} class names for {nc} classes", path=path, hint=_HINT)
-    return tuple(str(n) for n in names)
+    if not all(n is None or isinstance(n, (str, int, float)) for n in names):
+        raise EdgesegError("its class names are no text", path=path, hint=_HINT)
+    return tuple(n if isinstance(n, str) else brief(n) for n in names)
 
 
 def _fill(network: Network, windows: Mapping[str, TensorRef], file: TorchFile, detection: bool) -> list[str]:

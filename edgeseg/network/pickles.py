@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 
 _FRESH = "Download it again, or copy it again from where it was made"
 
@@ -97,8 +97,20 @@ class PickleReader:
                     self._step(opcode.name, arg)
         except EdgesegError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError, AttributeError) as e:
-            raise EdgesegError(f"damaged: its pickle cannot be followed ({e})", path=self.path, hint=_FRESH) from e
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            UnicodeError,
+            MemoryError,
+            AttributeError,
+            RecursionError,
+        ) as e:
+            raise EdgesegError(
+                f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=_FRESH
+            ) from e
         raise EdgesegError("damaged: its pickle has no end", path=self.path, hint=_FRESH)
 
     def refuse(self, what: str) -> EdgesegError:
@@ -232,7 +244,7 @@ class PickleReader:
         _, kind, key, _, numel = pid
         dtype = self.storages.get(kind.full)
         if dtype is None or not isinstance(key, str) or not isinstance(numel, int) or numel < 0:
-            raise ValueError(f"no storage: {kind.full} {key!r} {numel!r}"[:120])
+            raise ValueError(f"no storage: {kind.full} {brief(key)} {brief(numel)}")
         return Storage(dtype, key, numel)
 
 

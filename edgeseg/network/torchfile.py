@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,12 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as f:
-                start = f.read(32)
-            self._zip = zipfile.ZipFile(path) if start[:2] == b"PK" else None
+            # Read once: what is checked is what is loaded, whatever happens to the file meanwhile.
+            if path.exists() and not path.is_file():
+                raise EdgesegError("not a file", path=path)
+            data = path.read_bytes()
+            start = data[:32]
+            self._zip = zipfile.ZipFile(io.BytesIO(data)) if start[:2] == b"PK" else None
         except zipfile.BadZipFile as e:
             raise EdgesegError(
                 "damaged or cut short: the zip directory at its end is missing", path=path, hint=_FRESH
@@ -38,7 +43,10 @@ class TorchFile:
             raise EdgesegError(f"cannot be read ({e.strerror or e})", path=path) from e
         if self._zip is None:
             raise self._no_zip(start)
+        self._bytes = len(data)
         names = self._zip.namelist()
+        if len(set(names)) != len(names):
+            raise EdgesegError("damaged: two of its parts have one name", path=path, hint=_FRESH)
         pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
             raise EdgesegError("a zip file, but no checkpoint", path=path, hint="A checkpoint is what torch.save writes")
@@ -52,6 +60,7 @@ class TorchFile:
         if f"{self._root}/byteorder" in names and self._member("byteorder").strip() != b"little":
             raise EdgesegError("its numbers are big-endian", path=path, hint="Save it again on a little-endian machine")
         self._cache: dict[str, torch.Tensor] = {}
+        self._given = 0
 
     def _no_zip(self, start: bytes) -> EdgesegError:
         if not start:
@@ -104,6 +113,51 @@ class TorchFile:
         except (RuntimeError, TypeError) as e:  # sizes or strides that no machine integer holds
             raise EdgesegError(f"damaged: no tensor has the shape {ref.size}", path=self.path, hint=_FRESH) from e
         return window.clone(memory_format=torch.contiguous_format)
+
+    def check(self, ref: TensorRef) -> None:
+        """That the file has the bytes which ``ref`` claims, before any memory is taken for it.
+
+        Raises:
+            EdgesegError: its storage is missing or shorter than the tensor.
+        """
+        numel, last = math.prod(ref.size), ref.offset + sum((n - 1) * s for n, s in zip(ref.size, ref.stride))
+        width = getattr(torch, ref.storage.dtype).itemsize
+        info = self._zip.NameToInfo.get(f"{self._root}/data/{ref.storage.key}") if self._zip else None
+        there = min(info.file_size, self._bytes) // width if info is not None else 0
+        if numel and (last >= there or numel > there):
+            raise EdgesegError("damaged: a tensor is larger than its data", path=self.path, hint=_FRESH)
+
+    def load(self, content: Any) -> Any:
+        """What ``read`` gave, with every ``TensorRef`` made a tensor; lists and dicts are filled in place.
+
+        Raises:
+            EdgesegError: nested too deeply, an object of a class, or tensors that claim far more than the file holds.
+        """
+        return self._loaded(content, {}, 0)
+
+    def _loaded(self, value: Any, seen: dict[Any, Any], depth: int) -> Any:
+        if isinstance(value, TensorRef):
+            if value not in seen:
+                self.check(value)
+                self._given += math.prod(value.size) * int(getattr(torch, value.storage.dtype).itemsize)
+                if self._given > 4 * self._bytes:
+                    raise EdgesegError("damaged: its tensors share more than there is", path=self.path, hint=_FRESH)
+                seen[value] = self.tensor(value)
+            return seen[value]
+        if value is None or isinstance(value, (str, int, float, bytes, set, frozenset)):
+            return value
+        if depth > 48 or not isinstance(value, (dict, list, tuple)):
+            kind = "is nested too deeply" if depth > 48 else f"holds a {type(value).__name__}"
+            raise EdgesegError(f"damaged: its content {kind}", path=self.path, hint=_FRESH)
+        if id(value) in seen:
+            return seen[id(value)]
+        if isinstance(value, tuple):
+            seen[id(value)] = made = tuple(self._loaded(v, seen, depth + 1) for v in value)
+            return made
+        seen[id(value)] = value
+        for key, inner in list(value.items() if isinstance(value, Mapping) else enumerate(value)):
+            value[key] = self._loaded(inner, seen, depth + 1)
+        return value
 
     def _storage(self, storage: Storage) -> torch.Tensor:
         if storage.key not in self._cache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
 
 METADATA = "config.txt"
+MAX_METADATA = 16 << 20
 
 
 class Runtime:
@@ -27,13 +29,13 @@ class Runtime:
     input: Tensor
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, Any]
+    _loaded: Any
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         if threads:
             torch.set_num_threads(threads)
-        extra = {METADATA: ""}
-        self._module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
-        self.metadata = _parse(extra[METADATA])
+        self._path, self._loaded = path, None
+        self.metadata = _parse(_metadata(path))
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs
@@ -43,6 +45,13 @@ class Runtime:
         self.input = Tensor("images", (batch, 3, height, width))
         blank = np.full(self.input.shape, 114 / 255, dtype=np.float32)
         self.outputs = tuple(Tensor(f"output_{i}", a.shape, a.dtype.name) for i, a in enumerate(self.run(blank)))
+
+    @property
+    def _module(self) -> Any:
+        """The archive, loaded when it first runs: loading may run code of its own, reading the manifest does not."""
+        if self._loaded is None:
+            self._loaded = torch.jit.load(str(self._path), map_location="cpu").eval()
+        return self._loaded
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one float32 array (N, 3, H, W)."""
@@ -57,10 +66,28 @@ def _flat(value: Any) -> list[torch.Tensor]:
     return [t for v in value for t in _flat(v)] if isinstance(value, Sequence) else []
 
 
+def _metadata(path: Path) -> bytes:
+    """The metadata member, read from the zip file without loading the archive; empty when there is none.
+
+    Raises:
+        EdgesegError: no zip file, or a member that claims more than the file holds or than any manifest needs.
+    """
+    try:
+        with zipfile.ZipFile(path) as z:
+            found = [i for i in z.infolist() if i.filename.endswith(f"/extra/{METADATA}") and i.filename.count("/") == 2]
+            if not found:
+                return b""
+            if found[0].file_size > MAX_METADATA or found[0].compress_type != zipfile.ZIP_STORED:
+                raise EdgesegError("its metadata is larger than any manifest", path=path, hint="Export it again")
+            return z.read(found[0])
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
+        raise EdgesegError("no TorchScript archive, or cut short", path=path, hint="Export it again") from e
+
+
 def _parse(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

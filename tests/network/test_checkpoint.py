@@ -12,6 +12,7 @@ import torch
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint, load_training_state, save_checkpoint
 from edgeseg.network.model import Network
+from edgeseg.network.torchfile import TorchFile
 
 
 def test_round_trip(small: Network, tmp_path: Path) -> None:
@@ -138,3 +139,36 @@ def test_well_known_names_are_looked_for_here_and_in_the_cache(
     save_checkpoint("yolov8n-seg.pt", small)
     assert find_checkpoint("yolov8n-seg.pt") == Path("yolov8n-seg.pt")
     assert find_checkpoint("yolov8n-seg") == Path("yolov8n-seg.pt")
+
+
+def test_the_bytes_that_were_checked_are_the_ones_that_load(
+    small: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", small)
+    content = TorchFile.read
+
+    def swapped(file: TorchFile) -> Any:
+        found = content(file)
+        path.write_bytes(b"another file by now")
+        return found
+
+    monkeypatch.setattr(TorchFile, "read", swapped)
+    found = load_checkpoint(path)
+    assert all(torch.equal(v, small.state_dict()[k]) for k, v in found.state_dict().items())
+
+
+def test_a_definition_that_claims_more_than_the_tensors_is_refused(small: Network, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "a.pt", small)
+    content = torch.load(path, weights_only=True)
+    content["definition"].update(variant="custom", depth=0.33, width=2.0, max_channels=1024)
+    torch.save(content, path)
+    with pytest.raises(EdgesegError, match=r"where .* belongs"):
+        load_checkpoint(path)
+
+
+def test_undefined_weights_are_said(small: Network, tmp_path: Path) -> None:
+    broken = copy.deepcopy(small)
+    with torch.no_grad():
+        broken.backbone.stem.conv.weight[0] = float("nan")
+    with pytest.warns(UserWarning, match="infinite or undefined"):
+        load_checkpoint(save_checkpoint(tmp_path / "a.pt", broken))

@@ -65,3 +65,21 @@ def test_unknown_names() -> None:
     assert builtin_definition("yolov8n") is None and builtin_definition("yolov8n-seg.pt") is None
     with pytest.raises(EdgesegError, match="no such definition"):
         load_definition("yolov8z-seg.yaml")
+
+
+@pytest.mark.parametrize("text", ["width: 64", "depth: 4000"])
+def test_a_definition_larger_than_memory_is_refused(tmp_path: Path, text: str) -> None:
+    values = {"variant": "custom", "depth": 0.33, "width": 0.25, "max_channels": 1024}
+    key, value = text.split(": ")
+    path = tmp_path / "w.yaml"
+    path.write_text("\n".join(f"{k}: {v}" for k, v in {**values, key: value}.items()))
+    with pytest.raises(EdgesegError, match="larger than edgeseg builds"):
+        load_definition(path)
+
+
+@pytest.mark.parametrize("text", ["nc: " + "9" * 5000, "nc: 2024-13-45", "nc: " + "[" * 5000])
+def test_a_value_that_python_cannot_hold_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(EdgesegError, match="no readable YAML"):
+        load_definition(path)

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.network.allowlist import ALLOWED, CONSTRUCTORS, STORAGES
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.pickles import PickleReader, Record
@@ -258,3 +258,27 @@ def test_flipped_bits_are_reported(tmp_path: Path) -> None:
     file = TorchFile(path)
     with pytest.raises(EdgesegError, match="damaged"):
         file.tensor(file.read())
+
+
+def test_two_parts_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.pt", pickle.dumps({}))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as z:
+        z.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    with pytest.raises(EdgesegError, match=r"one name|no checkpoint"):
+        TorchFile(path)
+
+
+def test_a_path_of_nested_parts_is_refused() -> None:
+    doubled: Any = "x"
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    with pytest.raises(EdgesegError, match="no path"):
+        read(pickle.dumps(Calls(Path, doubled)).replace(b"pathlib._local", b"pathlib"))
+
+
+def test_a_nested_value_takes_no_room_in_a_message() -> None:
+    doubled: Any = "x"
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    assert brief(doubled) == "a list" and len(brief("y" * 10_000)) < 80
+    assert brief(10**5000).startswith("a whole number of")

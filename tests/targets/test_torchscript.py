@@ -61,3 +61,9 @@ def test_bad_metadata(tmp_path):
     save_foreign(file, json.dumps({"imgsz": "large"}))
     with pytest.raises(EdgesegError, match="'large'"):
         open_artifact(file)
+
+
+def test_the_manifest_is_read_without_loading_the_archive(convert, monkeypatch):
+    path = convert("torchscript", head="decoded")
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("the archive was loaded"))
+    assert open_artifact(path).manifest.names
