@@ -74,12 +74,12 @@ def network_from(file: TorchFile, content: Any, *, detection: bool = False) -> N
         EdgesegError: no YOLOv8-seg network in it; says what it is instead, if that is known.
     """
     try:
-        return _network_from(file, content)
+        return _network_from(file, content, detection)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as e:
         raise EdgesegError("damaged: a part of its network is of the wrong kind", path=file.path, hint=_HINT) from e
 
 
-def _network_from(file: TorchFile, content: Any) -> Network:
+def _network_from(file: TorchFile, content: Any, detection: bool) -> Network:
     path = file.path
     model = _choose(content, path)
     names: Any = None
