@@ -50,11 +50,11 @@ class Scenario:
 
 
 def make_sources(folder: Path) -> None:
-    """A file of 200 kB and a folder with three of them, each with content ``o`` and ``n``."""
+    """A file of 50 kB and a folder with three of them, each with content ``o`` and ``n``."""
     for content in "on":
         (folder / f"{content}-folder" / "deep").mkdir(parents=True)
         for name in (f"{content}-file", *(f"{content}-folder/{n}" for n in ("one", "two", "deep/three"))):
-            (folder / name).write_text(content * 200_000)
+            (folder / name).write_text(content * 50_000)
 
 
 def nothing(folder: Path) -> None:
@@ -245,11 +245,12 @@ def every_operation(name: str, folder: Path) -> int:
 
 
 def random_times(names: list[str], folder: Path, count: int, seed: int) -> int:
-    """Kill at random times; returns how many children were killed before they had ended."""
-    rng, killed = random.Random(seed), 0
+    """Kill ``count`` children at random times before their end; returns how many were started for that."""
+    rng, killed, tried = random.Random(seed), 0, 0
     known: dict[str, tuple[Any, ...]] = {}
-    for i in range(count):
-        name = names[i % len(names)]
+    while killed < count:
+        name = names[tried % len(names)]
+        tried += 1
         scenario = SCENARIOS[name]
         if name not in known:
             states_ = before_and_after(name, folder)
@@ -265,7 +266,7 @@ def random_times(names: list[str], folder: Path, count: int, seed: int) -> int:
         os.kill(pid, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         examine(folder, scenario, old, new, f"{name}, after {after * 1000:.1f} ms")
-    return killed
+    return tried
 
 
 def before_and_after(name: str, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -286,13 +287,16 @@ def main() -> None:
     args = parser.parse_args()
     names = args.names or list(SCENARIOS)
     # Imported once here, not in each child.
-    import edgeseg.graph.export
-    import edgeseg.training.record  # noqa: F401
+    import edgeseg.graph.export  # noqa: F401
+
+    if "checkpoint" in names:
+        import edgeseg.training.record  # noqa: F401
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve() / "work"
         if args.random:
-            print(f"{random_times(names, folder, args.random, args.seed)} of {args.random} killed before their end: fine")
+            tried = random_times(names, folder, args.random, args.seed)
+            print(f"{args.random} killed at random times ({tried - args.random} more had ended before): fine")
         else:
             for name in names:
                 print(f"{name}: {every_operation(name, folder)} operations, fine", flush=True)
