@@ -198,17 +198,28 @@ def making(folder: Path, *, durable: bool = False) -> Iterator[Path]:
         OSError: from the file system, or because another process made ``folder`` at the same moment.
     """
     place = Path(os.path.realpath(folder))
-    _sweep(place.parent, place.name)
-    part, fd = _new_part(place, folder=True)
-    try:
+    with staging(place) as part:
         yield part
         if durable:
             for file in (part, *part.rglob("*")):
                 if not file.is_symlink():
                     flush(file)
         _place_folder(part, place)
-        if durable:
-            flush(place.parent)
+    if durable:
+        flush(place.parent)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` that is gone at the end; what killed runs left of the same name is removed.
+
+    Raises:
+        OSError: from the file system.
+    """
+    _sweep(folder.parent, folder.name)
+    part, fd = _new_part(folder, folder=True)
+    try:
+        yield part
     finally:
         remove(part)
         if fd >= 0:
