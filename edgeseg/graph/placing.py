@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.graph import store
 from edgeseg.resources import cache_root
@@ -114,6 +115,10 @@ def _is_empty(path: Path) -> bool:
 
 
 def _has_manifest(path: Path) -> bool:
+    """Whether the manifest of an artifact is in a file, anywhere below a folder, or beside it."""
+    with contextlib.suppress(OSError, EdgesegError):
+        if "edgeseg" in read_sidecar(path):
+            return True
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     for file in files:
         with contextlib.suppress(OSError, ValueError), open(file, "rb") as f:

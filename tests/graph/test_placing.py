@@ -117,6 +117,10 @@ def test_the_manifest_tells_what_is_ours_where_the_record_is_lost(toys, web: Pat
 def test_how_a_manifest_looks_in_a_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "a").write_bytes(b"\0weights\xff" * 1000 + text.encode() + b"more")
     assert placing._has_manifest(tmp_path / "a")
+    (tmp_path / "c.pb").write_text("graph")
+    assert not placing._has_manifest(tmp_path / "c.pb")
+    (tmp_path / "c.pb.yaml").write_text(MANIFEST.to_yaml())
+    assert placing._has_manifest(tmp_path / "c.pb")
     (tmp_path / "b").write_text("exported by edgeseg from /home/edgeseg/net.pt")
     assert not placing._has_manifest(tmp_path / "b")
 
