@@ -26,6 +26,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", "here"]))
     monkeypatch.setenv("EDGESEG_OFFLINE", "1")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     return mark
 
 
