@@ -287,7 +287,7 @@ def main() -> None:
     args = parser.parse_args()
     names = args.names or list(SCENARIOS)
     # Imported once here, not in each child.
-    import edgeseg.graph.export  # noqa: F401
+    import edgeseg.graph.export
 
     if "checkpoint" in names:
         import edgeseg.training.record  # noqa: F401
