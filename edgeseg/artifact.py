@@ -20,6 +20,7 @@ import yaml
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
 from edgeseg.registry import Target, target_by_path, targets
+from edgeseg.store import recover
 
 SIDECAR = "metadata.yaml"
 ZIP_MEMBER = "metadata.json"
@@ -82,7 +83,7 @@ def open_artifact(path: str | Path, *, threads: int | None = None, names: tuple[
         EdgesegError: no such file, unknown suffix, the runtime is not installed, or the file is not a YOLOv8-seg network.
     """
     path = Path(path)
-    if not path.exists():
+    if not recover(path):
         raise EdgesegError("no such file or folder", path=path, hint="Check the path, or make it with: edgeseg export")
     target = target_by_path(path)
     if target is None:

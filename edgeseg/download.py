@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.kernel import wait_for_lock
 from edgeseg.resources import cache_root
+from edgeseg.store import make_folder
 
 WEIGHTS_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 TIMEOUT_S = 30.0
@@ -72,8 +74,9 @@ def download(url: str, path: str | Path, sha256: str | None = None, label: str =
     expected = _expected(path, sha256)
     part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("a+b") as file, _locked(file):
+        make_folder(path.parent)
+        with part.open("a+b") as file:
+            wait_for_lock(file.fileno())  # one process at a time writes the part; closing it gives the lock back
             if path.is_file():  # another process was faster
                 return path
             _fetch(url, path, file, label or path.name)
@@ -231,18 +234,6 @@ def _forget(part: Path) -> None:
 
 def _by_hand(url: str, path: Path) -> str:
     return f"Without a connection, fetch it elsewhere ({url}) and put it here: {path.absolute()}"
-
-
-@contextlib.contextmanager
-def _locked(file: IO[bytes]) -> Iterator[None]:
-    """One process at a time writes the part; where the system has no such locks, none is taken."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-    yield  # closing the file releases it
 
 
 @contextlib.contextmanager

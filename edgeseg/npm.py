@@ -12,11 +12,12 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from edgeseg.errors import EdgesegError
 from edgeseg.resources import cache_root
+from edgeseg.store import lock, make_folder
 
 PINS = ("package.json", "package-lock.json")
 _TIMEOUT_S = 1800
@@ -65,8 +66,8 @@ def ensure(folder: Path, *, offline: bool = False, say: Callable[[str], None] | 
             hint=f"Install Node.js (with npm), then type: edgeseg toolchain install {name}",
         )
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        make_folder(place.parent)
+        with lock(place.name):
             if not place.is_dir():
                 if say is not None:
                     say(f"installing the npm packages of {name}")
@@ -93,7 +94,7 @@ def _install(npm: str, folder: Path, place: Path, again: str) -> None:
     part = place.with_name(f"{place.name}-part-{uuid.uuid4().hex[:8]}")
     downloads, log = part / ".npm", cache_root() / "logs" / f"{place.name}.log"
     part.mkdir()
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     try:
         for name in PINS:
             shutil.copyfile(folder / name, part / name)
@@ -123,14 +124,3 @@ def _why(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     said = [line for line in lines if line.startswith(("npm error", "npm ERR!")) and " A complete log" not in line]
     return (said or lines or ["no message"])[0][:200]
-
-
-@contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """One process at a time installs; where the system has no such locks, the last one to finish wins."""
-    with place.with_name(f"{place.name}.lock").open("a+b") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        yield

@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from edgeseg import children
 from edgeseg.artifact import Runtime
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
@@ -59,13 +60,13 @@ class RemoteRuntime:
     ) -> None:
         self.path, self.seconds = Path(path), 0.0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-        command = [str(python), "-m", "edgeseg.remote", str(Path(path).resolve()), format, str(threads or 0)]
+        command = children.command(python, "edgeseg.remote", str(Path(path).resolve()), format, str(threads or 0))
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=None if env is None else dict(env),
+            env=children.environment(env),
         )
         hello, _ = self._receive()
         self.input = Tensor(**hello["input"])

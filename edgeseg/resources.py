@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from pathlib import Path
+
+from edgeseg.errors import EdgesegError
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -30,8 +34,56 @@ def demo_checkpoint() -> Path:
 
 
 def cache_root() -> Path:
-    """``EDGESEG_HOME``, else ``$XDG_CACHE_HOME/edgeseg``, else ``~/.cache/edgeseg`` (not created here)."""
+    """``EDGESEG_HOME``, else ``$XDG_CACHE_HOME/edgeseg``, else ``~/.cache/edgeseg`` (not created here).
+
+    Raises:
+        EdgesegError: others than its owner may write there: toolchains are run from it, and artifacts taken.
+    """
     home = os.environ.get("EDGESEG_HOME")
-    if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeseg"
+    root = Path(home).expanduser() if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeseg"
+    _refuse_shared(root)
+    return root.absolute()
+
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_ELSEWHERE = "or set EDGESEG_HOME to a folder of your own"
+_private: set[str] = set()
+
+
+def _refuse_shared(root: Path) -> None:
+    """Once a process. Of the folders above, only those count that everybody may rename in: groups may be private."""
+    if not hasattr(os, "geteuid"):
+        return
+    real = Path(os.path.realpath(root))
+    if str(real) in _private:
+        return
+    for above in real.parents:
+        mode = _mode(above)
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise EdgesegError(
+                f"everybody may rename what lies in {above}, the cache folder too",
+                path=root,
+                hint=f"Type: chmod o-w {shlex.quote(str(above))}, {_ELSEWHERE}",
+            )
+    if not real.is_dir():
+        return
+    if real.stat().st_uid not in (0, os.geteuid()):
+        raise EdgesegError(
+            "the cache folder belongs to somebody else, and what lies in it is run",
+            path=root,
+            hint=f"Type: chown -R {os.geteuid()} {shlex.quote(str(real))}, {_ELSEWHERE}",
+        )
+    if any(_mode(folder) & _OTHERS for folder in (real, *(p for p in real.iterdir() if p.is_dir()))):
+        raise EdgesegError(
+            "others may write into the cache folder, and what lies in it is run",
+            path=root,
+            hint=f"Type: chmod -R go-w {shlex.quote(str(real))}, {_ELSEWHERE}",
+        )
+    _private.add(str(real))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

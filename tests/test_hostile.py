@@ -299,9 +299,9 @@ def test_disk_full_while_putting_in_place(shell: Shell, tiny: Path, monkeypatch:
 
     from edgeseg.graph import store
 
-    Path("out").mkdir()
+    shell("export", tiny, "format=torchscript", "imgsz=32", "out=out", code=0)
     old = Path("out/tiny-seg.torchscript")
-    old.write_bytes(b"an older export")
+    before = old.read_bytes()
 
     def full(source: str, place: str, **_: object) -> None:
         Path(place).write_bytes(Path(source).read_bytes()[:100])
@@ -310,7 +310,7 @@ def test_disk_full_while_putting_in_place(shell: Shell, tiny: Path, monkeypatch:
     monkeypatch.setattr(store.shutil, "copyfile", full)
     shell("export", tiny, "format=torchscript", "imgsz=64", "out=out", code=2)
     assert "disk is full" in shell.err
-    assert [p.name for p in Path("out").iterdir()] == [old.name] and old.read_bytes() == b"an older export"
+    assert [p.name for p in Path("out").iterdir()] == [old.name] and old.read_bytes() == before
 
 
 def test_places_that_cannot_be_written(shell: Shell, tiny: Path) -> None:

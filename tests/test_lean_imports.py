@@ -35,13 +35,16 @@ LEAN = (
     "registry",
     "errors",
     "resources",
+    "store",
+    "kernel",
+    "children",
     "download",
 )
 NEEDS_TORCH = {"edgeseg.data.loader"}
 
 # A module may import from its own row and the rows above it.
 LAYERS = (
-    {"errors", "resources"},
+    {"errors", "resources", "store", "children", "kernel"},
     {"manifest", "registry", "download", "npm"},
     {"artifact", "boards", "infer", "vision"},
     {"pipeline", "data", "network", "remote"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -103,7 +104,18 @@ def _flowing(text: str | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command line and exit with its code (0 good, 1 a branch failed, 2 bad input, 130 interrupted)."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # Pythons that a library starts import nothing from the current folder
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """As Ctrl-C, so that children are ended and files put in order; once, for a second one must not disturb that."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run(argv: Sequence[str]) -> int:

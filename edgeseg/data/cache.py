@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
@@ -18,6 +19,7 @@ from edgeseg.data.images import read_image
 from edgeseg.data.labels import read_labels
 from edgeseg.errors import EdgesegError
 from edgeseg.resources import cache_root
+from edgeseg.store import make_folder, writing
 
 _VERSION = 1
 IMAGE_CACHES = ("none", "ram", "disk")
@@ -127,14 +129,10 @@ def _store(file: Path, entries: Sequence[tuple[Path, Mark, Record | str]]) -> No
         "points": np.array([len(o) for o in outlines], np.int64),
         "outlines": np.concatenate(outlines) if outlines else np.zeros((0, 2), np.float32),
     }
-    beside = file.with_name(f"{file.stem}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as f:
+    with contextlib.suppress(OSError, EdgesegError):
+        make_folder(file.parent)
+        with writing(file) as f:
             np.savez(f, **arrays)  # type: ignore[arg-type]
-        beside.replace(file)
-    except OSError:
-        beside.unlink(missing_ok=True)
 
 
 def _load(file: Path) -> dict[str, tuple[Mark, Record | str]]:
@@ -225,14 +223,10 @@ class ImageCache:
             return np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             image = self._reduced(path)
-        beside = file.with_name(f"{key}.{os.getpid()}.tmp")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as f:
+        with contextlib.suppress(OSError, EdgesegError):
+            make_folder(file.parent)
+            with writing(file) as f:
                 np.save(f, image)
-            beside.replace(file)
-        except OSError:
-            beside.unlink(missing_ok=True)
         return image
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from edgeseg.data.dataset import read_yaml
 from edgeseg.data.planned import Plan
 from edgeseg.errors import EdgesegError
+from edgeseg.store import staging
 
 HINT = "Choose another folder with --out, or remove what is there"
 
@@ -64,8 +64,8 @@ class Merge:
         """A hidden folder beside the output in which everything is made; it is gone afterwards."""
         parent = self.output.resolve().parent
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{self.output.resolve().name}.", dir=parent) as stage:
-            yield Path(stage)
+        with staging(self.output.resolve()) as stage:
+            yield stage
 
     def place(self, stage: Path) -> None:
         """Move what was made into the output, the YAML file last.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 from edgeseg.data.dataset import Dataset, read_yaml
 from edgeseg.errors import EdgesegError
 from edgeseg.resources import cache_root
+from edgeseg.store import lock, make_folder, making, write_atomically
 
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v0.0.0/"
 COCO = "http://images.cocodataset.org/"
@@ -69,10 +69,8 @@ def prepare(name: str) -> Dataset:
     text = f"# Written by edgeseg. Download: {entry.size}\n" + yaml.safe_dump(body, sort_keys=False)
     try:
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            root.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f".{name}.{os.getpid()}.yaml")
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, file)
+            make_folder(root.parent)
+            write_atomically(file, text)
     except OSError as e:
         raise EdgesegError(
             f"cannot be written ({e.strerror or e})", path=file, hint="Set EDGESEG_HOME to another folder"
@@ -119,23 +117,26 @@ def _fetch_archive(url: str, folder: Path, label: str) -> None:
     """Download a ZIP and make ``folder`` from it in one step; a single folder at its top is left out."""
     from edgeseg.download import download
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    archive = cache_root() / "downloads" / url.rsplit("/", 1)[1]
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    if not archive.is_file():
-        download(url, archive, label=label)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            part = Path(temporary) / folder.name
-            extract(archive, part)
-            top = list(part.iterdir())
-            whole = top[0] if len(top) == 1 and top[0].is_dir() and top[0].name != "images" else part
-            os.rename(whole, folder)
-    except OSError as e:
-        if not folder.is_dir():  # else another process was faster: its copy is as good
+    make_folder(folder.parent)
+    archive = make_folder(cache_root() / "downloads") / url.rsplit("/", 1)[1]
+    with lock(f"dataset-{archive.name}"):
+        if folder.is_dir():  # another process was faster
+            return
+        if not archive.is_file():
+            download(url, archive, label=label)
+        try:
+            with making(folder) as part:
+                extract(archive, part)
+                top = list(part.iterdir())
+                if len(top) == 1 and top[0].is_dir() and top[0].name != "images":
+                    os.rename(top[0], aside := part / f".{top[0].name}")
+                    for one in aside.iterdir():
+                        os.rename(one, part / one.name)
+                    aside.rmdir()
+        except OSError as e:
             what = f"cannot be unpacked ({e.strerror or e})"
             raise EdgesegError(what, path=archive, hint="Make room, then run it again") from e
-    archive.unlink(missing_ok=True)
+        archive.unlink(missing_ok=True)
 
 
 def extract(archive: Path, folder: Path) -> None:

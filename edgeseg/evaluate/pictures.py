@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeseg.data.images import read_image
 from edgeseg.evaluate.parity import Disagreement, Verdict
+from edgeseg.store import write_atomically
 from edgeseg.vision.draw import draw
 
 _WIDTH = 560  # pixels of one picture: two beside each other on a laptop
@@ -61,12 +62,7 @@ def write_html(path: Path, verdicts: Sequence[Verdict], reference: str, dataset:
         if verdict.worst:
             parts.append(f"<h2>{_text(verdict.path.name)}: where it differs most</h2>")
             parts.extend(_pair(w, reference, verdict.path.name) for w in verdict.worst)
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        scratch.write_text("".join(parts), encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_atomically(path, "".join(parts))
     return path
 
 

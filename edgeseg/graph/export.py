@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +22,7 @@ from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.graph import cache, store
 from edgeseg.graph.calibrate import choose_calibration
 from edgeseg.graph.options import ExportOptions
+from edgeseg.graph.placing import check_place, place_parts
 from edgeseg.graph.plan import NETWORK, Given, Plan, Step, make_plan
 from edgeseg.graph.run import STEM, Event, Outcome, Run
 from edgeseg.registry import target_by_path, targets
@@ -136,12 +136,15 @@ def export(
 
     Raises:
         EdgesegError: nothing was begun: unknown format or option, no such source, no way from it to a format, no calibration
-            images.
+            images, or something that edgeseg did not write is where an artifact must go.
     """
     options = options or ExportOptions()
     found = find_source(source)
     plan = make_plan(formats, options, _given(found, options))
     places = _places(plan, found, out)
+    left = [path for folder in {p.parent for p in places.values()} for path in store.sweep_folder(folder)]
+    for place in places.values():
+        check_place(place)
     results: dict[Step, ExportResult] = {}
 
     def finish(outcome: Outcome) -> None:
@@ -150,6 +153,8 @@ def export(
     run = Run(plan, found.path, "", on_event=on_event, on_outcome=finish, jobs=jobs, offline=offline, rebuild=rebuild)
     for note in plan.notes:
         run.emit(Event("note", text=note))
+    for path in left:
+        run.emit(Event("note", text=f"put in order what an interrupted export had left ({path})"))
     run.source_hash = store.content_hash(found.path)
     if any(step.quantized for step in plan.steps):
         pictures = any(step.calibrated for step in plan.steps)
@@ -183,21 +188,20 @@ def _finish(outcome: Outcome, place: Path, run: Run, after: After | None, force:
                 if not force:
                     raise
                 result = replace(result, notes=(*result.notes, f"kept by force: {e}"))
-        return replace(result, path=_put(entry, step, place))
+        path, said = _put(entry, step, place)
+        return replace(result, path=path, notes=(*result.notes, *said))
     except EdgesegError as e:
         run.emit(Event("failed", step.label, 1.0, str(e)))
         return replace(result, path=None, size=0, error=e)
 
 
-def _put(entry: cache.Entry, step: Step, place: Path) -> Path:
-    """Copy an entry's parts to their place, each whole or not at all; the main one last, after what belongs beside it."""
+def _put(entry: cache.Entry, step: Step, place: Path) -> tuple[Path, list[str]]:
+    """Copy an entry's parts to their places; the main one last, after what belongs beside it."""
     stem, usual = place.name[: -len(step.target.suffix)], step.target.artifact_name(STEM)
     # A converter may have made something else than the usual artifact: it has its own ending then.
     where = {p: place if p.name == usual else place.with_name(stem + p.name[len(STEM) :]) for p in entry.parts()}
-    with store.lock(f"place-{hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:24]}"):
-        for part in reversed(where):
-            store.put(part, where[part])
-    return where[entry.path]
+    said = place_parts(dict(reversed(where.items())))
+    return where[entry.path], said
 
 
 def _places(plan: Plan, source: Source, out: str | os.PathLike[str] | None) -> dict[Step, Path]:

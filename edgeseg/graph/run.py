@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgeseg import children
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.graph import cache, store
 from edgeseg.graph.calibrate import Calibration
@@ -23,7 +24,7 @@ from edgeseg.graph.plan import NETWORK, Plan, Step
 from edgeseg.graph.process import Ended, available_mb, cores, run_process, total_mb
 from edgeseg.graph.toolchains import CURRENT, interpreter_for, toolchain_of
 from edgeseg.graph.worker import RESULT
-from edgeseg.resources import PACKAGE, cache_root
+from edgeseg.resources import cache_root
 
 STEM = "model"
 _LOGS_KEPT = 200
@@ -232,7 +233,7 @@ class Run:
             job = self._job(step, source, place)
             (place / "job.json").write_text(job.to_json(), encoding="utf-8")
             ended = run_process(
-                [str(python), "-m", "edgeseg.graph.worker", str(place / "job.json")],
+                children.command(python, "edgeseg.graph.worker", str(place / "job.json")),
                 log=log,
                 cwd=job.work,
                 env=worker_env(place, used == CURRENT, threads),
@@ -338,35 +339,9 @@ def needs_mb(step: Step) -> float:
 
 def worker_env(place: Path, current: bool, threads: int) -> dict[str, str]:
     """The environment variables of a worker; its temporary files go into ``place``."""
-    env = python_env(place, current)
+    env = children.python_env(place, current)
     env["TMPDIR"] = str(place / "tmp")
     env.setdefault("OMP_NUM_THREADS", str(threads))
-    return env
-
-
-def python_env(place: Path, current: bool) -> dict[str, str]:
-    """The environment variables of a Python that finds edgeseg, in this environment (``current``) or in a toolchain's.
-
-    edgeseg is found through a folder in ``place`` that holds nothing else: site-packages of the running environment on
-    ``PYTHONPATH`` would bring its packages into a toolchain's environment too.
-    """
-    env = dict(os.environ)
-    package = store.make_folder(place / "lib") / PACKAGE.name
-    lib = package.parent
-    try:
-        if not (package.is_symlink() and package.resolve() == PACKAGE):
-            package.symlink_to(PACKAGE, target_is_directory=True)
-    except OSError:
-        lib = PACKAGE.parent
-    inherited = env.get("PYTHONPATH", "") if current else ""
-    env["PYTHONPATH"] = os.pathsep.join([str(lib), *([inherited] if inherited else [])])
-    if not current:
-        env["PYTHONNOUSERSITE"] = "1"
-        for name in ("PYTHONHOME", "VIRTUAL_ENV"):
-            env.pop(name, None)
-    # Threads that spin while they wait make two of them ten times slower than one on a machine that is busy.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    env.update(PYTHONUNBUFFERED="1", PYTHONFAULTHANDLER="1", PYTHONIOENCODING="utf-8")
     return env
 
 

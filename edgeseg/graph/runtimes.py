@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeseg.artifact import Artifact
+from edgeseg.children import python_env
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.run import python_env
 from edgeseg.graph.store import sha256_json
 from edgeseg.graph.toolchains import toolchain_of
 from edgeseg.infer import infer_manifest
@@ -16,6 +16,7 @@ from edgeseg.manifest import Manifest
 from edgeseg.registry import Target, target_by_path
 from edgeseg.remote import RemoteRuntime
 from edgeseg.resources import PACKAGE, cache_root
+from edgeseg.store import recover
 
 
 def interpreter(target: Target, path: Path | None = None) -> Path:
@@ -53,7 +54,7 @@ def open_remote(path: str | Path, *, threads: int | None = None, names: tuple[st
     """
     path = Path(path)
     target = target_by_path(path)
-    if not path.exists() or target is None:
+    if not recover(path) or target is None:
         what = "no such file or folder" if not path.exists() else "no known format has this suffix"
         raise EdgesegError(what, path=path, hint="Check the path, or make it with: edgeseg export")
     python = interpreter(target, path)

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeseg import children
 from edgeseg.errors import EdgesegError
 from edgeseg.graph.store import lock, make_folder, remove, sha256_json, write_atomically
 from edgeseg.npm import ensure, has_packages
@@ -248,8 +249,8 @@ def _build(toolchain: Toolchain, log: Path, say: Say) -> None:
         _call([uv, "venv", "--no-project", "--python", python, str(toolchain.folder)], log, env, toolchain)
         pip = [uv, "pip", "install", "--python", str(toolchain.interpreter)]
     else:
-        _call([str(find_python(toolchain)), "-m", "venv", str(toolchain.folder)], log, env, toolchain)
-        pip = [str(toolchain.interpreter), "-m", "pip", "install"]
+        _call(children.command(find_python(toolchain), "venv", str(toolchain.folder)), log, env, toolchain)
+        pip = children.command(toolchain.interpreter, "pip", "install")
     options = [word for line in toolchain.pip_options for word in line.split()]
     say(
         0.1,
@@ -275,6 +276,7 @@ def installer_env(env: dict[str, str]) -> dict[str, str]:
         "PIP_USER",
     ):
         env.pop(name, None)
+    env["PYTHONSAFEPATH"] = "1"
     if env.get("PIP_FIND_LINKS") and not env.get("UV_FIND_LINKS"):
         env["UV_FIND_LINKS"] = ",".join(env["PIP_FIND_LINKS"].split())
     return env

@@ -1,4 +1,4 @@
-"""The program of one step, run in the toolchain's interpreter: ``python -m edgeseg.graph.worker JOB.json``.
+"""The program of one step, run in the toolchain's interpreter: ``edgeseg.graph.worker JOB.json``.
 
 It loads ``convert.py`` of the job's target, calls ``convert(job)`` and leaves ``result.json`` beside the job file. It
 imports nothing that a converter's environment may lack.
@@ -19,6 +19,7 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.graph.job import Job
+from edgeseg.store import write_atomically
 
 RESULT = "result.json"
 
@@ -43,9 +44,7 @@ def main(argv: list[str]) -> int:
         result = {"failed": _last_line(e), "full": False}
     sys.stdout.flush()
     sys.stderr.flush()
-    beside = file.with_name(RESULT + ".part")
-    beside.write_text(json.dumps(result), encoding="utf-8")
-    os.replace(beside, file.with_name(RESULT))
+    write_atomically(file.with_name(RESULT), json.dumps(result))
     return 0 if "output" in result else 1
 
 

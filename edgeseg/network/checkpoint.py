@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,6 +16,7 @@ from edgeseg.network.definition import Definition, builtin_definition, load_defi
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
 from edgeseg.network.torchfile import TorchFile
+from edgeseg.store import writing
 
 SCHEMA = 1
 _WEIGHTS = re.compile(r"yolov8[nsmlx]-seg(\.pt)?")
@@ -103,17 +101,10 @@ def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any
         "training": training_state,
     }
     _check_plain(content, path)
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as f:
+        with writing(path, durable=True) as f:
             torch.save(content, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
     except (OSError, RuntimeError) as e:
         # torch's writer hides a full disk behind a complaint of its own.
         causes = [c.strerror for c in (e, e.__context__) if isinstance(c, OSError) and c.strerror]
@@ -121,10 +112,6 @@ def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any
         raise EdgesegError(
             f"cannot be written ({reason})", path=path, hint="Free some space, or choose another folder"
         ) from e
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
     return path
 
 

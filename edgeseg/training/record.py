@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edgeseg import store
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import save_checkpoint
 from edgeseg.network.model import Network
@@ -26,6 +26,9 @@ def new_folder(project: str, name: str, exist_ok: bool = False) -> Path:
         EdgesegError: it cannot be made.
     """
     number = 1
+    for weights in Path(project).glob("*/weights"):
+        for left in (weights, weights.parent):
+            store.sweep_folder(left)
     while True:
         folder = Path(project) / (name if number == 1 else f"{name}-{number}")
         try:
@@ -57,12 +60,9 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         EdgesegError: the disk is full or the folder is gone.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        store.write_atomically(path, text)
     except OSError as e:
-        beside.unlink(missing_ok=True)
         raise EdgesegError(f"cannot be written ({e.strerror})", path=path, hint="Free some space") from e
 
 

@@ -100,9 +100,12 @@ def test_a_chain_runs_its_shared_prefix_once(toys) -> None:
 
 def test_folders_are_replaced_and_notes_are_kept(toys) -> None:
     toys.add("web", FOLDER, suffix="_web_model")
-    old = toys.model.with_name("net_web_model")
-    old.mkdir()
-    (old / "stale").write_text("from before")
+    toys.model.with_name("net_web_model").mkdir()  # empty: nothing is lost with it
+    toys.export("web")
+    toys.add("web", FOLDER.replace('"metadata.yaml"', '"stale"'), suffix="_web_model")
+    (result,) = toys.export("web")
+    assert (result.path / "stale").is_file() and not (result.path / "metadata.yaml").exists()
+    toys.add("web", FOLDER, suffix="_web_model")
     (result,) = toys.export("web")
     assert sorted(p.name for p in result.path.iterdir()) == ["metadata.yaml", "weights"]
     assert result.notes == ("two files",) and result.size == 11

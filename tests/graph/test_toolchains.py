@@ -221,7 +221,7 @@ def test_offline_by_environment(toys, monkeypatch) -> None:
 
 def test_installer_env() -> None:
     env = installer_env({"PIP_FIND_LINKS": "a b", "UV_FIND_LINKS": "mine", "PYTHONHOME": "x", "PATH": "p"})
-    assert env == {"PIP_FIND_LINKS": "a b", "UV_FIND_LINKS": "mine", "PATH": "p"}
+    assert env == {"PIP_FIND_LINKS": "a b", "UV_FIND_LINKS": "mine", "PATH": "p", "PYTHONSAFEPATH": "1"}
 
 
 @pytest.mark.slow

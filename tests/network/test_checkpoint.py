@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,12 @@ def test_undefined_weights_are_said(small: Network, tmp_path: Path) -> None:
         broken.backbone.stem.conv.weight[0] = float("nan")
     with pytest.warns(UserWarning, match="infinite or undefined"):
         load_checkpoint(save_checkpoint(tmp_path / "a.pt", broken))
+
+
+def test_no_torch_that_runs_what_a_checkpoint_says() -> None:
+    """Up to 2.5, ``torch.load(weights_only=True)`` could be made to run code (CVE-2025-32434)."""
+    from packaging.requirements import Requirement
+
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    pins = [Requirement(r).specifier for r in re.findall(r'"(torch[<>=][^"]*)"', text)]
+    assert pins and not any("2.5.1" in p for p in pins) and all("2.6.0" in p for p in pins)
