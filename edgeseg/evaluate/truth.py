@@ -36,7 +36,7 @@ class Truth:
         if self.source is not None:
             annotations = [dict(a) for a in self.annotations.get(image, ())]
             for a in annotations:
-                value = a["segmentation"]
+                value = a.get("segmentation")
                 # What it claims is compared before anything of that size is made.
                 if isinstance(value, Mapping) and rle_size(value) != tuple(shape):
                     raise EdgesegError(
