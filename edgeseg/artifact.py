@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
 from edgeseg.registry import Target, target_by_path, targets
 from edgeseg.store import recover
+from edgeseg.yaml_file import load_yaml
 
 SIDECAR = "metadata.yaml"
+SIDECAR_BYTES = 8 << 20
 ZIP_MEMBER = "metadata.json"
 
 
@@ -144,10 +145,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     file = _sidecar(path)
     if not file.is_file():
         return {}
-    try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise EdgesegError("no valid YAML", path=file, hint="Export the model again") from e
+    value = load_yaml(file, limit_bytes=SIDECAR_BYTES, hint="Export the model again")
     if not isinstance(value, dict):
         raise EdgesegError("no YAML mapping", path=file, hint="Export the model again")
     return value

@@ -129,19 +129,19 @@ class Model:
         from edgeseg.predict.result import class_ids
 
         opened = self.opened.sized(parse_imgsz(imgsz))
-        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks)
         wanted = class_ids(classes, opened.manifest.names)
-        found = self._results(pipeline, source, wanted)
+        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
+        found = self._results(pipeline, source)
         return found if stream else list(found)
 
     @staticmethod
-    def _results(pipeline: Any, source: Any, classes: tuple[int, ...] | None) -> Iterator[Result]:
+    def _results(pipeline: Any, source: Any) -> Iterator[Result]:
         import warnings
 
         from edgeseg.predict.result import Result, results
 
         good, last = 0, None
-        for item in results(pipeline, source, classes=classes):
+        for item in results(pipeline, source):
             if isinstance(item, Result):
                 good += 1
                 yield item
@@ -357,7 +357,9 @@ class Model:
         from edgeseg.training import TrainOptions, train
 
         running = {k: options.pop(k) for k in ("listeners", "progress") if k in options}
-        flat = {"model": str(self.path), "data": str(data or DEFAULT_DATA), **options}
+        flat = {"data": None if data is None else str(data), **options}
+        if not options.get("resume"):  # a run that goes on has both
+            flat = {"model": str(self.path), **flat, "data": str(data or DEFAULT_DATA)}
         result = train(TrainOptions.from_flat(flat), **running)
         self.path, self._opened = result.best, None
         return result

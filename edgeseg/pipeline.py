@@ -27,6 +27,7 @@ class Pipeline:
         max_det: detections an image at most.
         multi_label: one place may be several classes (COCO's evaluation protocol).
         masks: False spares the masks.
+        classes: only these class numbers; None: all.
         size: (height, width) or one number for a square, for models with a dynamic input; None: the manifest's.
 
     Attributes:
@@ -46,6 +47,7 @@ class Pipeline:
         max_det: int = 300,
         multi_label: bool = False,
         masks: bool = True,
+        classes: Sequence[int] | None = None,
         size: int | tuple[int, int] | None = None,
     ) -> None:
         if not 0 <= conf <= 1 or not 0 <= iou <= 1:
@@ -54,7 +56,7 @@ class Pipeline:
             raise EdgesegError(f"max_det {max_det} is below 1")
         self.runtime, self.manifest = runtime, manifest
         self.conf, self.iou, self.max_det = conf, iou, max_det
-        self.multi_label, self.masks = multi_label, masks
+        self.multi_label, self.masks, self.classes = multi_label, masks, classes
         self.size = input_size(manifest, size)
         self.speed: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
         if runtime.input.shape and not _fits(runtime.input.shape, manifest.input.shape):
@@ -96,6 +98,7 @@ class Pipeline:
             max_det=self.max_det,
             multi_label=self.multi_label,
             masks=self.masks,
+            classes=self.classes,
         )
         self.speed["postprocess"] = 1e3 * (perf_counter() - start)
         return found

@@ -36,6 +36,7 @@ LEAN = (
     "errors",
     "resources",
     "store",
+    "yaml_file",
     "kernel",
     "children",
     "download",
@@ -44,7 +45,7 @@ NEEDS_TORCH = {"edgeseg.data.loader"}
 
 # A module may import from its own row and the rows above it.
 LAYERS = (
-    {"errors", "resources", "store", "children", "kernel"},
+    {"errors", "resources", "store", "children", "kernel", "yaml_file"},
     {"manifest", "registry", "download", "npm"},
     {"artifact", "boards", "infer", "vision"},
     {"pipeline", "data", "network", "remote"},

@@ -60,6 +60,10 @@ def test_classes_size_and_stream(tiny: Path, image: np.ndarray) -> None:
     for wanted in ("dog", "1", [1], (1,)):
         found = model.predict(image, conf=0.0, classes=wanted)[0].detections
         assert set(found.classes.tolist()) <= {1}
+    # The classes are chosen first, then so many of them are kept.
+    other = 1 - int(model.predict(image, conf=0.0, max_det=1)[0].detections.classes[0])
+    few = model.predict(image, conf=0.0, classes=other, max_det=1)[0].detections
+    assert few.classes.tolist() == [other]
     assert model.predict(image, conf=0.0, masks=False)[0].detections.masks is None
     assert len(model.predict(image, imgsz=96)) == len(model.predict(image, imgsz=(64, 96))) == 1
     stream = model.predict([image, image], stream=True)

@@ -86,9 +86,9 @@ def predict(
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
     need_masks = save or save_txt or show or json is not None
-    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks)
+    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted)
     to = console.people(json)
-    stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0], classes=wanted)
+    stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0])
     skipped: list[dict[str, str]] = []
     total, found, times = 0, 0, dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)
     many = count(sources)

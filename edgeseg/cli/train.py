@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,6 +177,11 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
             """Shows how far the run is."""
 
             begun, before = 0.0, 0.0
+
+            def on_data(self, split: str, inventory: Any, warnings: Sequence[str]) -> None:
+                console.note(f"{split}: {inventory}")
+                for warning in warnings:
+                    console.warn(warning)
 
             def on_batch(self, trainer: Any, batch: Any, rates: Any) -> None:
                 p, epochs, all_batches = trainer.position, trainer.settings.epochs, max(1, len(trainer.batches))

@@ -109,6 +109,8 @@ def validate(
     console.say(
         f"{first['images']} images of {first['dataset']} ({split}){skip}; AP is the mean over IoU 0.50 to 0.95", to=to
     )
+    truth = first["truth"] if first["truth"] == "labels" else f"annotations in {first['truth']}"
+    console.say(f"truth: {truth}; {result.inventory}", to=to)
     if json:
         console.say(f"JSON in {json}", to=to)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,23 +18,29 @@ import numpy as np
 
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.images import read_image
-from edgeseg.data.labels import read_labels
+from edgeseg.data.inventory import Inventory
+from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.resources import cache_root
 from edgeseg.store import make_folder, writing
 
-_VERSION = 1
+_VERSION = 2
+_DIGEST = hashlib.sha256().digest_size
 IMAGE_CACHES = ("none", "ram", "disk")
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One good image: file, (height, width) in pixels, and its objects: classes (n,) int64 and outlines (k, 2) in 0..1."""
+    """One good image: file, (height, width) in pixels, and its objects: classes (n,) int64 and outlines (k, 2) in 0..1.
+
+    ``dropped``: rows of its label file that were left out, repeated ones and those without area.
+    """
 
     path: Path
     shape: tuple[int, int]
     classes: np.ndarray
     outlines: tuple[np.ndarray, ...]
+    dropped: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,12 @@ class Scan:
     def instances(self) -> int:
         """Objects of all images."""
         return sum(len(r.classes) for r in self.records)
+
+    @property
+    def inventory(self) -> Inventory:
+        """What is there, counted; label files of no image are not looked for."""
+        repeated, flat = (sum(r.dropped[i] for r in self.records) for i in (0, 1))
+        return Inventory(len(self.records), self.instances, self.background, repeated, flat)
 
 
 def fingerprint(path: Path) -> tuple[int, int]:
@@ -105,13 +119,14 @@ def scan(
 
 
 def _read(dataset: Dataset, path: Path) -> Record | str:
-    labels = read_labels(dataset.label_path(path), dataset.nc)
+    file = read_label_file(dataset.label_path(path), dataset.nc)
     try:
         shape = read_image(path).shape
     except EdgesegError as e:
         return str(e)
-    classes = np.array([label.cls for label in labels], np.int64)
-    return Record(path, (shape[0], shape[1]), classes, tuple(label.polygon for label in labels))
+    classes = np.array([label.cls for label in file.labels], np.int64)
+    outlines = tuple(label.polygon for label in file.labels)
+    return Record(path, (shape[0], shape[1]), classes, outlines, (file.repeated, file.flat))
 
 
 Mark = tuple[int, int, int, int]
@@ -126,28 +141,37 @@ def _store(file: Path, entries: Sequence[tuple[Path, Mark, Record | str]]) -> No
         "shape": np.array([r.shape if isinstance(r, Record) else (0, 0) for _, _, r in entries], np.int64),
         "count": np.array([len(r.classes) if isinstance(r, Record) else 0 for _, _, r in entries], np.int64),
         "classes": np.array([c for _, _, r in entries if isinstance(r, Record) for c in r.classes], np.int64),
+        "dropped": np.array([r.dropped if isinstance(r, Record) else (0, 0) for _, _, r in entries], np.int64).reshape(
+            -1, 2
+        ),
         "points": np.array([len(o) for o in outlines], np.int64),
         "outlines": np.concatenate(outlines) if outlines else np.zeros((0, 2), np.float32),
     }
     with contextlib.suppress(OSError, EdgesegError):
         make_folder(file.parent)
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
         with writing(file) as f:
-            np.savez(f, **arrays)  # type: ignore[arg-type]
+            f.write(hashlib.sha256(content.getbuffer()).digest())
+            f.write(content.getbuffer())
 
 
 def _load(file: Path) -> dict[str, tuple[Mark, Record | str]]:
+    """What was stored, {} where it is not there or one byte of it is not as it was written."""
     try:
-        with np.load(file, allow_pickle=False) as z:
+        content = memoryview(file.read_bytes())
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            return {}
+        with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as z:
             a = {k: z[k] for k in z.files}
         outlines = np.split(a["outlines"], np.cumsum(a["points"])[:-1]) if len(a["points"]) else []
         known: dict[str, tuple[Mark, Record | str]] = {}
         at = 0
-        for path, mark, error, shape, count in zip(
-            a["path"], a["mark"].tolist(), a["error"], a["shape"].tolist(), a["count"].tolist()
+        for path, mark, error, shape, count, dropped in zip(
+            a["path"], a["mark"].tolist(), a["error"], a["shape"].tolist(), a["count"].tolist(), a["dropped"].tolist()
         ):
-            mine = Record(
-                Path(str(path)), (shape[0], shape[1]), a["classes"][at : at + count], tuple(outlines[at : at + count])
-            )
+            classes, own = a["classes"][at : at + count], tuple(outlines[at : at + count])
+            mine = Record(Path(str(path)), (shape[0], shape[1]), classes, own, (dropped[0], dropped[1]))
             known[str(path)] = (tuple(mark), str(error) or mine)
             at += count
         return known
@@ -219,15 +243,31 @@ class ImageCache:
     def _from_disk(self, path: Path, mark: tuple[int, int]) -> np.ndarray:
         key = hashlib.sha256(f"{_VERSION}|{path.resolve()}|{mark}|{self.side}".encode()).hexdigest()[:32]
         file = self.folder / key[:2] / f"{key}.npy"
-        try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            image = self._reduced(path)
+        kept = _mapped(file)
+        if kept is not None:
+            return kept
+        image = self._reduced(path)
         with contextlib.suppress(OSError, EdgesegError):
             make_folder(file.parent)
             with writing(file) as f:
                 np.save(f, image)
+                f.write(zlib.crc32(image.data).to_bytes(4, "little"))
         return image
+
+
+def _mapped(file: Path) -> np.ndarray | None:
+    """The image of a ``disk`` cache file, mapped; None where it is not there or damaged."""
+    try:
+        image = np.load(file, mmap_mode="r", allow_pickle=False)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return None
+        end = image.offset + image.nbytes
+        with open(file, "rb") as f:
+            f.seek(end)
+            mark = f.read(5)
+        return image if mark == zlib.crc32(image.data).to_bytes(4, "little") else None
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError):
+        return None
 
 
 def _free_memory() -> int:

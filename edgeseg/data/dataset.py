@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgeseg.data.images import SUFFIXES, find_images
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.resources import cache_root
+from edgeseg.yaml_file import load_yaml
 
 SPLITS = ("train", "val", "test")
 EXAMPLE = "It needs: path, train, val and names, as in the README"
@@ -24,7 +23,8 @@ class Dataset:
 
     ``path`` is the dataset's folder, ``names[i]`` the name of class i, ``yaml`` the file that says so. ``splits`` holds for
     each split its folders and ``.txt`` lists. ``annotation_files`` holds COCO JSON files by split; None there means
-    that none is looked for. ``named`` is set for a dataset whose missing parts can be downloaded.
+    that none is looked for. ``named`` is set for a dataset whose missing parts can be downloaded. ``warnings``: what people
+    should look at in the YAML.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class Dataset:
     splits: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     annotation_files: Mapping[str, Path | None] = field(default_factory=dict)
     named: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def nc(self) -> int:
@@ -166,15 +167,12 @@ def load_dataset(name_or_yaml: str | os.PathLike[str]) -> Dataset:
 
 def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
     """Read one dataset YAML file (see ``load_dataset``)."""
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        what = getattr(e, "problem", None) or "it cannot be parsed"
-        raise EdgesegError(f"no valid YAML ({what})", path=file, line=line, hint=EXAMPLE) from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise EdgesegError(f"the dataset cannot be read ({e})", path=file, hint="It must be a text file in UTF-8") from e
+    changed: list[str] = []
+
+    def on_text(written: str, value: Any) -> None:
+        changed.append(f"the class name {written} is {brief(value)} to YAML: taken as written, quote it for other tools")
+
+    raw = load_yaml(file, text="names", on_text=on_text, hint=EXAMPLE)
     if not isinstance(raw, dict):
         raise EdgesegError("no dataset: the YAML is no mapping", path=file, hint=EXAMPLE)
     names = _names(raw, file)
@@ -182,7 +180,8 @@ def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
     splits = {s: _split(raw[s], root, file, s) for s in SPLITS if raw.get(s)}
     if not splits:
         raise EdgesegError("the dataset has neither train nor val", path=file, hint=EXAMPLE)
-    return Dataset(root, names, file, splits, _annotations(raw.get("annotations"), splits, root, file), named)
+    annotations = _annotations(raw.get("annotations"), splits, root, file)
+    return Dataset(root, names, file, splits, annotations, named, tuple(changed[:5]))
 
 
 def _names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
@@ -201,9 +200,14 @@ def _names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         names = [by_index[i] for i in range(len(by_index))]
     if not isinstance(names, list):
         raise EdgesegError("names is neither a list nor a mapping", path=file, hint="Write for example: names: [cat, dog]")
+    wrong = next((i for i, n in enumerate(names) if not isinstance(n, str) or not n.strip()), None)
+    if wrong is not None:
+        raise EdgesegError(f"the name of class {wrong} is no text", path=file, hint="Write for example: names: [cat, dog]")
     nc = raw.get("nc")
     if nc is not None and nc != len(names):
-        raise EdgesegError(f"nc is {nc}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names")
+        raise EdgesegError(
+            f"nc is {brief(nc)}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names"
+        )
     return tuple(str(n) for n in names)
 
 
@@ -213,7 +217,7 @@ def _root(path: Any, file: Path) -> Path:
         return here
     if not isinstance(path, str):
         raise EdgesegError("path is no text", path=file, hint="path is the dataset's folder")
-    root = Path(path).expanduser()
+    root = _expanded(path, file)
     places = [here / root, root, cache_root() / "datasets" / root]
     return next((p for p in places if p.is_dir()), places[0])
 
@@ -222,15 +226,35 @@ def _split(value: Any, root: Path, file: Path, split: str) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
     if not all(isinstance(e, str) for e in entries):
         raise EdgesegError(f"{split} is neither a folder nor a list of folders", path=file, hint=EXAMPLE)
-    return tuple(_below(root, e, file.parent) for e in entries)
+    return tuple(_below(root, e, file) for e in entries)
 
 
-def _below(root: Path, entry: str, here: Path) -> Path:
-    path = Path(entry).expanduser()
+def _below(root: Path, entry: str, file: Path) -> Path:
+    """The place that an entry means: below the dataset's folder, else beside the YAML.
+
+    ``../train/images`` as Roboflow writes it means a folder beside the YAML, one level lower than it says.
+    """
+    path, here = _expanded(entry, file), file.parent
     if path.is_absolute():
         return path
-    first = root / path
-    return here / path if not first.exists() and (here / path).exists() else first
+    places = [root / path, here / path]
+    if path.parts[:1] == ("..",):
+        lower = Path(*path.parts[1:])
+        places += [root / lower, here / lower]
+    return next((p for p in places if p.exists()), places[0])
+
+
+def _expanded(entry: str, file: Path) -> Path:
+    try:
+        path = Path(entry).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except NotADirectoryError:
+        return path
+    except (RuntimeError, ValueError, OSError) as e:  # ~nobody, a zero byte, a name of a thousand letters
+        raise EdgesegError(f"{brief(entry)} is no path ({brief(str(e))})", path=file, hint=EXAMPLE) from e
+    return path
 
 
 def _annotations(value: Any, splits: Mapping[str, tuple[Path, ...]], root: Path, file: Path) -> dict[str, Path | None]:
@@ -239,9 +263,9 @@ def _annotations(value: Any, splits: Mapping[str, tuple[Path, ...]], root: Path,
     if value is False:
         return dict.fromkeys(splits)
     if isinstance(value, str):
-        return {s: _below(root, value, file.parent) for s in splits}
+        return {s: _below(root, value, file) for s in splits}
     if isinstance(value, dict) and all(isinstance(v, str) or v is False for v in value.values()):
-        return {str(s): _below(root, v, file.parent) if v else None for s, v in value.items()}
+        return {str(s): _below(root, v, file) if v else None for s, v in value.items()}
     raise EdgesegError(
         "annotations is neither a file nor a mapping of splits to files",
         path=file,

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgeseg.data.tiff import pages
 from edgeseg.errors import EdgesegError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -20,7 +21,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All images below a folder, sorted by path; hidden files and folders are left out.
+    """All images below a folder, sorted by path; hidden files and folders are left out, folders that links repeat come once.
 
     Raises:
         EdgesegError: no such folder, or no image in it.
@@ -30,8 +31,14 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
         what = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise EdgesegError(what, path=folder, hint="Check the path in the dataset's YAML file")
     found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        here = os.stat(root)
+        if (here.st_dev, here.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
         found += [Path(root, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     if not found:
         raise EdgesegError("no images in this folder", path=folder, hint=f"Images end in {' '.join(SUFFIXES)}")
@@ -42,10 +49,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as uint8 BGR, shape (height, width, 3), values 0..255.
 
     The EXIF orientation is applied, grey becomes three equal channels, an alpha channel is dropped (not blended), 16-bit
-    values are divided by 257 and rounded, float values are taken as 0..1.
+    values are divided by 257 and rounded, float values are taken as 0..1 (undefined ones as 0).
 
     Raises:
-        EdgesegError: no such file, an empty file, one that is cut off, or no image.
+        EdgesegError: no such file, an empty file, one that is cut off, no image, several pages, or numbers in another range.
     """
     try:
         data = np.fromfile(os.fspath(path), np.uint8)
@@ -64,14 +71,35 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
     raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     if raw.size == 0:
         raise EdgesegError("the image file is empty", path=path, hint="Copy it again, or remove it")
-    _check_complete(raw.tobytes(), path)
+    content = raw.tobytes()
+    _check_complete(content, path)
+    number = pages(content)
+    if number > 1:
+        raise EdgesegError(f"a TIFF of {number} pages, not one image", path=path, hint="Save each page as a file of its own")
     try:
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is None and number:  # grey float values are not spread over colours
+            image = cv2.imdecode(raw, cv2.IMREAD_ANYDEPTH)
     except cv2.error as e:
         raise EdgesegError(f"not a readable image ({e.err or e})", path=path, hint="Save it again as JPEG or PNG") from e
     if image is None or image.size == 0:
         raise EdgesegError("not a readable image", path=path, hint="Save it again as JPEG or PNG, or remove it")
-    return to_uint8(image)
+    _check_range(image, path)
+    image = to_uint8(image)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+
+
+def _check_range(image: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Refuse values that nobody can know the white of: heights, temperatures, counts in a TIFF."""
+    if image.dtype in (np.uint8, np.uint16):
+        return
+    low, high = float(np.nanmin(image)), float(np.nanmax(image))
+    if image.dtype.kind != "f" or not -0.001 <= low <= high <= 1.001:
+        raise EdgesegError(
+            f"its values are {image.dtype} from {low:g} to {high:g}: which of them is white is not known",
+            path=path,
+            hint="Save it as 8 or 16 bit, or as float from 0 to 1",
+        )
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -37,8 +37,25 @@ class Label:
         return float(x1), float(y1), float(x2), float(y2)
 
 
+@dataclass(frozen=True, eq=False)
+class LabelFile:
+    """The labels of one image; ``repeated`` rows (said before) and ``flat`` ones (no area) are left out."""
+
+    labels: tuple[Label, ...] = ()
+    repeated: int = 0
+    flat: int = 0
+
+
 def read_labels(path: str | os.PathLike[str], nc: int) -> list[Label]:
+    """The labels of ``read_label_file`` alone."""
+    return list(read_label_file(path, nc).labels)
+
+
+def read_label_file(path: str | os.PathLike[str], nc: int) -> LabelFile:
     """Read the labels of one image. No file, or an empty one, means background: no objects.
+
+    A row that repeats another, or whose points lie on one line, is no object that could be found: it would count as missed,
+    or hide the one that was found. Both are left out and counted.
 
     Args:
         path: the label file.
@@ -52,15 +69,31 @@ def read_labels(path: str | os.PathLike[str], nc: int) -> list[Label]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return []
+        return LabelFile()
     except (OSError, UnicodeDecodeError) as e:
         raise EdgesegError(f"the label file cannot be read ({e})", path=path, hint="It must be plain text") from e
-    labels = []
+    found: dict[tuple[int, bytes], Label] = {}
+    repeated = flat = 0
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
-        if words:
-            labels.append(_parse(words, nc, path, number))
-    return labels
+        if not words:
+            continue
+        label = _parse(words, nc, path, number)
+        key = (label.cls, label.polygon.tobytes())
+        if key in found:
+            repeated += 1
+        elif _is_flat(label.polygon):
+            flat += 1
+        else:
+            found[key] = label
+    return LabelFile(tuple(found.values()), repeated, flat)
+
+
+def _is_flat(polygon: np.ndarray) -> bool:
+    """Whether all points lie on one line, to the six digits that label files have."""
+    points = polygon.astype(np.float64) - polygon[0]
+    far = points[np.argmax((points**2).sum(axis=1))]
+    return bool(np.abs(points[:, 0] * far[1] - points[:, 1] * far[0]).max() <= 1e-12)
 
 
 def write_labels(path: str | os.PathLike[str], labels: Iterable[Label]) -> None:

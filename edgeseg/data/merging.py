@@ -16,6 +16,7 @@ from edgeseg.data.dataset import read_yaml
 from edgeseg.data.planned import Plan
 from edgeseg.errors import EdgesegError
 from edgeseg.store import staging
+from edgeseg.yaml_file import load_yaml
 
 HINT = "Choose another folder with --out, or remove what is there"
 
@@ -42,7 +43,7 @@ class Merge:
         if self.yaml.exists():
             old = read_yaml(self.yaml).names
             self.names = old + tuple(n for n in names if n not in old)
-            self._body = yaml.safe_load(self.yaml.read_text(encoding="utf-8"))
+            self._body = load_yaml(self.yaml)
         for made in plans:
             self._check_images(made)
             entry = f"images/{made.split}" if made.whole else f"{made.split}.txt"
@@ -91,7 +92,7 @@ class Merge:
         for made in self._plans:
             self._link(made)
         text = yaml.safe_dump(self._body, sort_keys=False, allow_unicode=True)
-        if not self.yaml.exists() or yaml.safe_load(self.yaml.read_text(encoding="utf-8")) != self._body:
+        if not self.yaml.exists() or load_yaml(self.yaml) != self._body:
             new = stage / self.yaml.name
             new.write_text(text, encoding="utf-8")
             os.replace(new, self.yaml)

@@ -2,11 +2,12 @@
 
 Lin et al., "Microsoft COCO: Common Objects in Context", arXiv:1405.0312, and the COCO API's evaluation: AP is the mean over
 classes and IoU thresholds 0.50, 0.55 ... 0.95 of the precision interpolated at 101 recall levels; at most 100 detections per
-image and class count; crowd regions neither help nor harm.
+image and class count (more only where an image has more objects than that); crowd regions neither help nor harm.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 IOUS = tuple(0.5 + 0.05 * i for i in range(10))
 """The IoU thresholds of COCO."""
+COCO_MAX_DET = 100
+"""Detections of one class in one image that COCO's protocol counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +72,12 @@ def _plain(value: float) -> float | None:
 class MetricsMeter:
     """Collects detections image by image, as run lengths, and computes the metrics at the end. Masks are not kept.
 
-    Only images that were added count: one that could not be read must not be added.
+    Only images that were added count: one that could not be read must not be added. ``max_det``: the most detections
+    that the model may give for an image.
     """
 
     truth: Truth
+    max_det: int = 300
     _images: list[dict[str, Any]] = field(default_factory=list)
     _truths: list[dict[str, Any]] = field(default_factory=list)
     _found: list[dict[str, Any]] = field(default_factory=list)
@@ -111,10 +116,25 @@ class MetricsMeter:
             "annotations": self._truths,
             "categories": [{"id": i + 1, "name": n} for i, n in enumerate(self.truth.names)],
         }
-        box = _evaluate(dataset, self._found, "bbox", nc)
-        seg = _evaluate(dataset, self._found, "segm", nc) if self._masks else _nothing(nc)
+        limit = max(COCO_MAX_DET, self.max_det) if self._most() > COCO_MAX_DET else COCO_MAX_DET
+        box = _evaluate(dataset, self._found, "bbox", nc, limit)
+        seg = _evaluate(dataset, self._found, "segm", nc, limit) if self._masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
         return Metrics(box, seg, self.truth.names, len(self._images), instances)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What people must know of the figures, one sentence each."""
+        most = self._most()
+        if most <= COCO_MAX_DET:
+            return ()
+        said = f"an image has {most} objects of one class: AP counts {max(COCO_MAX_DET, self.max_det)} detections of a class"
+        more = f"; give max_det={most} or more" if most > self.max_det else ""
+        return (f"{said} in an image there, COCO's protocol {COCO_MAX_DET}{more}",)
+
+    def _most(self) -> int:
+        """The most objects of one class in one image."""
+        pairs = Counter((a["image_id"], a["category_id"]) for a in self._truths if not a["iscrowd"])
+        return max(pairs.values(), default=0)
 
 
 def _nothing(nc: int) -> AveragePrecision:
@@ -122,7 +142,7 @@ def _nothing(nc: int) -> AveragePrecision:
     return AveragePrecision(nan, nan, nan, np.full(nc, nan), np.full(nc, nan))
 
 
-def _evaluate(dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, nc: int) -> AveragePrecision:
+def _evaluate(dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, nc: int, limit: int) -> AveragePrecision:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as e:
@@ -131,6 +151,7 @@ def _evaluate(dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, n
     truth = COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
     results = truth.loadRes([dict(f) for f in found])
     run = COCOeval_faster(truth, results, iouType=kind)
+    run.params.maxDets = [1, 10, limit]
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
     run.evaluate()
     run.accumulate()

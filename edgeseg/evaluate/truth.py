@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from edgeseg.data.coco import read_coco, rle_size
 from edgeseg.data.dataset import Dataset
-from edgeseg.data.labels import Label, read_labels
+from edgeseg.data.inventory import Inventory
+from edgeseg.data.labels import Label, read_label_file
 from edgeseg.errors import EdgesegError
 
 
@@ -18,13 +20,15 @@ class Truth:
     """Objects by image; category ids are class indices + 1.
 
     ``source`` is the JSON file, or None for YOLO labels. One of ``annotations`` (COCO dicts by image file) and ``labels`` is
-    filled.
+    filled. ``inventory`` counts what there is (crowds are no objects), ``warnings`` are for people.
     """
 
     names: tuple[str, ...]
     source: Path | None = None
     annotations: Mapping[Path, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     labels: Mapping[Path, Sequence[Label]] = field(default_factory=dict)
+    inventory: Inventory = field(default_factory=Inventory)
+    warnings: tuple[str, ...] = ()
 
     def of(self, image: Path, shape: tuple[int, int]) -> list[dict[str, Any]]:
         """COCO annotations of one image without ``id`` and ``image_id``.
@@ -77,14 +81,24 @@ def load_truth(dataset: Dataset, split: str, images: Sequence[Path] | None = Non
     file = dataset.annotations(split)
     if file is not None:
         return _from_coco(file, dataset, images)
-    labels = {image: read_labels(dataset.label_path(image), dataset.nc) for image in images}
-    if not any(labels.values()):
+    files = {image: read_label_file(dataset.label_path(image), dataset.nc) for image in images}
+    labels = {image: f.labels for image, f in files.items()}
+    counts = Inventory(
+        len(images),
+        sum(len(x) for x in labels.values()),
+        sum(not x for x in labels.values()),
+        sum(f.repeated for f in files.values()),
+        sum(f.flat for f in files.values()),
+    ).with_orphans(dataset, images)
+    if not counts.objects:
+        first = dataset.label_path(images[0]) if images else dataset.yaml
+        near = f"; {counts.orphans[0]} belongs to no image" if counts.orphans else ""
         raise EdgesegError(
-            f"none of the {len(images)} images of split {split!r} has labels",
-            path=dataset.label_path(images[0]) if images else dataset.yaml,
+            f"none of the {len(images)} images of split {split!r} has labels{near}",
+            path=first,
             hint="Labels lie in `labels` beside `images`, one .txt file an image",
         )
-    return Truth(dataset.names, labels=labels)
+    return Truth(dataset.names, labels=labels, inventory=counts, warnings=(*dataset.warnings, *counts.warnings()))
 
 
 def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
@@ -126,7 +140,23 @@ def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
             path=file,
             hint=f"Correct `names` in {dataset.yaml}: categories are found by name",
         )
-    return Truth(dataset.names, source=file, annotations=found)
+    objects = {image: sum(not a["iscrowd"] for a in kept) for image, kept in found.items()}
+    counts = Inventory(len(images), sum(objects.values()), sum(not n for n in objects.values()))
+    warnings = (*dataset.warnings, *_disagreement(file, dataset, objects))
+    return Truth(dataset.names, source=file, annotations=found, inventory=counts, warnings=warnings)
+
+
+def _disagreement(file: Path, dataset: Dataset, objects: Mapping[Path, int]) -> tuple[str, ...]:
+    """Whether there are label files that hold another number of objects than the JSON: training would learn from those."""
+    rows: dict[Path, int] = {}
+    for image in objects:
+        with contextlib.suppress(OSError):
+            rows[image] = sum(bool(line.strip()) for line in dataset.label_path(image).read_bytes().splitlines())
+    other = sum(rows.get(image, 0) != n for image, n in objects.items())
+    if not rows or not other:
+        return ()
+    counts = f"{sum(objects.values())} objects there, {sum(rows.values())} in the label files"
+    return (f"the truth is {file.name}, not the label files: {counts}, {other} images differ",)
 
 
 def _annotation(a: Mapping[str, Any], category: int, file: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
+from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter
 from edgeseg.evaluate.truth import load_truth
@@ -38,7 +39,8 @@ class Predictor(Protocol):
 class ValidationResult:
     """What ``validate`` measured.
 
-    ``speed_ms`` holds the median milliseconds of each stage, ``skipped`` (path, reason) of images that could not be read.
+    ``speed_ms`` holds the median milliseconds of each stage, ``skipped`` (path, reason) of images that could not be read,
+    ``inventory`` counts what the truth holds.
     """
 
     metrics: Metrics
@@ -50,6 +52,7 @@ class ValidationResult:
     truth: str = "labels"
     settings: Mapping[str, float] | None = None
     warnings: tuple[str, ...] = ()
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def box(self) -> AveragePrecision:
@@ -79,6 +82,7 @@ class ValidationResult:
             "truth": self.truth,
             "settings": dict(self.settings or {}),
             "warnings": list(self.warnings),
+            "inventory": self.inventory.to_dict(),
         }
 
     def to_json(self, **extra: Any) -> str:
@@ -127,7 +131,7 @@ def validate(
     settings = {"conf": conf, "iou": iou, "max_det": max_det, "multi_label": multi_label}
     predict = _predictor(pipeline, settings)
     mapping, warnings = _classes(predict, dataset)
-    meter = MetricsMeter(truth)
+    meter = MetricsMeter(truth, max_det)
     skipped: list[tuple[str, str]] = []
     speed: dict[str, list[float]] = {s: [] for s in STAGES}
     for done, path in enumerate(chosen, 1):
@@ -156,7 +160,8 @@ def validate(
         str(dataset.yaml),
         "labels" if truth.source is None else str(truth.source),
         settings,
-        warnings,
+        (*truth.warnings, *warnings, *meter.warnings()),
+        truth.inventory,
     )
 
 

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgeseg.errors import EdgesegError, brief
+from edgeseg.yaml_file import load_yaml
 
 DEFINITIONS = Path(__file__).with_name("definitions")
 STRIDES = (8, 16, 32)
@@ -19,6 +18,7 @@ REG_MAX = 16
 COEFFS = 32
 # Three times the widest and ten times the deepest published: a few written digits must not claim all memory.
 MAX_CHANNELS, MAX_REPEATS = 2048, 64
+EXAMPLE = "A definition looks like: variant: n, nc: 80"
 ACTIVATIONS = ("silu", "relu6", "hardswish")
 
 # depth multiple, width multiple, ceiling of the channels before the width multiple (published table of YOLOv8).
@@ -157,12 +157,9 @@ def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple
                 "no such definition", path=path, hint="Built in: " + ", ".join(f"yolov8{v}-seg.yaml" for v in VARIANTS)
             )
         path = found
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, OSError) as e:
-        raise EdgesegError(f"no readable YAML ({(str(e) or type(e).__name__).splitlines()[0][:120]})", path=path) from e
+    raw = load_yaml(path, text="names", hint=EXAMPLE)
     if not isinstance(raw, dict):
-        raise EdgesegError("no YAML mapping", path=path, hint="A definition looks like: variant: n, nc: 80")
+        raise EdgesegError("no YAML mapping", path=path, hint=EXAMPLE)
     if "backbone" in raw or "head" in raw:
         raise EdgesegError(
             "a list of layers is no definition of ours", path=path, hint="Write two lines: variant: n (s, m, l, x), nc: 80"

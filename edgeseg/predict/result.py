@@ -108,17 +108,15 @@ def write_image(path: Path, image: np.ndarray) -> None:
         raise EdgesegError(f"it cannot be written ({(e.strerror or str(e)).lower()})", path=path, hint=hint) from e
 
 
-def results(pipeline: Pipeline, source: Any, *, classes: tuple[int, ...] | None = None) -> Iterator[Result | Unreadable]:
-    """Predict on every image of ``source`` (see ``frames``), one at a time, keeping only ``classes`` where given."""
+def results(pipeline: Pipeline, source: Any) -> Iterator[Result | Unreadable]:
+    """Predict on every image of ``source`` (see ``frames``), one at a time."""
     for item in frames(source):
-        yield item if isinstance(item, Unreadable) else predict_frame(pipeline, item, classes)
+        yield item if isinstance(item, Unreadable) else predict_frame(pipeline, item)
 
 
-def predict_frame(pipeline: Pipeline, frame: Frame, classes: tuple[int, ...] | None = None) -> Result:
+def predict_frame(pipeline: Pipeline, frame: Frame) -> Result:
     """Predict on one image."""
     detections = pipeline(frame.image)
-    if classes is not None:
-        detections = detections[np.isin(detections.classes, classes)]
     return Result(detections, frame.image, frame.path, frame.name, frame.number, frame.fps, dict(pipeline.speed))
 
 

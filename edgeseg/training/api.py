@@ -18,6 +18,7 @@ from edgeseg.data.cache import ImageCache, Scan, scan
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.loader import EpochBatches, TrainImages, collate, make_loader
 from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.network.checkpoint import load_checkpoint, load_training_state
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes, share_statistics
@@ -68,11 +69,15 @@ def train(
         EdgesegError: unusable options, data or checkpoint; a batch that does not fit; a disk that is full.
     """
     state: dict[str, Any] = {}
+    left: tuple[str, ...] = ()
     if options.resume:
+        wished = options
         options, state = _resumed(options)
+        left = wished.left_out(options)
     processes = Processes.start(options.device)
     try:
-        return _train(options, state, processes, listeners, progress)
+        result = _train(options, state, processes, listeners, progress)
+        return replace(result, warnings=(*left, *result.warnings))
     finally:
         processes.close()
 
@@ -88,6 +93,10 @@ def _train(
     dataset = load_dataset(options.data)
     data = {split: _scan(dataset, split, processes, progress) for split in ("train", "val")}
     warnings = _checked(data["train"], dataset)
+    # Before the first epoch, not after it: labels that are not there, annotations of other images.
+    truth = load_truth(dataset, "val", [r.path for r in data["val"].records])
+    if processes.main:
+        _tell(listeners, data["train"], dataset, truth)
     folded: tuple[str, ...] = ()
     if options.resume:
         network = load_checkpoint(options.resume)
@@ -109,7 +118,7 @@ def _train(
     if folded and not options.qat:
         warnings += ("its batch normalisation was folded in; statistics were measured on training images",)
         restore_statistics(network, folded, images, processes.device)
-    trainer = make_trainer(options, network, images, data["val"], dataset, processes, folder, listeners)
+    trainer = make_trainer(options, network, images, data["val"], dataset, processes, folder, listeners, truth)
     if state:
         trainer.load_state_dict(state["trainer"])
     with _interruptible(trainer):
@@ -126,6 +135,7 @@ def make_trainer(
     processes: Processes,
     folder: Path,
     listeners: Sequence[Listener] = (),
+    truth: Truth | None = None,
 ) -> Trainer:
     """Put a trainer together; ``network`` lies on the device."""
     share = max(1, options.batch // processes.world)
@@ -145,7 +155,7 @@ def make_trainer(
         share_statistics(network, processes)
     frozen = freeze(network, options.freeze)
     optimizer = make_optimizer(network, name, schedule, decay)
-    validator = Validator(dataset, held_out.records, options.imgsz, share, processes, gains=options.gains)
+    validator = Validator(dataset, held_out.records, options.imgsz, share, processes, gains=options.gains, _truth=truth)
     settings = Settings(
         options.epochs,
         options.seed,
@@ -262,6 +272,13 @@ def _scan(dataset: Dataset, split: str, processes: Processes, progress: Callable
         raise EdgesegError(f"training needs a {split} split", path=dataset.yaml, hint=f"Add `{split}: images/{split}` to it")
     report = (lambda done, count: progress(f"{split} images", done, count)) if progress else None
     return scan(dataset, split, progress=report if processes.main else None)
+
+
+def _tell(listeners: Sequence[Listener], data: Scan, dataset: Dataset, truth: Truth) -> None:
+    counts = data.inventory.with_orphans(dataset, [r.path for r in data.records])
+    for listener in listeners:
+        listener.on_data("train", counts, (*dataset.warnings, *counts.warnings()))
+        listener.on_data("val", truth.inventory, [w for w in truth.warnings if w not in dataset.warnings])
 
 
 def _checked(data: Scan, dataset: Dataset) -> tuple[str, ...]:

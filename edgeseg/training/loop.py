@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from edgeseg.data.inventory import Inventory
 from edgeseg.data.loader import Batch, EpochBatches
 from edgeseg.errors import EdgesegError
 from edgeseg.network.model import Network
@@ -56,6 +57,9 @@ class Position:
 
 class Listener:
     """Gets told what happens; every method may be left out."""
+
+    def on_data(self, split: str, inventory: Inventory, warnings: Sequence[str]) -> None:
+        """Once the images and labels of ``train`` and ``val`` are read, in the main process."""
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first batch (of a fresh or a resumed run)."""

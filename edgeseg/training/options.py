@@ -141,15 +141,27 @@ class TrainOptions:
         if "data" not in given and "resume" not in given:
             raise EdgesegError("train needs a dataset", hint="For example: edgeseg train data=coco128-seg.yaml")
         mine = {k: v for k, v in given.items() if k in own}
-        return cls(
+        made = cls(
             **{"data": "", **_typed(cls, mine)},
             augment=AugmentOptions(**_typed(AugmentOptions, {k: v for k, v in given.items() if k in image})),
             gains=LossGains(**{gains[k]: _value(k, "float", v) for k, v in given.items() if k in gains}),
         )
+        object.__setattr__(made, "_asked", frozenset(given))  # a value that is the default may have been asked for
+        return made
 
     def resumed(self, stored: Mapping[str, Any], run: str) -> TrainOptions:
         """The stored options of the run in ``run`` with this machine's device and workers."""
         return replace(self.from_flat(stored), resume=run, device=self.device, workers=self.workers)
+
+    def left_out(self, taken: TrainOptions) -> tuple[str, ...]:
+        """What was asked for beside ``resume`` and is otherwise in the options ``taken`` from the run, as one sentence."""
+        mine, default, there = self.to_flat(), TrainOptions(data="").to_flat(), taken.to_flat()
+        asked = getattr(self, "_asked", None) or {k for k, v in mine.items() if v != default[k]}
+        other = [k for k in mine if k in asked and k not in ("resume", "device", "workers") and mine[k] != there[k]]
+        if not other:
+            return ()
+        pairs = ", ".join(f"{k}={there[k]} (not {mine[k]})" for k in other)
+        return (f"the run goes on with the options it began with: {pairs}; for others start anew from its best.pt",)
 
 
 def _typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

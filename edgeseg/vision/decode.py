@@ -38,6 +38,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def take(self, index: np.ndarray) -> Candidates:
+        """Those at ``index`` (integers), in its order."""
+        return Candidates(self.boxes[index], self.scores[index], self.classes[index], self.coeffs[index], self.proto)
+
 
 @dataclass(frozen=True)
 class _Table:

@@ -25,6 +25,7 @@ def postprocess(
     multi_label: bool = False,
     masks: bool = True,
     index: int = 0,
+    classes: Sequence[int] | None = None,
 ) -> Detections:
     """Detections of one image of the batch, on its source image.
 
@@ -38,6 +39,7 @@ def postprocess(
         multi_label: one place may be several classes (the evaluation protocol of COCO).
         masks: False spares the masks.
         index: which image of the batch.
+        classes: only these, counted before ``max_det``; None: all.
 
     Returns:
         Detections by falling score. Boxes of which nothing lies in the image are left out.
@@ -46,6 +48,8 @@ def postprocess(
         EdgesegError: the tensors are not what the manifest says.
     """
     found = decode(outputs, manifest, conf=conf, multi_label=multi_label, index=index)
+    if classes is not None:
+        found = found.take(np.flatnonzero(np.isin(found.classes, classes)))
     keep = nms(found.boxes, found.scores, found.classes, iou, max_det)
     boxes = letterbox.to_source(found.boxes[keep])
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

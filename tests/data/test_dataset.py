@@ -108,7 +108,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="no mapping"):
         load_dataset(bad)
     bad.write_bytes(b"\xff\xfe\x00names")
-    with pytest.raises(EdgesegError, match=r"cannot be read|no valid YAML"):
+    with pytest.raises(EdgesegError, match=r"cannot be read|no valid YAML|no text in UTF-8"):
         load_dataset(bad)
     with pytest.raises(EdgesegError, match="no such dataset") as caught:
         load_dataset(tmp_path / "none.yaml")
@@ -146,3 +146,43 @@ def test_the_shared_dataset(shared: Path) -> None:
     assert all(d.label_path(p).is_file() for p in d.images("val"))
     found = d.annotations("val")
     assert found is not None and found.name == "instances_val2017.json"
+
+
+def test_names_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    file.write_text("train: images/train\nnames:\n  - yes\n  - 7\n  - 1.10\n  - 'no'\n")
+    dataset = load_dataset(file)
+    assert dataset.names == ("yes", "7", "1.10", "no")
+    assert len(dataset.warnings) == 3 and "the class name yes is True to YAML" in dataset.warnings[0]
+    for wrong in ("[a, [b]]", "[a, '']", "{0: a, 1: {}}", "[a, ~]"):
+        file.write_text(f"train: images/train\nnames: {wrong}\n")
+        if wrong == "[a, ~]":  # written as a word
+            assert load_dataset(file).names == ("a", "~")
+            continue
+        with pytest.raises(EdgesegError, match="the name of class 1 is no text"):
+            load_dataset(file)
+
+
+def test_roboflows_folders(tmp_path: Path) -> None:
+    put(tmp_path / "export" / "train" / "images" / "a.png", tmp_path / "export" / "valid" / "images" / "b.png")
+    file = write(tmp_path / "export", train="../train/images", val="../valid/images")
+    dataset = load_dataset(file)
+    assert [p.name for s in ("train", "val") for p in dataset.images(s)] == ["a.png", "b.png"]
+    # What it says is taken first where it is there.
+    put(tmp_path / "train" / "images" / "c.png")
+    assert [p.name for p in load_dataset(file).images("train")] == ["c.png"]
+
+
+def test_links_that_lead_back_are_visited_once(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "train" / "a.png", tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "images" / "train" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    found = load_dataset(write(tmp_path)).images("train")
+    assert [p.name for p in found] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("entry", ["~nosuchuser/x", "a\0b", "x" * 5000])
+def test_entries_that_are_no_paths(tmp_path: Path, entry: str) -> None:
+    for body in ({"train": entry}, {"path": entry}):
+        with pytest.raises(EdgesegError, match="is no path"):
+            load_dataset(write(tmp_path, **body))

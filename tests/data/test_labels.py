@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.data.labels import Label, read_labels, write_labels
+from edgeseg.data.labels import Label, _is_flat, read_label_file, read_labels, write_labels
 from edgeseg.errors import EdgesegError
 
 GOOD = "0 0.1 0.1 0.5 0.1 0.5 0.5"
@@ -33,7 +33,9 @@ def test_no_file_and_an_empty_file_are_background(tmp_path: Path) -> None:
 
 
 def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n" + GOOD.encode() + b"\r\n")
+    (tmp_path / "a.txt").write_bytes(
+        b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n" + GOOD.replace("0.1", "0.2").encode() + b"\r\n"
+    )
     assert len(read_labels(tmp_path / "a.txt", 1)) == 2
 
 
@@ -76,9 +78,22 @@ def test_binary_is_refused(tmp_path: Path) -> None:
     )
 )
 def test_what_is_written_is_read_again(tmp_path: Path, objects: list[tuple[int, list[tuple[float, float]]]]) -> None:
-    labels = [Label(c, np.array(p, np.float32)) for c, p in objects]
+    labels = [Label(c, np.array(p, np.float32).round(6)) for c, p in objects]
+    labels = [x for x in labels if not _is_flat(x.polygon)]
+    labels = list({(x.cls, x.polygon.tobytes()): x for x in labels}.values())
     write_labels(tmp_path / "x.txt", labels)
     again = read_labels(tmp_path / "x.txt", 80)
     assert [x.cls for x in again] == [x.cls for x in labels]
     for a, b in zip(labels, again):
         np.testing.assert_allclose(a.polygon, b.polygon, atol=6e-7)
+
+
+def test_rows_that_repeat_or_have_no_area_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [GOOD, GOOD, "0 0.5 0.5 0.5 0.5 0.5 0.5", "0 0.1 0.1 0.5 0.5 0.9 0.9", "0 0.1 0.2 0.5 0.2 0.9 0.2 0.3 0.2", GOOD]
+    (tmp_path / "a.txt").write_text("\n".join(rows))
+    found = read_label_file(tmp_path / "a.txt", 1)
+    assert (len(found.labels), found.repeated, found.flat) == (1, 2, 3)
+    # One pixel of an image of 8000 is an object, and so is what two parts joined by a bridge enclose.
+    pixel, bridged = "0.5 0.5 0.500125 0.5 0.500125 0.500125", "0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.1 0.5 0.5 0.6 0.5 0.5 0.5"
+    (tmp_path / "b.txt").write_text(f"0 {pixel}\n0 {bridged}\n")
+    assert len(read_labels(tmp_path / "b.txt", 1)) == 2

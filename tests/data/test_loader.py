@@ -148,3 +148,31 @@ def test_collate_numbers_instances_by_image(data: Path) -> None:
     assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert batch.owner.tolist() == [i for i, item in enumerate(items) for _ in item.classes]
     assert batch.index_maps.shape == (3, 16, 16)
+
+
+def test_a_damaged_label_cache_is_rebuilt(data: Path) -> None:
+    dataset = load_dataset(data)
+    truth = scan(dataset, "train")
+    (file,) = (data.parent.parent / "home" / "labels").glob("*.npz")
+    good = file.read_bytes()
+    for at in range(0, len(good), max(1, len(good) // 60)):
+        file.write_bytes(good[:at] + bytes([good[at] ^ 0x41]) + good[at + 1 :])
+        again = scan(dataset, "train")
+        assert again.reused == 0 and [r.shape for r in again.records] == [r.shape for r in truth.records]
+    for other in (b"", good[:40], b"junk"):
+        file.write_bytes(other)
+        assert scan(dataset, "train").reused == 0
+    assert scan(dataset, "train").reused == 6
+
+
+def test_a_damaged_image_cache_is_rebuilt(data: Path) -> None:
+    image = load_dataset(data).images("train")[0]
+    right = ImageCache(64, "disk").get(image).copy()
+    (file,) = (data.parent.parent / "home" / "images").glob("*/*.npy")
+    good = file.read_bytes()
+    for at in range(0, len(good), max(1, len(good) // 60)):
+        file.write_bytes(good[:at] + bytes([good[at] ^ 0x41]) + good[at + 1 :])
+        assert np.array_equal(ImageCache(64, "disk").get(image), right)
+        assert file.read_bytes() == good
+    file.write_bytes(good[:-4])
+    assert np.array_equal(ImageCache(64, "disk").get(image), right)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -130,3 +131,34 @@ def test_the_reference_figures(shared: Path) -> None:
     r = validate(Pipeline(runtime, runtime.manifest), shared / "data/coco100-seg/coco100-seg.yaml")
     assert r.box.map == pytest.approx(reference["box"], abs=1e-3)
     assert r.seg.map == pytest.approx(reference["mask"], abs=1e-3)
+
+
+@pytest.mark.parametrize("rows", ["{0}{0}{0}", "{0}1 0.5 0.5 0.5 0.5 0.5 0.5\n"], ids=["repeated", "flat"])
+def test_rows_that_nothing_could_find_cost_nothing(tmp_path: Path, rows: str) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        image = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{i}.png"), image)
+        (tmp_path / f"labels/{i}.txt").write_text(rows.format("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n"))
+    (tmp_path / "d.yaml").write_text("train: images\nval: images\nnames: [a, b]\n")
+    dataset = load_dataset(tmp_path / "d.yaml")
+    r = validate(Oracle(dataset), dataset)
+    assert r.box.map == pytest.approx(1) and r.seg.map == pytest.approx(1)
+    left = {k: v for k, v in r.to_dict()["inventory"].items() if k in ("repeated", "flat")}
+    assert left == ({"repeated": 4, "flat": 0} if "1 0.5" not in rows else {"repeated": 0, "flat": 2})
+
+
+def test_more_objects_than_coco_counts(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "images/0.png"), np.random.default_rng(0).integers(0, 255, (240, 240, 3), np.uint8))
+    spots = [(0.05 + 0.08 * (i % 12), 0.05 + 0.08 * (i // 12)) for i in range(140)]
+    rows = [f"0 {x} {y} {x + 0.05} {y} {x + 0.05} {y + 0.05} {x} {y + 0.05}\n" for x, y in spots]
+    (tmp_path / "labels/0.txt").write_text("".join(rows))
+    (tmp_path / "d.yaml").write_text("train: images\nval: images\nnames: [a]\n")
+    dataset = load_dataset(tmp_path / "d.yaml")
+    r = validate(Oracle(dataset), dataset, max_det=300)
+    assert r.box.map == pytest.approx(1) and "140 objects of one class" in r.warnings[0]
+    few = validate(Oracle(dataset), dataset, max_det=100)
+    assert few.box.map < 0.8 and "give max_det=140 or more" in few.warnings[0]

@@ -50,7 +50,7 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
         ("variant: n\nnames: seven\n", "list of class names"),
         ("nc: 80\nbackbone: []\nhead: []\n", "list of layers"),
         ("- 1\n", "no YAML mapping"),
-        ("a: [\n", "no readable YAML"),
+        ("a: [\n", "no valid YAML"),
     ],
 )
 def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, words: str) -> None:
@@ -81,5 +81,5 @@ def test_a_definition_larger_than_memory_is_refused(tmp_path: Path, text: str) -
 def test_a_value_that_python_cannot_hold_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "w.yaml"
     path.write_text(text)
-    with pytest.raises(EdgesegError, match="no readable YAML"):
+    with pytest.raises(EdgesegError, match="no valid YAML"):
         load_definition(path)

@@ -253,3 +253,42 @@ def test_early_stopping_counts_epochs_since_the_best() -> None:
     assert stale(Position(epoch=10, best=0.1, best_epoch=5), 5)
     assert not stale(Position(epoch=99, best=0.1, best_epoch=5), 0)
     assert not stale(Position(epoch=99), 5)
+
+
+def test_faults_of_the_validation_split_appear_before_the_first_epoch(options: TrainOptions) -> None:
+    dataset = load_dataset(options.data)
+    for image in dataset.images("val"):
+        dataset.label_path(image).unlink(missing_ok=True)
+    for file in dataset.path.rglob("*.json"):
+        file.unlink()
+    with pytest.raises(EdgesegError, match="none of the 2 images of split 'val' has labels"):
+        train(options)
+    assert not Path(options.project).exists()
+
+
+class Told(Listener):
+    """Keeps what is said of the data."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+
+    def on_data(self, split: str, inventory: object, warnings: object) -> None:
+        self.said[split] = str(inventory)
+
+
+def test_what_the_splits_hold_is_told(options: TrainOptions) -> None:
+    told = Told()
+    train(replace(options, epochs=1), listeners=[told])
+    assert told.said["train"].startswith("6 images, ") and told.said["val"].startswith("2 images, ")
+
+
+def test_other_options_beside_resume_are_said(options: TrainOptions) -> None:
+    part = train(replace(options, epochs=1, name="part"), listeners=[StopAt(1)])
+    asked = TrainOptions.from_flat({"resume": str(part.last), "epochs": 100, "lr0": 0.5, "device": "cpu", "workers": 0})
+    rest = train(asked)
+    assert rest.complete and rest.epochs == 1
+    assert "epochs=1 (not 100)" in rest.warnings[0] and "lr=None (not 0.5)" in rest.warnings[0]
+    again = train(replace(options, epochs=1, name="other"), listeners=[StopAt(1)])
+    assert not any(
+        "goes on" in w for w in train(TrainOptions.from_flat({"resume": str(again.last), "device": "cpu"})).warnings
+    )
