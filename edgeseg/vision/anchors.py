@@ -29,7 +29,8 @@ def distances(logits: np.ndarray) -> np.ndarray:
         logits: (..., bins) float.
 
     Returns:
-        (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin], computed in float64 so that every platform rounds alike.
+        (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin], computed in float64 so that every platform
+        rounds alike.
     """
     e = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
     return ((e @ np.arange(e.shape[-1], dtype=np.float64)) / e.sum(axis=-1)).astype(np.float32)

@@ -4,8 +4,8 @@ A mask's logit at a point of the prototype grid is the dot product of the detect
 (Bolya et al. 2019, "YOLACT"). Between grid points it is bilinear, and the grid is sampled at the centre of every source
 pixel, through the letterbox geometry: nothing passes through an intermediate resolution, nothing outside a box is computed.
 
-Every library adds up a dot product in an order of its own. In float64 the order cannot be seen: with an integer prototype the
-sums are exact, with a float one they are known far beyond the float32 to which they are rounded. All that follows is one
+Every library adds up a dot product in an order of its own. In float64 the order cannot be seen: with an integer prototype
+the sums are exact, with a float one they are known far beyond the float32 to which they are rounded. All that follows is one
 operation after the other, which IEEE 754 defines. So the same tensors give the same masks on every machine.
 """
 

@@ -1,3 +1,9 @@
+import ctypes
+import mmap
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -85,3 +91,41 @@ def test_one_pixel_and_one_row():
 def test_nothing_fits_nowhere():
     with pytest.raises(EdgesegError):
         letterbox(np.zeros((0, 5, 3), np.uint8), (32, 32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+@pytest.mark.parametrize("source", [(64, 97), (65, 97), (66, 98), (65, 64), (128, 192), (101, 67), (9, 7), (1, 97)])
+def test_nothing_past_the_image_is_read(source):
+    """The image ends where a page ends that must not be touched: OpenCV 5.0's INTER_LINEAR on arm64 reads on."""
+    page, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
+    count = source[0] * source[1] * 3
+    room = -(-count // page) * page
+    memory = mmap.mmap(-1, room + page)
+    whole = np.frombuffer(memory, np.uint8)
+    last = ctypes.c_void_p(whole.ctypes.data + room)
+    assert libc.mprotect(last, ctypes.c_size_t(page), 0) == 0
+    try:
+        image = whole[room - count : room].reshape(*source, 3)
+        image[:] = 9
+        out, box = letterbox(image, (64, 96))
+        assert np.count_nonzero(out == 9) == box.resized[0] * box.resized[1] * 3
+    finally:
+        libc.mprotect(last, ctypes.c_size_t(page), 3)
+
+
+def test_nothing_else_resizes_with_the_librarys_own_rounding():
+    """What a network sees is resized in one place; a second one must name an interpolation that is the same everywhere."""
+    root = Path(__file__).resolve().parents[2]
+    training = {"edgeseg/data/augment.py"}  # says itself why it may
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("edgeseg", "targets")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"INTER_(LINEAR|CUBIC|LANCZOS4)\b|\bresize\((?:(?!interpolation=)[^\n])*\)\s*$", _cv2(path), re.M)
+    }
+    assert found == training
+
+
+def _cv2(path: Path) -> str:
+    """The lines of a file that call OpenCV or name one of its interpolations."""
+    return "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if "cv2." in line)

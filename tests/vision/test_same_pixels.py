@@ -3,8 +3,8 @@
     python tests/vision/test_same_pixels.py           compare with golden_pixels.json, name what differs (exit code 1)
     python tests/vision/test_same_pixels.py --write   write that file anew
 
-It needs no more than what a board has, so that ``scripts/arm64.py`` can run it on an emulated one. Pictures and outputs are made
-from integers alone: no library may round on the way to what is compared.
+It needs no more than what a board has, so that ``scripts/arm64.py`` can run it on an emulated one. Pictures and outputs are
+made from integers: no library is free to round on the way to what is compared.
 """
 
 from __future__ import annotations
