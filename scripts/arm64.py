@@ -4,7 +4,8 @@
     python scripts/arm64.py --package onnxruntime my_script.py ARGS...      another script, with more packages
 
 Needs Linux with qemu-aarch64-static and mmdebstrap (Debian: apt-get install qemu-user-static mmdebstrap) and, the first
-time, a network. What it makes stays in ``--root`` (400 MB). Emulated results are those of the CPU, emulated times mean nothing.
+time, a network. What it makes stays in ``--root`` (400 MB). Emulated results are those of the CPU, emulated times mean
+nothing.
 
 Exit code: 0 all runs succeeded, 1 a run failed, 2 the emulated machine cannot be made here.
 """
