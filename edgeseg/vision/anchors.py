@@ -29,10 +29,11 @@ def distances(logits: np.ndarray) -> np.ndarray:
         logits: (..., bins) float.
 
     Returns:
-        (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin].
+        (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin], computed in float64 so that every platform
+        rounds alike.
     """
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
-    return (e @ np.arange(e.shape[-1], dtype=np.float32)) / e.sum(axis=-1)
+    e = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
+    return ((e @ np.arange(e.shape[-1], dtype=np.float64)) / e.sum(axis=-1)).astype(np.float32)
 
 
 def boxes(points: np.ndarray, ltrb: np.ndarray, stride: int) -> np.ndarray:

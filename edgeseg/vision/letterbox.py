@@ -77,7 +77,11 @@ def _scaled(side: int, ratio: float) -> int:
 
 
 def paste(image: np.ndarray, box: Letterbox, canvas: np.ndarray, pad_value: int) -> None:
-    """Write the letterboxed ``image`` into ``canvas`` (H, W, 3) uint8: padding only where there is padding."""
+    """Write the letterboxed ``image`` into ``canvas`` (H, W, 3) uint8: padding only where there is padding.
+
+    The same bytes on every machine and with every OpenCV: the resize is in integers whose rounding OpenCV defines. Its plain
+    INTER_LINEAR is whatever the CPU's fastest library does.
+    """
     (height, width), (left, top) = box.resized, box.pad
     bottom, right = top + height, left + width
     canvas[:top], canvas[bottom:] = pad_value, pad_value
@@ -85,7 +89,7 @@ def paste(image: np.ndarray, box: Letterbox, canvas: np.ndarray, pad_value: int)
     if (height, width) == box.source:
         canvas[top:bottom, left:right] = image
     else:
-        canvas[top:bottom, left:right] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        canvas[top:bottom, left:right] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], pad_value: int = 114) -> tuple[np.ndarray, Letterbox]:

@@ -3,6 +3,10 @@
 A mask's logit at a point of the prototype grid is the dot product of the detection's coefficients with the prototype there
 (Bolya et al. 2019, "YOLACT"). Between grid points it is bilinear, and the grid is sampled at the centre of every source
 pixel, through the letterbox geometry: nothing passes through an intermediate resolution, nothing outside a box is computed.
+
+Every library adds up a dot product in an order of its own. In float64 the order cannot be seen: with an integer prototype
+the sums are exact, with a float one they are known far beyond the float32 to which they are rounded. All that follows is one
+operation after the other, which IEEE 754 defines. So the same tensors give the same masks on every machine.
 """
 
 from __future__ import annotations
@@ -42,20 +46,22 @@ class Prototype:
         return self.values.shape[0 if self.layout == "nchw" else 2]
 
     def dequantized(self) -> Prototype:
-        """The same with all values float32, up to the positive factor ``scale``, which no threshold at 0 can see."""
+        """The same with all values float64, up to the positive factor ``scale``, which no threshold at 0 can see."""
         return replace(self, values=self._floats(self.values), scale=None, zero_point=None)
 
     def signs(self, coeff: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
         """(h, w) float32 logits of one mask in a window of the grid, up to a positive factor; ``coeff`` (k,) float32."""
         if self.layout == "nchw":
             # A stack of one (k, w) matrix a row, which BLAS reads in place: no copy of the window.
-            return np.matmul(coeff, self._floats(self.values[:, rows, cols]).transpose(1, 0, 2))
-        return np.matmul(self._floats(self.values[rows, cols]), coeff)
+            logits = np.matmul(coeff.astype(np.float64), self._floats(self.values[:, rows, cols]).transpose(1, 0, 2))
+        else:
+            logits = np.matmul(self._floats(self.values[rows, cols]), coeff.astype(np.float64))
+        return logits.astype(np.float32)
 
     def _floats(self, q: np.ndarray) -> np.ndarray:
         if self.zero_point is not None and q.dtype.kind in "iu":
-            return np.subtract(q, np.float32(self.zero_point), dtype=np.float32)
-        return q.astype(np.float32, copy=False)
+            return np.subtract(q, self.zero_point, dtype=np.float64)
+        return q.astype(np.float64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def masks(proto: Prototype, coeffs: np.ndarray, boxes: np.ndarray, letterbox: Le
     (sx, sy), (left, top) = letterbox.scale, letterbox.pad
     across = _Axis.of(shape[1], sx, left, letterbox.size[1] / width, width)
     down = _Axis.of(shape[0], sy, top, letterbox.size[0] / height, height)
-    if proto.values.dtype != np.float32:
+    if proto.values.dtype != np.float64:
         x0, y0, x1, y1 = windows.T
         if ((x1 - x0) * sx * (y1 - y0) * sy).sum() > letterbox.size[0] * letterbox.size[1]:
             proto = proto.dequantized()  # the windows together are more than the grid: convert it once

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -85,3 +88,21 @@ def test_one_pixel_and_one_row():
 def test_nothing_fits_nowhere():
     with pytest.raises(EdgesegError):
         letterbox(np.zeros((0, 5, 3), np.uint8), (32, 32))
+
+
+def test_nothing_else_resizes_with_the_librarys_own_rounding():
+    """What a network sees is resized in one place; a second one must name an interpolation that is the same everywhere."""
+    root = Path(__file__).resolve().parents[2]
+    training = {"edgeseg/data/augment.py"}  # says itself why it may
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("edgeseg", "targets")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"INTER_(LINEAR|CUBIC|LANCZOS4)\b|\bresize\((?:(?!interpolation=)[^\n])*\)\s*$", _cv2(path), re.M)
+    }
+    assert found == training
+
+
+def _cv2(path: Path) -> str:
+    """The lines of a file that call OpenCV or name one of its interpolations."""
+    return "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if "cv2." in line)

@@ -66,6 +66,24 @@ def test_masks_equal_the_oracle(heads, seed, source, size, layout, dtype, whole)
         np.testing.assert_array_equal(mask[clear], expected[clear])
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.sampled_from(["float32", "float16", "int8", "int16"]))
+def test_the_order_of_the_sums_cannot_be_seen(heads, seed, dtype):
+    """Coefficients and prototypes as a graph dequantizes them: many logits are 0 but for rounding."""
+    rng = np.random.default_rng(seed)
+    letterbox = Letterbox.fit((90, 70), (64, 64))
+    values, spec = heads.output("proto", np.float32(0.021) * rng.integers(-3, 4, (1, 32, 16, 16)), "proto", "nchw", dtype)
+    coeffs = np.float32(0.0173) * rng.integers(-3, 4, (5, 32)).astype(np.float32)
+    boxes = np.tile(np.array((0, 0, 70, 90), np.float32), (5, 1))
+    quantized = spec.scale, spec.zero_point
+    expected = masks(Prototype(values[0], "nchw", *quantized), coeffs, boxes, letterbox).full()
+    order = rng.permutation(32)
+    other = masks(Prototype(values[0, order], "nchw", *quantized), coeffs[:, order], boxes, letterbox).full()
+    np.testing.assert_array_equal(other, expected)
+    last = np.ascontiguousarray(np.moveaxis(values[0], 0, -1))
+    np.testing.assert_array_equal(masks(Prototype(last, "nhwc", *quantized), coeffs, boxes, letterbox).full(), expected)
+
+
 def test_one_cell_grid(heads):
     letterbox = Letterbox.fit((5, 7), (4, 4))
     proto = Prototype(np.ones((32, 1, 1), np.float32))
