@@ -46,6 +46,10 @@ class EdgesegError(Exception):
         super().__init__(printable(f"{where}{what}" + (f". {hint}" if hint else "")))
 
 
+class Notice(UserWarning):
+    """Something that people should know and that is no error; the command line prints it as one line."""
+
+
 class StepFailed(EdgesegError):
     """A conversion step failed, crashed or ran past its limits. Other branches are not touched: exit code 1."""
 

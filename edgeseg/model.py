@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.errors import EdgesegError, Notice, StepFailed
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
@@ -106,6 +107,7 @@ class Model:
         classes: str | int | Sequence[int] | None = None,
         masks: bool = True,
         stream: bool = False,
+        device: str | int | None = None,
     ) -> list[Result] | Iterator[Result]:
         """Predict on images.
 
@@ -118,6 +120,7 @@ class Model:
             classes: only these classes (numbers, or names with commas).
             masks: compute masks.
             stream: return an iterator that reads as it goes, for videos and large folders.
+            device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
 
         Returns:
             One ``Result`` per image; unreadable images among others are left out with a warning.
@@ -128,7 +131,7 @@ class Model:
         from edgeseg.predict.opened import parse_imgsz
         from edgeseg.predict.result import class_ids
 
-        opened = self.opened.sized(parse_imgsz(imgsz))
+        opened = self.opened.on(device).sized(parse_imgsz(imgsz))
         wanted = class_ids(classes, opened.manifest.names)
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
         found = self._results(pipeline, source)
@@ -136,8 +139,6 @@ class Model:
 
     @staticmethod
     def _results(pipeline: Any, source: Any) -> Iterator[Result]:
-        import warnings
-
         from edgeseg.predict.result import Result, results
 
         good, last = 0, None
@@ -162,6 +163,8 @@ class Model:
         imgsz: int | Sequence[int] | None = None,
         limit: int | None = None,
         progress: Any = None,
+        device: str | int | None = None,
+        **others: Any,
     ) -> ValidationResult:
         """Measure the model on a dataset with the COCO protocol.
 
@@ -170,17 +173,21 @@ class Model:
             split: ``train``, ``val`` or ``test``.
             limit: only the first so many images.
             progress: called with (done, total) after each image.
+            device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
+            others: options of other YOLO tools: accepted where they ask for what is done anyway, else refused with a hint.
 
         Returns:
             A result with ``.box`` and ``.seg`` (``map``, ``map50``, ``map75``, ``maps``) and ``.speed`` (milliseconds).
         """
         from edgeseg.data.dataset import load_dataset
         from edgeseg.evaluate.validate import validate
+        from edgeseg.habits import VALIDATION, check
         from edgeseg.predict.opened import parse_imgsz
 
+        check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
-        opened = self.opened.sized(parse_imgsz(imgsz))
+        opened = self.opened.on(device).sized(parse_imgsz(imgsz))
         dataset = load_dataset(str(data or self.default_data()))
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
         return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)
@@ -199,12 +206,13 @@ class Model:
     ) -> Fidelity:
         """How faithful the model is to ``reference`` at the operating threshold ``conf``, detection by detection.
 
-        Average precision does not see all scores sink together; this does. Images that cannot be read are left out.
+        Average precision does not see all scores sink together; this does. Labels are not needed: ``data`` may be a
+        folder of pictures. Images that cannot be read are left out.
 
         Raises:
             EdgesegError: the two models have different classes, or the dataset cannot be read.
         """
-        from edgeseg.data.dataset import load_dataset
+        from edgeseg.data.dataset import pictures
         from edgeseg.data.images import read_image
         from edgeseg.evaluate.fidelity import FidelityMeter
         from edgeseg.predict.opened import parse_imgsz
@@ -215,7 +223,7 @@ class Model:
             raise EdgesegError(what, path=other.path, hint="Compare exports of one network")
         size = parse_imgsz(imgsz) or self.opened.manifest.imgsz
         first, second = (m.opened.sized(size).pipeline(conf=conf) for m in (other, self))
-        images = load_dataset(str(data or self.default_data())).images(split)
+        images, _ = pictures(str(data or self.default_data()), split)
         meter = FidelityMeter(conf)
         for done, path in enumerate(images, 1):
             try:
@@ -228,75 +236,27 @@ class Model:
         return meter.result()
 
     def default_data(self) -> str:
-        """The dataset that the model names itself, where that is at hand without a download, else ``coco128-seg``."""
-        from edgeseg.data.named import NAMED
-        from edgeseg.resources import cache_root
+        """The dataset that the model was trained on; what should be known about that choice is a warning.
+
+        Raises:
+            EdgesegError: that dataset is not where it was.
+        """
+        from edgeseg.data.remembered import recall
 
         network = getattr(self.opened.runtime, "network", None)
-        said = network.info.get("data") if network is not None else self.opened.manifest.args.get("data")
-        named = str(said or "")
-        known = named.removesuffix(".yaml")
-        here = Path(named).is_file() or (known in NAMED and (cache_root() / "datasets" / known).is_dir())
-        return named if here or known == "coco8-seg" else DEFAULT_DATA
+        found, note = recall(network.info if network is not None else self.opened.manifest.source, self.path)
+        if note:
+            warnings.warn(note, Notice, stacklevel=2)
+        return found
 
     def info(self, *, imgsz: int = 640) -> dict[str, Any]:
         """What the model is, as plain values: parameters and FLOPs of a network, manifest and tensors of an artifact."""
+        from edgeseg.about import artifact_info, network_info
+
         if self.is_checkpoint:
-            return self._network_info(imgsz)
-        from dataclasses import asdict
-
-        opened = self.opened
-        m = opened.manifest
-        return {
-            "path": str(opened.path),
-            "format": m.format,
-            "precision": m.precision,
-            "head": m.head,
-            "size": opened.size,
-            "imgsz": list(m.imgsz),
-            "batch": m.batch,
-            "dynamic": m.dynamic,
-            "stride": m.stride,
-            "classes": m.nc,
-            "names": list(m.names),
-            "date": m.date,
-            "version": m.version,
-            "license": m.license,
-            "author": m.author,
-            "recipe": m.recipe,
-            "calibration": dict(m.calibration) if m.calibration else None,
-            "tools": dict(m.tools),
-            "source": dict(m.source),
-            "args": dict(m.args),
-            "notes": list(m.notes),
-            "inputs": [asdict(m.input)],
-            "outputs": [asdict(o) for o in m.outputs],
-        }
-
-    def _network_info(self, imgsz: int) -> dict[str, Any]:
-        self._need_torch()
-        from edgeseg.artifact import size_on_disk
-        from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint
-        from edgeseg.network.model import count_flops, count_parameters
-
-        network = load_checkpoint(self.path)
-        where = find_checkpoint(self.path) if self.path.suffix not in (".yaml", ".yml") else self.path
-        about = {
-            k: v for k, v in network.info.items() if isinstance(v, str | int | float | list | tuple) and v not in ("", ())
-        }
-        return {
-            "path": str(self.path),
-            "format": "network",
-            "variant": network.definition.variant,
-            "size": size_on_disk(where) if where.exists() else 0,
-            "parameters": count_parameters(network),
-            "gflops": round(count_flops(network, imgsz) / 1e9, 2),
-            "gflops_imgsz": imgsz,
-            "strides": list(network.strides),
-            "classes": network.nc,
-            "names": list(network.names),
-            **{f"trained {k}": v for k, v in about.items()},
-        }
+            self._need_torch()
+            return network_info(self.path, imgsz)
+        return artifact_info(self.opened)
 
     def export(self, format: str = "torchscript", **options: Any) -> Path:
         """Export to one format and return where the artifact lies.

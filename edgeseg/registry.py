@@ -22,6 +22,11 @@ else:
     import tomli as tomllib
 
 
+DEFINITIONS = (".yaml", ".yml")
+CHECKPOINTS = (".pt", ".pth", *DEFINITIONS)
+"""Suffixes of what is a network rather than an artifact: its weights, or its definition alone."""
+
+
 class BrokenTarget(UserWarning):
     """A folder whose ``target.toml`` cannot be used."""
 

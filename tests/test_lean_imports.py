@@ -37,6 +37,8 @@ LEAN = (
     "resources",
     "store",
     "yaml_file",
+    "habits",
+    "about",
     "kernel",
     "children",
     "download",
@@ -45,12 +47,12 @@ NEEDS_TORCH = {"edgeseg.data.loader"}
 
 # A module may import from its own row and the rows above it.
 LAYERS = (
-    {"errors", "resources", "store", "children", "kernel", "yaml_file"},
+    {"errors", "resources", "store", "children", "kernel", "yaml_file", "habits"},
     {"manifest", "registry", "download", "npm"},
     {"artifact", "boards", "infer", "vision"},
     {"pipeline", "data", "network", "remote"},
     {"training", "graph", "evaluate", "quantize"},
-    {"predict", "mixed"},
+    {"predict", "mixed", "about"},
     {"model"},
     {"demo", "cli", "__main__"},
 )

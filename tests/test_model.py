@@ -12,6 +12,7 @@ import pytest
 
 import edgeseg
 from edgeseg import Detections, EdgesegError, Model
+from edgeseg.errors import Notice
 
 pytest.importorskip("torch")
 TINY = "variant: tiny\nnc: {nc}\ndepth: 0.1\nwidth: 0.0625\nmax_channels: 256\n"
@@ -132,4 +133,5 @@ def test_export_and_artifact(tiny: Path, tmp_path: Path, image: np.ndarray) -> N
 
 
 def test_default_data(tiny: Path) -> None:
-    assert Model(tiny).default_data() == "coco128-seg"
+    with pytest.warns(Notice, match="names no dataset"):
+        assert Model(tiny).default_data() == "coco128-seg"

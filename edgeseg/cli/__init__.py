@@ -16,10 +16,12 @@ import typer
 from edgeseg import __version__
 from edgeseg.cli.arguments import normalise
 from edgeseg.cli.console import error, warn
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, Notice
+from edgeseg.habits import command_line
 from edgeseg.registry import BrokenTarget
 
 INTERRUPTED, BROKEN_PIPE, UNEXPECTED = 130, 1, 70
+COMPLETION = "_EDGESEG_COMPLETE"  # set by the shell when it asks what may come next
 
 # Command -> (module, name of the function or of the typer app in it, panel of the help).
 MAIN, LOOK, CARE = "Main commands", "Understanding a model", "Data and tools"
@@ -75,7 +77,6 @@ def build(names: Sequence[str]) -> typer.Typer:
         context_settings=SETTINGS,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        add_completion=False,
         no_args_is_help=True,
     )
 
@@ -153,7 +154,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
 ) -> None:
     """Ours in one line without a place in the code; those of packages as they are."""
-    if issubclass(category, BrokenTarget):
+    if issubclass(category, (BrokenTarget, Notice)):
         warn(str(message))
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
@@ -163,7 +164,9 @@ def _run(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"edgeseg {__version__}")
         return 0
-    word = next((a for a in argv if not a.startswith("-")), None)
+    completing = COMPLETION in os.environ
+    argv = argv if completing else command_line(argv, list(COMMANDS))
+    word = None if completing else next((a for a in argv if not a.startswith("-")), None)
     if word is not None and word not in COMMANDS:
         raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
     app = build([word] if word else list(COMMANDS))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.habits import COMMANDS, QUIET, check
 
 _KEY = re.compile(r"^[A-Za-z][\w-]*$")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -21,6 +22,7 @@ _OPTIONAL_VALUE = {"--json": "-"}
 def normalise(argv: Sequence[str], command: Any) -> list[str]:
     """Rewrite ``key=value``, ``--flag=true`` and ``--snake_case`` for the click command that ``argv`` leads to.
 
+    Options of other YOLO tools that ask for what is done anyway are left out (see ``edgeseg.habits``).
     A command with ``allow_extra_args`` gets what it has no option for as ``key=value``. ``--json`` without a value means
     standard output. A ``key=value`` whose key is no option passes as a path when such a file exists.
 
@@ -85,6 +87,10 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
         if flag in helps:
             out.append(flag)
             continue
+        if flag not in by_flag and (known_elsewhere := COMMANDS.get(name)) and _plain(key) in (*known_elsewhere, *QUIET):
+            takes = not equals and queue and not _is_option(queue[0])
+            check(name, {_plain(key): _value(value if equals else queue.pop(0) if takes else "true")}, known_elsewhere)
+            continue
         if flag not in by_flag and open_ended and (equals or queue):
             extra.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
             continue
@@ -103,6 +109,16 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
         else:
             raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
     return [*out, *extra]
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("--").replace("-", "_")
+
+
+def _value(text: str) -> Any:
+    """A word as the value that it means: true or false, a whole number, else itself."""
+    lower = text.strip().lower()
+    return True if lower == "true" else False if lower == "false" else int(text) if lower.isdigit() else text
 
 
 def _is_option(token: str) -> bool:

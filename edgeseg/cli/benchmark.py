@@ -83,6 +83,7 @@ def benchmark(
     from edgeseg.errors import EdgesegError
     from edgeseg.evaluate.parity import Verdict, compare
     from edgeseg.evaluate.pictures import write_html
+    from edgeseg.evaluate.truth import truth_if_any
     from edgeseg.graph.export import export
     from edgeseg.graph.options import ExportOptions, precision_for
     from edgeseg.graph.plan import ALL
@@ -95,6 +96,8 @@ def benchmark(
     network = Model(source, threads=threads)
     chosen = data or network.default_data()
     dataset = load_dataset(chosen)
+    images = dataset.images(split)[:limit]
+    truth = truth_if_any(dataset, split, images)
     formats, options = split_list(format) or [ALL], ExportOptions(imgsz=size, half=half, int8=int8)
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=chosen)
@@ -117,8 +120,8 @@ def benchmark(
                 failed = Verdict(path, "", r.format, r.precision, r.head, r.size, error=str(e), diverges=where)
             verdicts.append(failed)
         with console.progress(f"measuring {len(others)} models") as bar:
-            found = compare(reference, others, dataset, split, limit=limit, progress=bar.update)
-    measured = iter(found[1:])
+            found = compare(reference, others, images, truth, progress=bar.update)
+    measured = iter(found[len(found) - len(others) :])
     whole = [v or next(measured) for v in verdicts]
     with console.json_file(json) as stream:
         about = {"model": str(source), "dataset": str(dataset.yaml), "split": split, "imgsz": list(reference.manifest.imgsz)}
@@ -154,9 +157,15 @@ def row(v: Verdict, exported: str, parts: str = "nowhere") -> tuple[Any, ...]:
     target = target_by_path(v.path)
     kit = " kit" if target is not None and target.is_kit(v.path) else ""  # its figures are not the format's own
     about = (v.format + kit, v.precision, round(v.size / 1e6, 2) if v.size else None)
-    if v.fidelity is None or v.metrics is None:
+    if v.fidelity is None:
         return (*about, *[None] * 9, exported, f"{v.diverges}: {v.error}")
     f, ap = v.fidelity, v.metrics
-    figures = (ap.box.map, ap.seg.map, f.matched, f.mask_iou, f.score_shift)
+    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.matched, f.mask_iou, f.score_shift)
     ms = (v.speed_ms["preprocess"], v.speed_ms["inference"], v.p95_ms["inference"], v.speed_ms["postprocess"])
-    return (*about, *(round(float(x), 4) for x in figures), *(round(x, 1) for x in ms), exported, v.diverges or parts)
+    return (
+        *about,
+        *(x if x is None else round(float(x), 4) for x in figures),
+        *(round(x, 1) for x in ms),
+        exported,
+        v.diverges or parts,
+    )

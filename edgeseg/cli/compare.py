@@ -36,23 +36,33 @@ def compare_models(
     *,
     split: str,
     limit: int | None,
+    size: tuple[int, int] | None,
     threads: int | None,
+    device: str | None,
     html: str | None,
     json: str | None,
 ) -> int:
-    """Compare, print the table, write JSON and HTML; the exit code: 1 when a model parts from the reference, else 0."""
-    from edgeseg.data.dataset import load_dataset
+    """Compare, print the table, write JSON and HTML; the exit code: 1 when a model parts from the reference, else 0.
+
+    The reference runs at the size of each model. ``data`` is a dataset, with labels or without, or a folder of pictures.
+    """
+    from edgeseg.data.dataset import pictures
     from edgeseg.errors import EdgesegError
     from edgeseg.evaluate.parity import Verdict, compare
     from edgeseg.evaluate.pictures import write_html
+    from edgeseg.evaluate.truth import truth_if_any
     from edgeseg.model import Model
     from edgeseg.predict.writer import next_run
 
     to = console.people(json)
     first = Model(reference, threads=threads)
-    dataset = load_dataset(data or first.default_data())
+    chosen = data or first.default_data()
+    images, dataset = pictures(chosen, split)
+    images = images[:limit]
+    truth = None if dataset is None else truth_if_any(dataset, split, images)
+    where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
     with ExitStack() as stack:
-        subject = subject_of(first.opened)
+        subject = subject_of(first.opened.on(device).sized(size))
         others: list[Subject] = []
         failed: list[Verdict] = []
         for file in files:
@@ -61,16 +71,19 @@ def compare_models(
             except EdgesegError as e:
                 failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
         with console.progress(f"comparing {len(others)} models with {reference}") as bar:
-            verdicts = compare(subject, others, dataset, split, limit=limit, progress=bar.update)
+            verdicts = compare(subject, others, images, truth, progress=bar.update)
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else next_run("validate") / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_html(page, verdicts, reference, f"{dataset.yaml.name} ({split})")
+    write_html(page, verdicts, reference, where)
     with console.json_file(json) as stream:
-        found = {"reference": reference, "dataset": str(dataset.yaml), "split": split, "report": str(page)}
+        name = chosen if dataset is None else str(dataset.yaml)
+        found = {"reference": reference, "dataset": name, "split": split, "images": len(images), "report": str(page)}
         console.write_json(stream, {**found, "models": [v.to_dict() for v in verdicts]})
     if json != "-":
         console.table("", HEADER, [row(v) for v in verdicts], to=to)
+        if truth is None:
+            console.say(f"{len(images)} images of {where} without labels: no average precision", to=to)
         console.say(f"pictures of the worst disagreements: {page}", to=to)
     for v in failed:
         console.error(f"{v.path}: {v.error}")
@@ -106,10 +119,10 @@ def subject_of(opened: Opened) -> Subject:
 def row(v: Verdict) -> tuple[Any, ...]:
     """One line of the table; see ``HEADER``."""
     about = (str(v.path), v.title, console.size(v.size))
-    if v.fidelity is None or v.metrics is None:
+    if v.fidelity is None:
         return (*about, *[None] * 8, v.diverges)
     f, ap = v.fidelity, v.metrics
-    figures = (ap.box.map, ap.seg.map, f.matched, f.mask_iou, f.score_shift)
+    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.matched, f.mask_iou, f.score_shift)
     speed = round(v.speed_ms.get("inference", 0.0), 1)
     largest = (f"{v.largest_score:.1e}", f"{v.largest_box:.2g}")
-    return (*about, *(round(float(x), 4) for x in figures), *largest, speed, v.diverges or "nowhere")
+    return (*about, *(x if x is None else round(float(x), 4) for x in figures), *largest, speed, v.diverges or "nowhere")

@@ -66,6 +66,7 @@ def validate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", show_default="all")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or cuda:0 where it can run there.", show_default="cpu")] = None,
 ) -> None:
     """Measure box and mask average precision (COCO protocol) and the speed of each model."""
     from edgeseg.model import Model
@@ -79,7 +80,18 @@ def validate(
         from edgeseg.cli.compare import compare_models
 
         raise typer.Exit(
-            compare_models(files, reference, data, split=split, limit=limit, threads=threads, html=html, json=json)
+            compare_models(
+                files,
+                reference,
+                data,
+                split=split,
+                limit=limit,
+                size=size,
+                threads=threads,
+                device=device,
+                html=html,
+                json=json,
+            )
         )
     summary: list[dict[str, Any]] = []
     for file in files:
@@ -88,8 +100,9 @@ def validate(
         chosen = data or one.default_data()
         with console.progress(f"validating {file}") as bar:
             result = one.validate(
-                chosen, split=split, conf=conf, iou=iou, max_det=max_det, imgsz=size, limit=limit, progress=bar.update
-            )
+                chosen, split=split, conf=conf, iou=iou, max_det=max_det, imgsz=size, limit=limit, progress=bar.update,
+                device=device,
+            )  # fmt: skip
         for path, reason in result.skipped:
             console.warn(f"{path}: {reason}; skipped")
         for warning in result.warnings:

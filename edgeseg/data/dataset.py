@@ -165,6 +165,21 @@ def load_dataset(name_or_yaml: str | os.PathLike[str]) -> Dataset:
     return read_yaml(file)
 
 
+def pictures(name_or_folder: str | os.PathLike[str], split: str = "val") -> tuple[list[Path], Dataset | None]:
+    """The images to look at and the dataset that they belong to: of a dataset (see ``load_dataset``), or of a plain folder.
+
+    Raises:
+        EdgesegError: no such dataset, split or folder, or no image in it.
+    """
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir() and not [*folder.glob("*.yaml"), *folder.glob("*.yml")]:
+        return find_images(folder), None
+    if folder.suffix.lower() in SUFFIXES and folder.is_file():
+        return [folder], None
+    dataset = load_dataset(name_or_folder)
+    return dataset.images(split), dataset
+
+
 def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
     """Read one dataset YAML file (see ``load_dataset``)."""
     changed: list[str] = []

@@ -21,8 +21,8 @@ from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
 from edgeseg.evaluate.parity import CONF, Subject
-from edgeseg.evaluate.tensors import TensorMeter, plain, same_order
-from edgeseg.manifest import Manifest, Output
+from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order
+from edgeseg.manifest import Manifest
 from edgeseg.pipeline import Pipeline
 from edgeseg.quantize.floors import Floors
 from edgeseg.quantize.relevance import relevant
@@ -184,7 +184,7 @@ def judge(
         speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
         ratio=round(float(np.median(times[:, 0] / np.maximum(times[:, order[1]], 1e-6))), 3),
     )
-    seen = missed(fidelity, floors) if verdict.by == "detections" else _ghosts(fidelity, floors)
+    seen = floors.missed(fidelity) if verdict.by == "detections" else floors.ghosts(fidelity)
     noisy = [role for role, db in snr.items() if db < floors.snr]
     reasons = [*seen, *(f"{role} tensors {snr[role]:.1f} dB (at least {floors.snr:g})" for role in noisy)]
     if not reasons:
@@ -201,22 +201,6 @@ def judge(
     if reference.manifest.head == "raw" and len(culprits) >= 3:
         culprits = [BEFORE]  # what breaks three branches of four is something that they share
     return replace(verdict, reasons=tuple(reasons), culprits=tuple(culprits), worst=words)
-
-
-def missed(f: Fidelity, floors: Floors) -> list[str]:
-    """The floors that detections missed, in words."""
-    found = []
-    if f.reference and not f.matched >= floors.matched:
-        found.append(f"{f.matched:.1%} of {f.reference} detections matched (at least {floors.matched:.0%})")
-    if f.pairs and f.box_iou < floors.box_iou:
-        found.append(f"mean box IoU {f.box_iou:.3f} (at least {floors.box_iou})")
-    if f.pairs and f.mask_iou < floors.mask_iou:
-        found.append(f"mean mask IoU {f.mask_iou:.3f} (at least {floors.mask_iou})")
-    if f.pairs and abs(f.score_shift) > floors.score_shift:
-        found.append(f"scores shifted by {f.score_shift:+.3f} (at most {floors.score_shift})")
-    if f.extra > max(floors.extra * f.other, floors.detections / 4):
-        found.append(f"{f.extra} of {f.other} detections are not the float network's (at most {floors.extra:.0%})")
-    return found
 
 
 def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | None:
@@ -239,13 +223,6 @@ def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | Non
     return max(steps) if steps else None
 
 
-def _ghosts(f: Fidelity, floors: Floors) -> list[str]:
-    """Detections where the float network has next to none, in words."""
-    if f.other - f.pairs > floors.detections:
-        return [f"{f.extra} detections where the float network has {f.reference}"]
-    return []
-
-
 def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
     """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms more than all
     others together; else all of them."""
@@ -256,7 +233,7 @@ def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
         for role in roles:
             meters[role].add(shot.expected, pair.mixed(shot, role))
     results = {role: meter.result() for role, meter in meters.items()}
-    guilty = [role for role in roles if missed(results[role], floors)]
+    guilty = [role for role in roles if floors.missed(results[role])]
     harms = {role: harm(result) for role, result in results.items()}
     worst = max(roles, key=lambda role: harms[role])
     return guilty or ([worst] if 2 * harms[worst] > sum(harms.values()) else roles)
@@ -290,7 +267,7 @@ class _Pair:
         self.first = Pipeline(reference.runtime, reference.manifest, conf=CONF, size=size)
         self.second = Pipeline(artifact.runtime, artifact.manifest, conf=CONF)
         self.comparable = reference.manifest.head == artifact.manifest.head
-        self.parts = _parts(reference.manifest)
+        self.parts = parts_of(reference.manifest)
 
     def shoot(self, image: np.ndarray) -> _Shot:
         """Run both on a uint8 BGR image."""
@@ -305,7 +282,7 @@ class _Pair:
         order = same_order(self.reference.manifest.outputs, self.artifact.manifest.outputs)
         ours = plain(self.artifact.manifest, outputs)
         head = self.reference.manifest
-        first, second = _apart(head, plain(head, theirs)), _apart(head, [ours[i][:1] for i in order])
+        first, second = apart(head, plain(head, theirs)), apart(head, [ours[i][:1] for i in order])
         return _Shot(expected, found, outputs, first, second, box, milliseconds)
 
     def relevant(self, shot: _Shot, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -321,22 +298,6 @@ class _Pair:
             self.reference.manifest, outputs=tuple(replace(o, layout="nchw") for o in self.reference.manifest.outputs)
         )
         return postprocess(outputs, manifest, shot.letterbox, conf=CONF)
-
-
-def _parts(manifest: Manifest) -> list[Output]:
-    """The tensors by role: those of the raw head; of the decoded one, ``prediction`` taken apart."""
-    if manifest.head == "raw":
-        return list(manifest.outputs)
-    by_role = {o.role: o for o in manifest.outputs}
-    return [replace(by_role["prediction"], name=role, role=role) for role in ("box", "score", "coeff")] + [by_role["proto"]]
-
-
-def _apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
-    if manifest.head == "raw":
-        return outputs
-    by_role = {o.role: a for o, a in zip(manifest.outputs, outputs)}
-    p = by_role["prediction"]
-    return [p[:, :4], p[:, 4 : 4 + manifest.nc], p[:, 4 + manifest.nc :], by_role["proto"]]
 
 
 def _milliseconds(pipeline: Pipeline, subject: Subject) -> float:

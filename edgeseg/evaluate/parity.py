@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 
 from edgeseg.artifact import Runtime
-from edgeseg.data.dataset import Dataset
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter
-from edgeseg.evaluate.tensors import Closeness, TensorMeter, plain, same_order
-from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order
+from edgeseg.evaluate.truth import Truth
 from edgeseg.manifest import Manifest
 from edgeseg.pipeline import Pipeline
+from edgeseg.quantize.floors import EXACT, floors_of
+from edgeseg.quantize.relevance import relevant
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
@@ -34,18 +35,14 @@ from edgeseg.vision.postprocess import postprocess
 AP_SETTINGS = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
 CONF = 0.25
 WORST = 3
-#: Below these a model parts from its reference: SNR of the tensors in dB, share of detections matched, mean mask IoU,
-#: largest mean score shift. Rounding of the precision itself stays above them; a fault of a converter does not.
-FLOORS = {
-    "fp32": (55.0, 0.999, 0.999, 1e-3),
-    "fp16": (38.0, 0.99, 0.99, 5e-3),
-    "int8": (8.0, 0.95, 0.955, 2e-2),
-}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test, opened: what to call it, its size in bytes, what runs it and what its tensors mean."""
+    """A model under test, opened: what to call it, its size in bytes, what runs it and what its tensors mean.
+
+    ``manifest.imgsz`` is the size at which it is measured, where the model takes any.
+    """
 
     path: Path
     title: str
@@ -117,31 +114,29 @@ class Verdict:
 def compare(
     reference: Subject,
     others: Sequence[Subject],
-    dataset: Dataset,
-    split: str = "val",
+    images: Sequence[Path],
+    truth: Truth | None = None,
     *,
-    limit: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Verdict]:
-    """Run all models over a split.
+    """Run all models over some images, each beside the reference at its own input size.
 
     Args:
-        reference: what the others are measured against.
+        reference: what the others are measured against; where it takes any size, it runs at that of each of the others.
         others: the models under test.
-        dataset: images and truth.
-        split: ``train``, ``val`` or ``test``.
-        limit: only the first so many images.
+        images: what to look at.
+        truth: what is in them, for average precision; None: there are no labels, and the verdicts have no ``metrics``.
         progress: called with (done, total) after each image.
 
     Returns:
-        One verdict for the reference (compared with itself), then one for each of the others.
+        A verdict for the reference (compared with itself) at each size, then one for each of the others.
 
     Raises:
         EdgesegError: no image can be read, or the reference itself fails.
     """
-    images = dataset.images(split)[:limit]
-    truth = load_truth(dataset, split, images)
-    runs = [_Run(s, reference, truth) for s in (reference, *others)]
+    sizes = dict.fromkeys(_size(s, reference) for s in others) or {reference.manifest.imgsz: None}
+    firsts = {size: _Run(_at(reference, size), _at(reference, size), truth) for size in sizes}
+    runs = [_Run(s, firsts[_size(s, reference)].subject, truth) for s in others]
     read = 0
     for done, path in enumerate(images, 1):
         try:
@@ -149,27 +144,46 @@ def compare(
         except EdgesegError:
             continue  # `validate` tells of each; here only the comparison counts
         read += 1
-        first = runs[0].outputs(image)
-        if runs[0].error or first is None:
-            raise EdgesegError(f"the reference fails: {runs[0].error}", path=reference.path)
-        found = runs[0].detect(*first)
-        for run in runs:
-            run.add(path, image, first, found, mine=first if run is runs[0] else None)
+        for first in firsts.values():
+            got = first.outputs(image)
+            if first.error or got is None:
+                raise EdgesegError(f"the reference fails: {first.error}", path=reference.path)
+            found = first.detect(*got)
+            first.add(path, image, got, found, mine=got)
+            for run in runs:
+                if run.reference is first.subject:
+                    run.add(path, image, got, found, mine=None)
         if progress:
             progress(done, len(images))
     if not read:
-        raise EdgesegError(f"none of the {len(images)} images can be read", path=dataset.yaml, hint="Check the images")
-    return [run.verdict() for run in runs]
+        raise EdgesegError(f"none of the {len(images)} images can be read", path=images[0] if images else None)
+    return [run.verdict() for run in (*firsts.values(), *runs)]
+
+
+def _size(subject: Subject, reference: Subject) -> tuple[int, int]:
+    """The input size at which a model and the reference meet: that of the one of the two that cannot choose."""
+    free = subject.manifest.dynamic or not reference.manifest.dynamic
+    height, width = (reference if free else subject).manifest.imgsz
+    return height, width
+
+
+def _at(subject: Subject, size: tuple[int, int]) -> Subject:
+    if tuple(subject.manifest.imgsz) == size or not subject.manifest.dynamic:
+        return subject
+    return replace(subject, manifest=replace(subject.manifest, imgsz=size))
 
 
 class _Run:
     """One model on its way through the images; the first error ends it."""
 
-    def __init__(self, subject: Subject, reference: Subject, truth: Truth) -> None:
+    def __init__(self, subject: Subject, reference: Subject, truth: Truth | None) -> None:
         self.subject, self.error = subject, ""
         size = None if not subject.manifest.dynamic else reference.manifest.imgsz
-        self.metrics, self.fidelity = MetricsMeter(truth), FidelityMeter(CONF)
+        self.metrics, self.fidelity = MetricsMeter(truth) if truth else None, FidelityMeter(CONF)
         self.tensors = TensorMeter(reference.manifest.outputs)
+        # What is judged, as the gate does; ``tensors`` is what is shown.
+        self.parts = parts_of(reference.manifest)
+        self.judged = TensorMeter(self.parts)
         self.comparable = subject.manifest.head == reference.manifest.head and reference.manifest.nc == subject.manifest.nc
         self.speed: dict[str, list[float]] = {"preprocess": [], "inference": [], "postprocess": []}
         self.scores, self.boxes = [0.0], [0.0]
@@ -177,6 +191,9 @@ class _Run:
         self.reference = reference
         try:
             self.pipeline = Pipeline(subject.runtime, subject.manifest, conf=CONF, size=size)
+            if not reference.manifest.dynamic and tuple(self.pipeline.size) != tuple(reference.manifest.imgsz):
+                own, theirs = ("x".join(map(str, s)) for s in (self.pipeline.size, reference.manifest.imgsz))
+                raise EdgesegError(f"it takes {own} pixels, the reference {theirs}: give the checkpoint as reference")
         except EdgesegError as e:
             self.error = str(e)
 
@@ -219,15 +236,25 @@ class _Run:
             theirs = plain(self.reference.manifest, first[0])
             order = same_order(self.reference.manifest.outputs, self.subject.manifest.outputs)
             try:
-                self.tensors.add(theirs, [ours[i] for i in order])
+                ours = [ours[i] for i in order]
+                self.tensors.add(theirs, ours)
+                if self.subject.manifest.precision not in EXACT:
+                    self._judge(theirs, ours)
             except EdgesegError:
                 self.comparable = False  # another input size: detections are compared all the same
         start = perf_counter()
         mine_found = self.detect(outputs, letterbox)
         self.speed["postprocess"].append(1e3 * (perf_counter() - start))
         self.fidelity.add(found, mine_found)
-        self.metrics.add(path, self.detect(outputs, letterbox, **AP_SETTINGS))
+        if self.metrics is not None:
+            self.metrics.add(path, self.detect(outputs, letterbox, **AP_SETTINGS))
         self._disagreement(path, found, mine_found, letterbox.ratio)
+
+    def _judge(self, theirs: list[np.ndarray], ours: list[np.ndarray]) -> None:
+        head = self.reference.manifest
+        first, second = apart(head, theirs), apart(head, [a[:1] for a in ours])
+        roles, logits = [o.role for o in self.parts], head.head == "raw"
+        self.judged.add(*(relevant(roles, first, side, logits=logits) for side in (first, second)))
 
     def _disagreement(self, path: Path, reference: Detections, other: Detections, ratio: float) -> None:
         pairs = match(reference, other)
@@ -247,6 +274,7 @@ class _Run:
             return Verdict(*about, error=self.error, diverges="runtime")
         tensors = self.tensors.by_role() if self.comparable else {}
         fidelity = self.fidelity.result()
+        judged = self.judged.by_role() if m.precision not in EXACT else tensors
         times = {k: v[1:] or v for k, v in self.speed.items() if v}
         return Verdict(
             *about,
@@ -254,10 +282,10 @@ class _Run:
             fidelity=fidelity,
             largest_score=max(self.scores),
             largest_box=max(self.boxes),
-            metrics=self.metrics.result(),
+            metrics=self.metrics.result() if self.metrics is not None else None,
             speed_ms={k: float(np.median(v)) for k, v in times.items()},
             p95_ms={k: float(np.percentile(v, 95)) for k, v in times.items()},
-            diverges=first_divergence(m.precision, tensors, fidelity),
+            diverges=first_divergence(m.precision, judged, fidelity),
             worst=tuple(w for _, _, w in sorted(self.worst, key=lambda t: (-t[0], -t[1])) if w.badness > 0.01),
         )
 
@@ -265,18 +293,16 @@ class _Run:
 def first_divergence(precision: str, tensors: dict[str, Closeness], fidelity: Fidelity) -> str:
     """The first stage at which a model parts from its reference: tensors of a role, detections, scores or masks; or nothing.
 
-    Tensors alone do not convict a quantized model: their noise is the price of its precision, and only named when what is
-    seen through it suffers.
+    Args:
+        precision: of the model; it has the floors (see ``edgeseg.quantize.floors``).
+        tensors: by role; of a quantized model, what of them is ``relevant``, as the gate compares them.
+        fidelity: of its detections.
     """
-    snr, matched, mask, shift = FLOORS.get(precision, FLOORS["int8"])
-    noisy = [f"{role} tensors ({c.snr_db:.1f} dB)" for role, c in tensors.items() if c.snr_db < snr]
-    seen = []
-    if fidelity.matched < matched:
-        seen.append(f"detections ({fidelity.matched:.1%} matched)")
-    if abs(fidelity.score_shift) > shift:
-        seen.append(f"scores (mean shift {fidelity.score_shift:+.3f})")
-    if fidelity.mask_iou < mask:
-        seen.append(f"masks (mean IoU {fidelity.mask_iou:.3f})")
-    if noisy and (seen or precision == "fp32"):
+    floors = floors_of(precision)
+    noisy = [f"{role} tensors ({c.snr_db:.1f} dB)" for role, c in tensors.items() if c.snr_db < floors.snr]
+    few = precision not in EXACT and tensors and fidelity.reference < floors.detections
+    seen = floors.ghosts(fidelity) if few else floors.missed(fidelity)
+    # The noise of half floats is the price of their precision, and only named when what is seen through it suffers.
+    if noisy and (seen or precision != "fp16"):
         return noisy[0]
     return seen[0] if seen else ""

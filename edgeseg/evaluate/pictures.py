@@ -73,14 +73,14 @@ def _table(verdicts: Sequence[Verdict]) -> str:
 
 def _row(v: Verdict) -> str:
     about = [v.path.name, f"{v.format} {v.precision}", v.head]
-    if v.error or v.fidelity is None or v.metrics is None:
+    if v.error or v.fidelity is None:
         cells = "".join(f"<td class=text>{_text(a)}</td>" for a in about)
         return f"<tr>{cells}<td class='text bad' colspan={len(_HEADER) - 3}>{_text(v.error)}</td></tr>"
     f = v.fidelity
     tensors = ", ".join(f"{role} {c.snr_db:.0f}" for role, c in v.tensors.items() if np.isfinite(c.snr_db))
     figures = [
-        f"{v.metrics.box.map:.4f}",
-        f"{v.metrics.seg.map:.4f}",
+        *(f"{m.map:.4f}" for m in ((v.metrics.box, v.metrics.seg) if v.metrics else ())),
+        *(() if v.metrics else ("", "")),
         f"{f.matched:.1%}",
         f"{f.box_iou:.4f}",
         f"{f.mask_iou:.4f}",

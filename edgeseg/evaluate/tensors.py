@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -131,3 +131,20 @@ def same_order(reference: Sequence[Output], other: Sequence[Output]) -> list[int
     """Index into ``other`` of the output with the role and stride of each output of ``reference``."""
     index = {(o.role, o.stride): i for i, o in enumerate(other)}
     return [index[(o.role, o.stride)] for o in reference]
+
+
+def parts_of(manifest: Manifest) -> list[Output]:
+    """The tensors by role: those of the raw head; of the decoded one, ``prediction`` taken apart."""
+    if manifest.head == "raw":
+        return list(manifest.outputs)
+    by_role = {o.role: o for o in manifest.outputs}
+    return [replace(by_role["prediction"], name=role, role=role) for role in ("box", "score", "coeff")] + [by_role["proto"]]
+
+
+def apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """One image's ``plain`` outputs as ``parts_of`` names them."""
+    if manifest.head == "raw":
+        return outputs
+    by_role = {o.role: a for o, a in zip(manifest.outputs, outputs)}
+    p = by_role["prediction"]
+    return [p[:, :4], p[:, 4 : 4 + manifest.nc], p[:, 4 + manifest.nc :], by_role["proto"]]

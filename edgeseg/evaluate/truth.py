@@ -65,6 +65,14 @@ class Truth:
         return found
 
 
+def truth_if_any(dataset: Dataset, split: str, images: Sequence[Path]) -> Truth | None:
+    """As ``load_truth``; None where nobody labelled these images: no annotations, no label file with a word in it."""
+    files = (dataset.label_path(image) for image in images)
+    if dataset.annotations(split) is None and not any(f.is_file() and f.stat().st_size for f in files):
+        return None
+    return load_truth(dataset, split, images)
+
+
 def load_truth(dataset: Dataset, split: str, images: Sequence[Path] | None = None) -> Truth:
     """Load what is in the images of a split: every label file is read and checked here, before a network runs.
 

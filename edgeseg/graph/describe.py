@@ -53,7 +53,7 @@ def describe(job: Job, network: Network, tools: Sequence[str] = ()) -> Manifest:
         recipe=None if job.recipe is None else str(job.recipe.get("name", "")),
         calibration=job.calibration_info,
         tools=_versions(tools),
-        source=_source(job.source),
+        source={**_source(job.source), **{k: str(network.info[k]) for k in ("data", "data_sha256") if network.info.get(k)}},
     )
 
 

@@ -25,10 +25,8 @@ from edgeseg.graph.options import ExportOptions
 from edgeseg.graph.placing import check_place, place_parts
 from edgeseg.graph.plan import NETWORK, Given, Plan, Step, make_plan
 from edgeseg.graph.run import STEM, Event, Outcome, Run
-from edgeseg.registry import target_by_path, targets
+from edgeseg.registry import CHECKPOINTS, target_by_path, targets
 from edgeseg.resources import cache_root
-
-CHECKPOINTS = (".pt", ".pth", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)

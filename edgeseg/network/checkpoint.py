@@ -16,12 +16,12 @@ from edgeseg.network.definition import Definition, builtin_definition, load_defi
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
 from edgeseg.network.torchfile import TorchFile
+from edgeseg.registry import DEFINITIONS
 from edgeseg.store import writing
 
 SCHEMA = 1
 _WEIGHTS = re.compile(r"yolov8[nsmlx]-seg(\.pt)?")
 _DETECTION = re.compile(r"yolov8[nsmlx](\.pt)?")
-_YAML = (".yaml", ".yml")
 
 
 def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0, detection: bool = False) -> Network:
@@ -40,7 +40,7 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
         EdgesegError: missing, damaged, hostile, or not YOLOv8-seg; says what to do next.
     """
     path = Path(path_or_name)
-    if path.suffix.lower() in _YAML:
+    if path.suffix.lower() in DEFINITIONS:
         return _fresh(path, nc, seed)
     path = find_checkpoint(path, detection=detection)
     file = TorchFile(path)

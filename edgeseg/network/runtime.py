@@ -17,7 +17,7 @@ from edgeseg.network.model import Network
 
 
 class NetworkRuntime:
-    """The ``Runtime`` of ``artifact.py`` for a checkpoint or a network: fused, float32, on the CPU.
+    """The ``Runtime`` of ``artifact.py`` for a checkpoint or a network: fused, float32, on the CPU until ``to`` moves it.
 
     Any input size that is a multiple of 32 and any batch size run. ``manifest.imgsz`` is the size that the network was
     trained at, 640 if unknown.
@@ -38,6 +38,20 @@ class NetworkRuntime:
         self.outputs: tuple[Output, ...] = self.network.outputs(head, None, batch=-1)
         self.manifest = replace(network_manifest(self.network, self.input, self.outputs), head=head)
         self.metadata: Mapping[str, Any] = self.manifest.to_metadata()
+        self.device = "cpu"
+
+    def to(self, device: str) -> None:
+        """Run on another device of torch from now on: ``cpu``, ``cuda:0``, ``mps``.
+
+        Raises:
+            EdgesegError: there is no such device here.
+        """
+        try:
+            torch.zeros(1, device=device)
+            self._view.to(device)
+        except (RuntimeError, AssertionError, NotImplementedError) as e:
+            raise EdgesegError(f"device={device} is not to be had here", hint="Use device=cpu, or leave it out") from e
+        self.device = device
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """(B, 3, H, W) float32 RGB in 0..1 -> the head's tensors, in the order of ``outputs``.
@@ -48,7 +62,8 @@ class NetworkRuntime:
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 32 or x.shape[3] % 32 or x.dtype != np.float32:
             raise EdgesegError(f"the network takes float32 (B, 3, H, W), H and W multiples of 32, not {x.dtype} {x.shape}")
         with torch.inference_mode():
-            return [t.numpy() for t in self._view(torch.from_numpy(np.ascontiguousarray(x)))]
+            images = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+            return [t.cpu().numpy() for t in self._view(images)]
 
 
 def network_manifest(network: Network, input: Tensor, outputs: tuple[Output, ...]) -> Manifest:

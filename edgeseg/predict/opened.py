@@ -13,9 +13,8 @@ from edgeseg.artifact import Artifact, Runtime, open_artifact, size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
 from edgeseg.pipeline import Pipeline
-from edgeseg.registry import target_by_path
+from edgeseg.registry import CHECKPOINTS, DEFINITIONS, target_by_path
 
-CHECKPOINTS = (".pt", ".yaml", ".yml")
 DEFAULT_MODEL = "yolov8n-seg.pt"
 
 
@@ -54,6 +53,23 @@ class Opened:
             raise EdgesegError(f"imgsz {bad[0]} is no positive multiple of {self.manifest.stride}")
         return replace(self, manifest=replace(self.manifest, imgsz=(int(imgsz[0]), int(imgsz[1]))))
 
+    def on(self, device: str | int | None) -> Opened:
+        """The same model on ``cpu``, or where else it can run: ``cuda:0`` (``0``), ``mps``; None leaves it where it is.
+
+        Raises:
+            EdgesegError: it cannot run there.
+        """
+        word = "cpu" if device in (None, "", "auto") else str(device)
+        word = f"cuda:{word}" if word.isdigit() else "cuda:0" if word == "cuda" else word
+        if device is None or word == getattr(self.runtime, "device", "cpu"):
+            return self
+        if hasattr(self.runtime, "to"):
+            self.runtime.to(word)
+            return self
+        here = getattr(self.runtime, "device", "cpu")
+        hint = "Leave device out, or run the checkpoint: it goes to any device of torch"
+        raise EdgesegError(f"{self.title} runs on {here} here, not on device={device}", path=self.path, hint=hint)
+
     def pipeline(self, **settings: object) -> Pipeline:
         """The pipeline (preprocess, inference, postprocess) on this model."""
         return Pipeline(self.runtime, self.manifest, **settings)  # type: ignore[arg-type]
@@ -85,7 +101,7 @@ def open_model(path: str | Path, *, threads: int | None = None, names: tuple[str
     from edgeseg.network.checkpoint import find_checkpoint
     from edgeseg.network.runtime import NetworkRuntime
 
-    where = Path(path) if Path(path).suffix.lower() in CHECKPOINTS[1:] else find_checkpoint(path)
+    where = Path(path) if Path(path).suffix.lower() in DEFINITIONS else find_checkpoint(path)
     runtime = NetworkRuntime(where, threads=threads)
     return Opened(where, "PyTorch fp32", cast("Runtime", runtime), runtime.manifest, free_size=True)
 

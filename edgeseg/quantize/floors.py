@@ -1,10 +1,31 @@
-"""Floors of the gate: how near to the float network a quantized artifact must be for its export to succeed."""
+"""Floors: how near to its float network an artifact must be. The gate and every comparison judge by this one table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
+
+
+class Agreement(Protocol):
+    """What floors are compared with: ``edgeseg.evaluate.fidelity.Fidelity``."""
+
+    @property
+    def matched(self) -> float: ...
+    @property
+    def box_iou(self) -> float: ...
+    @property
+    def mask_iou(self) -> float: ...
+    @property
+    def score_shift(self) -> float: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def reference(self) -> int: ...
+    @property
+    def other(self) -> int: ...
+    @property
+    def extra(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,40 @@ class Floors:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def missed(self, f: Agreement) -> list[str]:
+        """The floors that detections missed, in words."""
+        found = []
+        if f.reference and not f.matched >= self.matched:
+            found.append(f"{f.matched:.1%} of {f.reference} detections matched (at least {self.matched:.1%})")
+        if f.pairs and f.box_iou < self.box_iou:
+            found.append(f"mean box IoU {f.box_iou:.3f} (at least {self.box_iou})")
+        if f.pairs and f.mask_iou < self.mask_iou:
+            found.append(f"mean mask IoU {f.mask_iou:.3f} (at least {self.mask_iou})")
+        if f.pairs and abs(f.score_shift) > self.score_shift:
+            found.append(f"scores shifted by {f.score_shift:+.3f} (at most {self.score_shift})")
+        if f.extra > max(self.extra * f.other, self.detections / 4):
+            found.append(f"{f.extra} of {f.other} detections are not the float network's (at most {self.extra:.1%})")
+        return found
+
+    def ghosts(self, f: Agreement) -> list[str]:
+        """Detections where the float network has next to none, in words."""
+        if f.extra > self.detections:
+            return [f"{f.extra} detections where the float network has {f.reference}"]
+        return []
+
+
+#: What an artifact that rounds nothing, or to half floats, must reach. Rounding of the precision itself stays above it; a
+#: fault of a converter does not.
+EXACT: Mapping[str, Floors] = {
+    "fp32": Floors(0.999, 0.999, 0.999, 1e-3, 0.001, 55.0, 0),
+    "fp16": Floors(0.99, 0.99, 0.99, 5e-3, 0.01, 38.0, 0),
+}
+
+
+def floors_of(precision: str) -> Floors:
+    """The floors of an artifact of this precision; a quantized one has those of the gate."""
+    return EXACT.get(precision, Floors())
 
 
 def _share(value: float) -> bool:

@@ -17,6 +17,7 @@ import torch
 from edgeseg.data.cache import ImageCache, Scan, scan
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.loader import EpochBatches, TrainImages, collate, make_loader
+from edgeseg.data.remembered import remember
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.network.checkpoint import load_checkpoint, load_training_state
@@ -103,7 +104,7 @@ def _train(
     else:
         start = start_network(options, dataset.names)
         network, folded = start.network, start.folded
-    network.info = {**network.info, "imgsz": options.imgsz, "data": str(options.data)}
+    network.info = {**network.info, "imgsz": options.imgsz, **remember(dataset)}
     if options.qat:
         network = _rounding(network, options, dataset, processes, progress)
     network = network.float().to(processes.device)

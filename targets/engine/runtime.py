@@ -36,6 +36,7 @@ class Runtime:
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         self._inner: _Kit | _Engine = _Kit(path, threads) if path.is_dir() else _Engine(path)
         self.input, self.outputs, self.metadata = self._inner.input, self._inner.outputs, self._inner.metadata
+        self.device = "cpu" if path.is_dir() else "cuda:0"
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""

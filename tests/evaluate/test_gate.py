@@ -10,7 +10,7 @@ import pytest
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.gate import BEFORE, GateVerdict, judge, missed, resolution
+from edgeseg.evaluate.gate import BEFORE, GateVerdict, judge, resolution
 from edgeseg.evaluate.parity import Subject
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.quantize.floors import Floors
@@ -175,12 +175,12 @@ def test_floors_are_inclusive_and_nothing_found_at_all_is_a_miss():
     from edgeseg.evaluate.fidelity import Fidelity
 
     at = Fidelity(0.9, 0.945, 0.94, -0.05, 0.0, 90, 100, 90, 10)
-    assert missed(at, Floors()) == []
+    assert Floors().missed(at) == []
     nan = math.nan
     blind = Fidelity(0.0, nan, nan, nan, nan, 0, 100, 0, 10)
-    assert len(missed(blind, Floors())) == 1
+    assert len(Floors().missed(blind)) == 1
     flood = Fidelity(1.0, 1.0, 1.0, 0.0, 0.0, 100, 100, 200, 10)
-    assert "not the float network's" in missed(flood, Floors())[0]
+    assert "not the float network's" in Floors().missed(flood)[0]
 
 
 def test_the_score_resolution_of_floats_comes_from_the_values():

@@ -9,6 +9,7 @@ import pytest
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.parity import Subject, compare
 from edgeseg.evaluate.pictures import write_html
+from edgeseg.evaluate.truth import load_truth, truth_if_any
 from edgeseg.resources import demo_checkpoint
 
 pytest.importorskip("torch")
@@ -40,6 +41,11 @@ def network():
     return NetworkRuntime(demo_checkpoint())
 
 
+def seen(dataset):
+    images = dataset.images("val")
+    return images, load_truth(dataset, "val", images)
+
+
 def subject(network, name, precision="fp32", **changes):
     manifest = replace(network.manifest, precision=precision, imgsz=(SIZE, SIZE))
     runtime = Disturbed(network, manifest, **changes) if changes else network
@@ -53,7 +59,7 @@ def test_each_model_is_judged_by_itself(network, shapes_dataset, tmp_path):
         subject(network, "blurred", role="proto", amount=0.05),
         subject(network, "broken", role="box", amount=0.0, fails_at=2),
     ]
-    found = compare(subject(network, "reference"), others, shapes_dataset)
+    found = compare(subject(network, "reference"), others, *seen(shapes_dataset))
     reference, same, shy, blurred, broken = found
     assert reference.diverges == same.diverges == ""
     assert same.fidelity.matched == 1 and same.largest_score == 0 and same.tensors["box"].snr_db == np.inf
@@ -86,11 +92,52 @@ def test_the_other_head_is_compared_by_its_detections(network, shapes_dataset):
 
     manifest = replace(network.manifest, head="decoded", outputs=outputs, imgsz=(SIZE, SIZE))
     other = Subject(Path("decoded"), "decoded", 1, Decoded(), manifest)
-    _, decoded = compare(subject(network, "reference"), [other], shapes_dataset)
+    _, decoded = compare(subject(network, "reference"), [other], *seen(shapes_dataset))
     assert decoded.tensors == {} and decoded.diverges == ""
     assert decoded.fidelity.matched == 1 and decoded.largest_box < 0.01
 
 
 def test_a_reference_that_fails_is_an_error(network, shapes_dataset):
     with pytest.raises(EdgesegError, match="the reference fails: out of memory"):
-        compare(subject(network, "reference", role="box", fails_at=1), [], shapes_dataset)
+        compare(subject(network, "reference", role="box", fails_at=1), [], *seen(shapes_dataset))
+
+
+def fixed(network, size, precision="fp32", **changes):
+    """The network as an artifact of one size."""
+    manifest = replace(network.manifest, precision=precision, imgsz=(size, size), dynamic=False)
+    manifest = replace(manifest, input=replace(manifest.input, shape=(1, 3, size, size)))
+    return Subject(Path(f"fixed{size}"), "fixed", 1, Disturbed(network, manifest, **changes), manifest)
+
+
+def test_the_reference_runs_at_the_size_of_each_model(network, shapes_dataset):
+    images, truth = seen(shapes_dataset)
+    found = compare(subject(network, "reference"), [fixed(network, 96), fixed(network, 128)], images, truth)
+    assert len(found) == 4 and not any(v.diverges for v in found)
+    assert all(v.fidelity.matched == 1 and v.tensors["box"].snr_db == np.inf for v in found)
+    # One that cannot choose meets another size: said, and blamed on neither's tensors.
+    (_, other) = compare(fixed(network, 96), [fixed(network, 128)], images, truth)
+    assert other.diverges == "runtime" and "give the checkpoint as reference" in other.error
+
+
+def test_pictures_without_labels_are_enough(network, shapes_dataset, tmp_path):
+    images = shapes_dataset.images("val")
+    reference, other = compare(subject(network, "reference"), [subject(network, "other", role="score", amount=-1.0)], images)
+    assert reference.metrics is other.metrics is None and other.diverges and other.fidelity.pairs
+    assert other.to_dict()["metrics"] is None
+    assert "other" in write_html(tmp_path / "page.html", [reference, other], "reference", "a folder").read_text()
+    bare = replace(shapes_dataset, annotation_files={"val": None}, splits={"val": (tmp_path / "images",)})
+    assert truth_if_any(bare, "val", [tmp_path / "images" / "a.png"]) is None
+    assert truth_if_any(shapes_dataset, "val", images) is not None
+
+
+def test_quantized_models_are_judged_by_the_floors_of_the_gate(network, shapes_dataset):
+    from edgeseg.evaluate.gate import judge
+    from edgeseg.quantize.floors import Floors
+
+    images, truth = seen(shapes_dataset)
+    for role, amount in (("", 0.0), ("score", -0.05), ("score", -1.5), ("proto", 0.05), ("proto", 2.0), ("coeff", 1.0)):
+        other = fixed(network, SIZE, "int8", role=role, amount=amount)
+        reference = subject(network, "reference")
+        gate = judge(reference, other, images, Floors())
+        (_, verdict) = compare(reference, [other], images, truth)
+        assert gate.passed == (verdict.diverges == ""), (role, amount, gate.reasons, verdict.diverges)

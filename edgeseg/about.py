@@ -1,0 +1,64 @@
+"""What a model is, as plain values: for ``info`` and for ``Model.info``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeseg.predict.opened import Opened
+
+
+def artifact_info(opened: Opened) -> dict[str, Any]:
+    """Manifest and tensors of an artifact."""
+    m = opened.manifest
+    return {
+        "path": str(opened.path),
+        "format": m.format,
+        "precision": m.precision,
+        "head": m.head,
+        "size": opened.size,
+        "imgsz": list(m.imgsz),
+        "batch": m.batch,
+        "dynamic": m.dynamic,
+        "stride": m.stride,
+        "classes": m.nc,
+        "names": list(m.names),
+        "date": m.date,
+        "version": m.version,
+        "license": m.license,
+        "author": m.author,
+        "recipe": m.recipe,
+        "calibration": dict(m.calibration) if m.calibration else None,
+        "tools": dict(m.tools),
+        "source": dict(m.source),
+        "args": dict(m.args),
+        "notes": list(m.notes),
+        "inputs": [asdict(m.input)],
+        "outputs": [asdict(o) for o in m.outputs],
+    }
+
+
+def network_info(path: Path, imgsz: int) -> dict[str, Any]:
+    """Parameters and FLOPs (at ``imgsz`` pixels) of a checkpoint or a definition, and what it says of its training."""
+    from edgeseg.artifact import size_on_disk
+    from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint
+    from edgeseg.network.model import count_flops, count_parameters
+
+    network = load_checkpoint(path)
+    where = find_checkpoint(path) if path.suffix not in (".yaml", ".yml") else path
+    about = {k: v for k, v in network.info.items() if isinstance(v, str | int | float | list | tuple) and v not in ("", ())}
+    return {
+        "path": str(path),
+        "format": "network",
+        "variant": network.definition.variant,
+        "size": size_on_disk(where) if where.exists() else 0,
+        "parameters": count_parameters(network),
+        "gflops": round(count_flops(network, imgsz) / 1e9, 2),
+        "gflops_imgsz": imgsz,
+        "strides": list(network.strides),
+        "classes": network.nc,
+        "names": list(network.names),
+        **{f"trained {k}": v for k, v in about.items()},
+    }

@@ -1,0 +1,95 @@
+"""Words that people bring from other YOLO tools: tasks, modes, and options that need no counterpart here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeseg.errors import EdgesegError
+
+TASK = "segment"
+OTHER_TASKS = ("detect", "classify", "pose", "obb")
+OTHER_MODES = {"track": "Use predict: objects are not followed from frame to frame", "checks": "Use: edgeseg doctor"}
+
+# Options with the value that is what happens anyway; another value is refused, with what to do instead.
+_EITHER: dict[str, tuple[Any, str]] = {
+    "half": (False, "Export with half=True and give the exported file"),
+    "agnostic_nms": (False, "Leave it out: boxes of different classes never exclude each other"),
+    "augment": (False, "Leave it out: each image is looked at once"),
+    "dnn": (False, "Leave it out: ONNX files run in ONNX Runtime"),
+    "int8": (False, "Export with int8=True and give the exported file"),
+    "rect": (False, "Leave it out: a model is measured at the size that it takes on a board"),
+    "single_cls": (False, "Leave it out"),
+    "compile": (False, "Leave it out"),
+    "task": (TASK, "Only segmentation is done"),
+}
+VALIDATION: Mapping[str, tuple[Any, str]] = {
+    **_EITHER,
+    "batch": (1, "Leave it out: images are measured one by one, as a board sees them"),
+    "save_json": (False, "Use --json FILE, or ValidationResult.to_json()"),
+    "save_txt": (False, "Use edgeseg predict --save-txt"),
+    "save_conf": (False, "Use edgeseg predict --json"),
+    "save_hybrid": (False, "Leave it out"),
+    "plots": (False, "Use --reference MODEL --html FILE for a page with pictures"),
+    "mode": ("val", "Type the command itself"),
+}
+PREDICTION: Mapping[str, tuple[Any, str]] = {
+    **_EITHER,
+    "batch": (1, "Leave it out: images are predicted one by one"),
+    "vid_stride": (1, "Leave it out: every frame is looked at"),
+    "stream_buffer": (False, "Leave it out"),
+    "visualize": (False, "Leave it out"),
+    "retina_masks": (True, "Leave it out: masks always have the size of the image"),
+    "mode": ("predict", "Type the command itself"),
+}
+COMMANDS = {"validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
+#: Without effect on what comes out, here as there.
+QUIET = ("verbose", "workers")
+
+
+def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any, str]]) -> None:
+    """See that options which ``command`` does not have ask for nothing that it does not do.
+
+    Raises:
+        EdgesegError: one does, or is not known at all; says what to use.
+    """
+    for key, value in given.items():
+        if key in QUIET or value is None:
+            continue
+        if key not in known:
+            raise EdgesegError(f"{command} has no option {key!r}", hint=f"See: edgeseg {command} --help")
+        same, hint = known[key]
+        if value != same or isinstance(value, bool) != isinstance(same, bool):
+            raise EdgesegError(f"{command} cannot do {key}={value}", hint=hint)
+
+
+def command_line(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The words of another YOLO command line (``segment train ...``, ``val segment``, ``task=segment mode=train``) as ours.
+
+    Raises:
+        EdgesegError: a task or a mode that there is not.
+    """
+    words = list(argv)
+    mode = _taken(words, "mode")
+    task = _taken(words, "task") if mode is not None or (words and words[0] in (*commands, TASK, *OTHER_TASKS)) else None
+    tasks = (TASK, *OTHER_TASKS)
+    if words and words[0] in tasks:
+        task = words.pop(0)
+    elif len(words) > 1 and words[0] in commands and words[1] in tasks and not Path(words[1]).exists():
+        task = words.pop(1)
+    if task is not None and task != TASK:
+        raise EdgesegError(f"task {task!r} is not to be had", hint=f"Only {TASK!r}; the networks are the -seg ones")
+    if mode is not None and (not words or words[0] not in commands):
+        words.insert(0, mode)
+    if words and words[0] in OTHER_MODES:
+        raise EdgesegError(f"there is no command {words[0]!r}", hint=OTHER_MODES[words[0]])
+    return words
+
+
+def _taken(words: list[str], key: str) -> str | None:
+    """The value of ``key=value``, which is taken out of the words."""
+    for i, word in enumerate(words):
+        if word.removeprefix("--").startswith(f"{key}="):
+            return words.pop(i).partition("=")[2]
+    return None
