@@ -72,13 +72,16 @@ def size_on_disk(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
-def open_artifact(path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None) -> Artifact:
+def open_artifact(
+    path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None, input: str | None = None
+) -> Artifact:
     """Open an exported model with the runtime of its format.
 
     Args:
         path: file or folder; its suffix tells the format.
         threads: CPU threads of the runtime (None: the runtime's choice).
         names: class names, for files of other tools that carry none.
+        input: what the input of such a file holds (see ``edgeseg.infer``); files of ours say that themselves.
 
     Raises:
         EdgesegError: no such file, unknown suffix, the runtime is not installed, or the file is not a YOLOv8-seg network.
@@ -106,7 +109,9 @@ def open_artifact(path: str | Path, *, threads: int | None = None, names: tuple[
     if manifest is None:
         from edgeseg.infer import infer_manifest
 
-        manifest = infer_manifest(path, target, runtime, names=names)
+        manifest = infer_manifest(path, target, runtime, names=names, input=input)
+    elif input:
+        raise EdgesegError("edgeseg wrote this file: it knows its input", path=path, hint="Leave input= out")
     return Artifact(path, target, runtime, manifest)
 
 

@@ -6,8 +6,9 @@ own block, the key ``edgeseg``, a JSON object that holds the whole manifest.
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from edgeseg.errors import EdgesegError
 
 SCHEMA = 1
 ROLES = ("box", "score", "coeff", "proto", "prediction")
-HEADS = ("raw", "decoded")
+HEADS = ("raw", "decoded", "nms")
+BOXES = ("xywh", "xyxy")
 LAYOUTS = ("nchw", "nhwc")
 
 
@@ -75,6 +77,13 @@ class Manifest:
     ``imgsz`` is (height, width) in pixels. ``names[i]`` is the name of class i. ``normalized_boxes`` is for the ``decoded``
     head of some formats: xywh in 0..1 in place of input pixels. The input holds RGB values in 0..1 (float) or their
     quantized form; the image is letterboxed with ``pad_value``, centred.
+
+    Head layouts: ``raw`` is box, score and coeff maps by stride; ``decoded`` one ``prediction`` (1, 4+nc+k, N), or ``box``,
+    ``score`` and ``coeff`` of those channels apart; ``nms`` one ``prediction`` (1, K, 6+k) of detections that are left after
+    suppression: x1, y1, x2, y2, score, class, coefficients. Each with ``proto``, k channels.
+
+    Files of other tools may differ in more: ``boxes`` of the decoded head (``xywh`` about the centre, or ``xyxy``),
+    ``score_logits`` (its scores are before the sigmoid), ``input_max`` (what a float input has for white: 1 or 255).
     """
 
     format: str
@@ -104,8 +113,13 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    boxes: str = "xywh"
+    score_logits: bool = False
+    input_max: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.boxes not in BOXES:
+            raise EdgesegError(f"boxes {self.boxes!r} are none of {', '.join(BOXES)}")
         if self.head not in HEADS:
             raise EdgesegError(f"head layout {self.head!r} is none of {', '.join(HEADS)}")
 
@@ -172,3 +186,25 @@ class Manifest:
         """The manifest in a file's metadata, or None when edgeseg did not write that file."""
         text = metadata.get("edgeseg")
         return None if text is None else cls.from_json(str(text), path=path)
+
+
+def imgsz_of(value: Any) -> tuple[int, int]:
+    """(height, width) from metadata as a list, its text, or one number; 640 x 640 where there is none."""
+    value = literal(value)
+    try:
+        sides = [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * 2
+        return (sides[0], sides[1]) if min(sides[:2]) > 0 and max(sides[:2]) <= 1 << 14 else (640, 640)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return 640, 640
+
+
+def literal(value: Any) -> Any:
+    """A value that was written as text (JSON or a Python literal), else itself."""
+    if not isinstance(value, str) or len(value) > 1 << 20:
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return value

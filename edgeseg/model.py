@@ -30,13 +30,14 @@ class Model:
     Args:
         path: the file or folder, or a well-known name such as ``yolov8n-seg.pt`` (downloaded when absent).
         threads: CPU threads of the runtime (None: its own choice).
+        input: what the input of another tool's file holds where it is not RGB in 0..1: ``bgr``, ``0..255``, or both.
 
     Raises:
         EdgesegError: on first use, when the file is missing or is no such model.
     """
 
-    def __init__(self, path: str | Path = "yolov8n-seg.pt", *, threads: int | None = None) -> None:
-        self.path, self.threads = Path(path), threads
+    def __init__(self, path: str | Path = "yolov8n-seg.pt", *, threads: int | None = None, input: str | None = None) -> None:
+        self.path, self.threads, self.input = Path(path), threads, input
         self._opened: Opened | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -65,7 +66,7 @@ class Model:
         if self._opened is None:
             from edgeseg.predict.opened import open_model
 
-            self._opened = open_model(self.path, threads=self.threads)
+            self._opened = open_model(self.path, threads=self.threads, input=self.input)
         return self._opened
 
     def load(self, weights: str | Path) -> Model:

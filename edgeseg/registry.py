@@ -42,6 +42,8 @@ class Target:
 
     ``kit_suffix`` ends the name of the folder that is written in place of the artifact where the last step cannot run: what
     it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
+
+    ``members``: how the file ends that stands for a folder artifact; given itself, or in a folder of another name, it opens.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Target:
     kit_suffix: str = ""
     kit_modules: tuple[str, ...] = ()
     kit_extra: str = ""
+    members: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @property
@@ -183,5 +186,9 @@ def target_by_name(name: str) -> Target:
 def target_by_path(path: Path) -> Target | None:
     """The target whose suffix, or kit's suffix, ends ``path``'s name (the longest wins), or None."""
     name = path.name.lower()
-    fits = [t for t in targets().values() if name.endswith(t.suffix.lower()) or t.is_kit(path)]
+    known = targets().values()
+    fits = [t for t in known if name.endswith(t.suffix.lower()) or t.is_kit(path)]
+    if not fits:
+        names = [p.name.lower() for p in path.iterdir()] if path.is_dir() else [name]
+        fits = [t for t in known if any(n.endswith(m) for n in names for m in t.members)]
     return max(fits, key=lambda t: len(t.suffix), default=None)

@@ -71,7 +71,9 @@ class RemoteRuntime:
         hello, _ = self._receive()
         self.input = Tensor(**hello["input"])
         self.outputs = tuple(Tensor(**o) for o in hello["outputs"])
-        self.metadata = hello["metadata"]
+        self.metadata, self.guesses = hello["metadata"], tuple(hello.get("guesses", ()))
+        if "precision" in hello:
+            self.precision = lambda: str(hello["precision"])
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""
@@ -183,7 +185,10 @@ def serve(path: Path, format: str, threads: int) -> None:
     try:
         runtime = _open(path, format, threads or None)
         tensors = {"input": _as_dict(runtime.input), "outputs": [_as_dict(o) for o in runtime.outputs]}
-        _send(answers, {**tensors, "metadata": dict(runtime.metadata)}, [])
+        about = {"metadata": dict(runtime.metadata), "guesses": list(getattr(runtime, "guesses", ()))}
+        if "edgeseg" not in runtime.metadata and hasattr(runtime, "precision"):
+            about["precision"] = runtime.precision()
+        _send(answers, {**tensors, **about}, [])
         while True:
             try:
                 _, (x,) = _read(requests)

@@ -72,7 +72,8 @@ def test_export_and_validate(trap: Path, tiny: Path, shapes_yaml: Path, tmp_path
     """The converters, the gate's network and artifact, and a reference in a process of its own."""
     words = ("--imgsz", "64", "--data", shapes_yaml, "--out", tmp_path / "out", "--force")
     edgeseg(trap, "export", tiny, "-f", "onnx", "--int8", *words)
-    made = tmp_path / "out" / "tiny-seg_int8.onnx"
+    edgeseg(trap, "export", tiny, "-f", "onnx", *words[:-1])
+    made = tmp_path / "out" / "tiny-seg.onnx"
     edgeseg(trap, "validate", made, "--reference", tiny, "--data", shapes_yaml, "--imgsz", "64")
 
 

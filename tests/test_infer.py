@@ -13,6 +13,9 @@ from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.infer import infer_manifest
 from edgeseg.manifest import Tensor
+from edgeseg.vision.letterbox import Letterbox
+from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import prepare
 
 TARGET = SimpleNamespace(name="some")
 FILE = Path("foreign.bin")
@@ -162,28 +165,176 @@ def refused(runtime, what, names=None):
     assert "foreign.bin" in str(caught.value) and "\n" not in str(caught.value) and caught.value.hint
 
 
-def test_other_networks_are_refused():
+def test_what_is_refused_is_called_by_its_name():
     prediction, proto = decoded_outputs()
-    classifier = Foreign(Tensor("x", (1, 3, 224, 224)), [Tensor("logits", (1, 1000))])
-    refused(classifier, r"logits \(1, 1000\).*expected a YOLOv8-seg network")
+    refused(
+        Foreign(Tensor("x", (1, 3, 224, 224)), [Tensor("logits", (1, 1000))]), "a classification network of 1000 classes"
+    )
     refused(Foreign(IMAGE, [replace(prediction, shape=(1, 9, 126))]), "a detection network")
-    refused(Foreign(IMAGE, [Tensor("o", (1, 300, 38)), proto]), "without NMS")
-    refused(Foreign(IMAGE, [prediction, replace(proto, shape=(1, 16, 16, 24))]), "expected a YOLOv8-seg")
-    refused(Foreign(IMAGE, [replace(prediction, shape=(1, 36, 126)), proto]), "expected a YOLOv8-seg")
-    refused(Foreign(IMAGE, raw_outputs()[:-1]), "expected a YOLOv8-seg")
-    refused(Foreign(IMAGE, [*raw_outputs()[:-1], Tensor("t9", (1, 3, 16, 24))]), "expected a YOLOv8-seg")
+    refused(Foreign(IMAGE, [Tensor("o", (1, 300, 6))]), "a detection network with NMS inside")
+    refused(Foreign(IMAGE, [Tensor("o", (1, 21, 64, 96))]), "one map")
+    refused(Foreign(IMAGE, [o for o in raw_outputs()[:-1] if o.shape[1] != 32]), "a detection network before decoding")
+    refused(Foreign(IMAGE, [replace(prediction, shape=(1, 36, 126)), proto]), "do not belong together")
+    refused(Foreign(IMAGE, raw_outputs()[:-1]), "without masks")
+    refused(Foreign(IMAGE, [*raw_outputs()[:-1], Tensor("t9", (1, 3, 7, 24))]), "no head that edgeseg knows")
     uneven = raw_outputs()
-    refused(Foreign(IMAGE, [replace(uneven[0], shape=(1, 48, 8, 12)), *uneven[1:]]), "expected a YOLOv8-seg")
-    refused(Foreign(IMAGE, [uneven[0], replace(uneven[1], shape=(1, 9, 8, 12)), *uneven[2:]]), "expected a YOLOv8-seg")
+    refused(Foreign(IMAGE, [replace(uneven[0], shape=(1, 48, 8, 12)), *uneven[1:]]), "no head")
+    refused(Foreign(IMAGE, [uneven[0], replace(uneven[1], shape=(1, 9, 8, 12)), *uneven[2:]]), "no head")
+    refused(Foreign(IMAGE, raw_outputs(), {"task": "detect"}), "a network for detection")
+    refused(Foreign(IMAGE, raw_outputs(), {"task": "pose"}), "a network for poses")
 
 
-def test_other_inputs_and_tasks_are_refused():
+def test_other_inputs_are_refused():
     refused(Foreign(Tensor("tokens", (1, 128)), raw_outputs()), r"tokens \(1, 128\) is no image")
-    refused(Foreign(Tensor("x", (1, 1, 64, 96)), raw_outputs()), "no image of 3 channels")
+    refused(Foreign(Tensor("x", (1, 5, 64, 96)), raw_outputs()), "no image of 1, 3 or 4 channels")
     refused(Foreign(replace(IMAGE, dtype="int64"), raw_outputs()), "int64")
-    refused(Foreign(IMAGE, raw_outputs(), {"task": "detect"}), "task is 'detect'")
     refused(Foreign(IMAGE, raw_outputs(), lows=0.0), "probabilities where logits")
-    refused(Foreign(IMAGE, raw_outputs(nc=5)), "5 classes, but 2 names", names=("a", "b"))
+    refused(Foreign(IMAGE, raw_outputs(nc=5), lows=-1.0), "5 classes, but 2 names", names=("a", "b"))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_grey_and_four_channels(channels, layout):
+    shape = (1, channels, 64, 96) if layout == "nchw" else (1, 64, 96, channels)
+    runtime = Foreign(Tensor("x", shape), raw_outputs(layout=layout))
+    manifest = infer_manifest(FILE, TARGET, runtime)
+    assert (manifest.channels, manifest.input.layout, runtime.runs[0].shape) == (channels, layout, shape)
+    assert any(("grey" if channels == 1 else "an opaque alpha") in n for n in manifest.notes)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    tensor, _ = prepare(image, manifest)
+    assert tensor.shape == shape
+    planes = tensor[0] if layout == "nchw" else np.moveaxis(tensor[0], -1, 0)
+    if channels == 4:
+        assert (planes[3] == 1).all() and np.allclose(planes[:3], image[..., ::-1].transpose(2, 0, 1) / 255)
+    else:
+        assert np.abs(planes[0] * 255 - image @ np.array([0.114, 0.587, 0.299])).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("said", "colour", "top"), [("bgr", "bgr", 1), ("0..255", "rgb", 255), ("bgr,255", "bgr", 255), (None, "rgb", 1)]
+)
+def test_what_the_input_holds_can_be_said_and_is_noted(said, colour, top):
+    runtime = Foreign(IMAGE, raw_outputs())
+    manifest = infer_manifest(FILE, TARGET, runtime, input=said)
+    assert (manifest.colour, manifest.input_max) == (colour, top) and float(runtime.runs[0].max()) == pytest.approx(
+        top * 114 / 255
+    )
+    assert any(f"{colour.upper()} in 0..{top}" in n and ("as said" in n) == bool(said) for n in manifest.notes)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    wanted = (image[..., ::-1] if colour == "rgb" else image).transpose(2, 0, 1).astype(np.float64)
+    assert np.allclose(prepare(image, manifest)[0][0], wanted * top / 255, atol=1e-4)
+
+
+def test_other_words_for_the_input():
+    with pytest.raises(EdgesegError, match="input='yuv' is not understood"):
+        infer_manifest(FILE, TARGET, Foreign(IMAGE, raw_outputs()), input="yuv")
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16, 32, 64)])
+@pytest.mark.parametrize("coeffs", [32, 16])
+@pytest.mark.parametrize("box", [64, 4])
+def test_p2_and_p6_heads_other_coefficients_and_plain_distances(strides, coeffs, box):
+    hw, part = (64, 128), 2 if strides[0] == 4 else 4
+    shapes = [(c, hw[0] // s, hw[1] // s) for s in strides for c in (box, 7, coeffs)] + [
+        (coeffs, hw[0] // part, hw[1] // part)
+    ]
+    outputs = [Tensor(f"t{i}", (1, *s)) for i, s in enumerate(shapes)]
+    runtime = Foreign(Tensor("x", (1, 3, *hw)), outputs, lows=-9.0, highs=-8.0)
+    manifest = infer_manifest(FILE, TARGET, runtime)
+    assert [o.stride for o in manifest.outputs[::3]][:-1] == list(strides) and manifest.nc == 7
+    assert (manifest.reg_max, manifest.stride) == (box // 4, strides[-1]) and manifest.outputs[-1].channels == coeffs
+    found = runtime.run(None)
+    found[1][0, 3, 2, 5], found[0][0, :, 2, 5] = 4.0, np.array([1.0, 0.5, 2.0, 1.5]).repeat(box // 4) if box == 4 else 0.0
+    assert detections(manifest, found).classes.tolist() == [3]
+    if box == 4:
+        s = strides[0]
+        np.testing.assert_allclose(detections(manifest, found).boxes[0], [4.5 * s, 2 * s, 7.5 * s, 4 * s], atol=1e-4)
+
+
+def detections(manifest, outputs):
+    return postprocess(outputs, manifest, Letterbox.fit(manifest.imgsz, manifest.imgsz), conf=0.5)
+
+
+def a_decoded_head(layout, nc=300, logits=False, corners=False, hw=(128, 128)):
+    """Values as a real head has them on a grey image: centres on the grid, sizes, low scores."""
+    rng = np.random.default_rng(1)
+    n = sum(hw[0] // s * (hw[1] // s) for s in (8, 16, 32))
+    centres, sizes = rng.uniform(2, hw[0] - 2, (2, n)), rng.uniform(3, 60, (2, n))
+    box = np.concatenate((centres - sizes / 2, centres + sizes / 2) if corners else (centres, sizes))
+    score = rng.uniform(-9, -3, (nc, n)) if logits else rng.uniform(0, 0.05, (nc, n))
+    whole = np.concatenate((box, score, rng.normal(0, 0.3, (32, n)))).astype(np.float32)[None]
+    proto = rng.normal(0, 1, (1, 32, hw[0] // 4, hw[1] // 4)).astype(np.float32)
+    if layout == "nhwc":
+        whole, proto = np.moveaxis(whole, 1, -1).copy(), np.moveaxis(proto, 1, -1).copy()
+    return whole, proto
+
+
+class Fixed:
+    """A runtime that gives these arrays."""
+
+    def __init__(self, arrays, layout="nchw", hw=(128, 128), metadata=None, names="pqrstuvwxyz"):
+        self.input = Tensor("x", (1, 3, *hw) if layout == "nchw" else (1, *hw, 3))
+        self.outputs = tuple(Tensor(n, a.shape) for n, a in zip(names, arrays))
+        self.arrays, self.metadata = arrays, metadata or {}
+
+    def run(self, x):
+        return self.arrays
+
+
+@pytest.mark.parametrize("inside", ["nchw", "nhwc"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_a_square_head_is_read_along_the_axis_that_its_values_show(layout, inside):
+    # 4 + 300 + 32 channels and as many anchors: the shape says nothing.
+    arrays = a_decoded_head(layout)
+    assert arrays[0].shape == (1, 336, 336)
+    manifest = infer_manifest(FILE, TARGET, Fixed(arrays, inside))
+    assert manifest.outputs[0].layout == layout and manifest.nc == 300
+    assert any("shapes leave a choice" in n for n in manifest.notes)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_logits_and_corners_are_decoded_as_what_they_are(layout):
+    plain = infer_manifest(FILE, TARGET, Fixed(a_decoded_head(layout, 5), layout))
+    arrays = a_decoded_head(layout, 5, logits=True, corners=True)
+    manifest = infer_manifest(FILE, TARGET, Fixed(arrays, layout))
+    assert (plain.score_logits, plain.boxes) == (False, "xywh") and (manifest.score_logits, manifest.boxes) == (True, "xyxy")
+    assert any("logits" in n for n in manifest.notes) and any("x1, y1, x2, y2" in n for n in manifest.notes)
+    whole = arrays[0][0] if layout == "nchw" else arrays[0][0].T
+    whole[4 + 2, 17], whole[:4, 17] = 2.0, (10, 20, 50, 90)
+    found = detections(manifest, arrays)
+    assert found.classes.tolist() == [2] and found.scores[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    np.testing.assert_allclose(found.boxes[0], (10, 20, 50, 90), atol=1e-4)
+
+
+def test_outputs_apart_by_role():
+    whole, proto = a_decoded_head("nchw", 5)
+    arrays = [whole[:, 9:], proto, whole[:, 4:9], whole[:, :4]]
+    manifest = infer_manifest(FILE, TARGET, Fixed(arrays))
+    assert [o.role for o in manifest.outputs] == ["coeff", "proto", "score", "box"] and manifest.head == "decoded"
+    whole[0, 4 + 1, 40] = 0.9
+    one, other = (
+        detections(manifest, arrays),
+        detections(infer_manifest(FILE, TARGET, Fixed([whole, proto])), [whole, proto]),
+    )
+    assert len(one) == 1 and np.array_equal(one.boxes, other.boxes) and one.classes.tolist() == [1]
+    assert np.array_equal(one.masks, other.masks)
+
+
+@pytest.mark.parametrize("top", [1.0, 128.0])
+def test_detections_after_nms_are_taken_as_they_are(top):
+    rows = np.zeros((1, 300, 38), np.float32)
+    rows[0, :3, :6] = [[10, 20, 50, 90, 0.9, 2], [11, 20, 50, 90, 0.8, 2], [60, 60, 90, 90, 0.6, 0]]
+    rows[0, :3, :4] *= 1 / 128 if top == 1 else 1
+    rows[0, :3, 6:] = np.random.default_rng(0).normal(0, 1, (3, 32))
+    proto = np.random.default_rng(1).normal(0, 1, (1, 32, 32, 32)).astype(np.float32)
+    manifest = infer_manifest(FILE, TARGET, Fixed([rows, proto], metadata={"names": "{0: 'a', 1: 'b', 2: 'c'}"}))
+    assert (manifest.head, manifest.nc, manifest.normalized_boxes) == ("nms", 3, top == 1)
+    found = detections(manifest, [rows, proto])
+    assert found.classes.tolist() == [2, 2, 0], "two that overlap stay: the model has suppressed already"
+    np.testing.assert_allclose(found.boxes[0], (10, 20, 50, 90), atol=1e-4)
+    assert found.masks.any(axis=(1, 2)).all()
+    few = postprocess([rows, proto], manifest, Letterbox.fit((128, 128), (128, 128)), conf=0.5, max_det=1, classes=(0,))
+    assert few.classes.tolist() == [0]
 
 
 def onnx_file(folder, outputs, metadata=None):
@@ -220,6 +371,6 @@ def test_onnx_of_another_tool_opens(tmp_path):
 def test_onnx_of_another_network_is_refused_in_one_line(tmp_path):
     pytest.importorskip("onnxruntime")
     file = onnx_file(tmp_path, {"logits": [1, 1000]})
-    with pytest.raises(EdgesegError, match="logits") as caught:
+    with pytest.raises(EdgesegError, match="a classification network") as caught:
         open_artifact(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value) and "edgeseg export" in caught.value.hint

@@ -39,6 +39,7 @@ def compare_models(
     size: tuple[int, int] | None,
     threads: int | None,
     device: str | None,
+    input: str | None,
     html: str | None,
     json: str | None,
 ) -> int:
@@ -67,7 +68,7 @@ def compare_models(
         failed: list[Verdict] = []
         for file in files:
             try:
-                others.append(open_apart(file, threads, stack))
+                others.append(open_apart(file, threads, stack, input))
             except EdgesegError as e:
                 failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
         with console.progress(f"comparing {len(others)} models with {reference}") as bar:
@@ -90,7 +91,7 @@ def compare_models(
     return 1 if any(v.diverges for v in verdicts) else 0
 
 
-def open_apart(file: str, threads: int | None, stack: ExitStack) -> Subject:
+def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | None = None) -> Subject:
     """Open one model in a process of its own, which ends with ``stack``; a checkpoint in this one.
 
     Raises:
@@ -103,7 +104,7 @@ def open_apart(file: str, threads: int | None, stack: ExitStack) -> Subject:
 
     if is_checkpoint(file):
         return subject_of(Model(file, threads=threads).opened)
-    artifact = open_remote(file, threads=threads)
+    artifact = open_remote(file, threads=threads, input=input)
     stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
     console.inferred(artifact.manifest)
     return Subject(artifact.path, artifact.title, artifact.size, artifact.runtime, artifact.manifest)

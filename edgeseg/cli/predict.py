@@ -66,6 +66,10 @@ def predict(
         typer.Option("--polygons", help="Masks in the JSON as outlines, not run lengths.", rich_help_panel="Results"),
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show each picture in a window.", rich_help_panel="Results")] = False,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Of another tool's file: bgr, 0..255, or bgr,0..255.", show_default="rgb,0..1"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or cuda:0 where it can run there.", show_default="cpu")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
 ) -> None:
@@ -83,7 +87,7 @@ def predict(
     if show:
         need_display()
     which, sources = model_and_source(words or [], model, source)
-    opened = open_model(which, threads=threads).on(device).sized(parse_imgsz(imgsz))
+    opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
     need_masks = save or save_txt or show or json is not None

@@ -66,6 +66,10 @@ def validate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.", show_default="all")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Of another tool's file: bgr, 0..255, or bgr,0..255.", show_default="rgb,0..1"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or cuda:0 where it can run there.", show_default="cpu")] = None,
 ) -> None:
     """Measure box and mask average precision (COCO protocol) and the speed of each model."""
@@ -89,19 +93,21 @@ def validate(
                 size=size,
                 threads=threads,
                 device=device,
+                input=input,
                 html=html,
                 json=json,
             )
         )
     summary: list[dict[str, Any]] = []
     for file in files:
-        one = Model(file, threads=threads)
+        one = Model(file, threads=threads, input=input)
         console.inferred(one.opened.manifest)
         chosen = data or one.default_data()
         with console.progress(f"validating {file}") as bar:
             result = one.validate(
                 chosen, split=split, conf=conf, iou=iou, max_det=max_det, imgsz=size, limit=limit, progress=bar.update,
                 device=device,
+                input=input,
             )  # fmt: skip
         for path, reason in result.skipped:
             console.warn(f"{path}: {reason}; skipped")

@@ -46,7 +46,9 @@ def has_runtime(target: Target) -> bool:
         return False
 
 
-def open_remote(path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None) -> Artifact:
+def open_remote(
+    path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None, input: str | None = None
+) -> Artifact:
     """Open an artifact in a process of its own, in whatever environment has its runtime.
 
     Raises:
@@ -61,7 +63,7 @@ def open_remote(path: str | Path, *, threads: int | None = None, names: tuple[st
     runtime = RemoteRuntime(path, threads=threads, python=python, env=remote_environment(str(python) == sys.executable))
     manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
     if manifest is None:
-        manifest = infer_manifest(path, target, runtime, names=names)
+        manifest = infer_manifest(path, target, runtime, names=names, input=input)
     return Artifact(path, target, runtime, manifest)
 
 

@@ -81,20 +81,25 @@ def is_checkpoint(path: str | Path) -> bool:
     return name.endswith(CHECKPOINTS) or ("." not in name and name.startswith("yolov8") and not Path(path).is_dir())
 
 
-def open_model(path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None) -> Opened:
+def open_model(
+    path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None, input: str | None = None
+) -> Opened:
     """Open a checkpoint (``.pt``), a definition (``.yaml``) or any exported artifact.
 
     Args:
         path: file or folder, or a well-known checkpoint by name (downloaded when absent).
         threads: CPU threads of the runtime (None: its own choice).
         names: class names for files of other tools that carry none.
+        input: what the input of such a file holds: ``bgr``, ``0..255``, or both with a comma.
 
     Raises:
         EdgesegError: no such file, not a model, or what it needs is not installed.
     """
     if not is_checkpoint(path):
-        artifact = _open(Path(path), threads, names)
+        artifact = _open(Path(path), threads, names, input)
         return Opened(artifact.path, artifact.title, artifact.runtime, artifact.manifest, artifact.manifest.dynamic)
+    if input:
+        raise EdgesegError("input= is for exported files of other tools, and this is a network", path=path)
     if Path(path).is_dir():
         raise EdgesegError("this is a folder, not a checkpoint", path=path, hint="Give the .pt file inside it")
     need_torch(path)
@@ -106,15 +111,15 @@ def open_model(path: str | Path, *, threads: int | None = None, names: tuple[str
     return Opened(where, "PyTorch fp32", cast("Runtime", runtime), runtime.manifest, free_size=True)
 
 
-def _open(path: Path, threads: int | None, names: tuple[str, ...] | None) -> Artifact:
+def _open(path: Path, threads: int | None, names: tuple[str, ...] | None, input: str | None) -> Artifact:
     """Here, or in the format's own toolchain when this environment lacks its runtime and that one is installed."""
     target = target_by_path(path)
     if path.exists() and target is not None and target.missing_modules():
         from edgeseg.graph.runtimes import has_runtime, open_remote
 
         if has_runtime(target):
-            return open_remote(path, threads=threads, names=names)
-    return open_artifact(path, threads=threads, names=names)
+            return open_remote(path, threads=threads, names=names, input=input)
+    return open_artifact(path, threads=threads, names=names, input=input)
 
 
 def need_torch(path: str | Path) -> None:

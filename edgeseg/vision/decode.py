@@ -1,4 +1,4 @@
-"""From output tensors to candidates: both head layouts, channels first or last, float or integer.
+"""From output tensors to candidates: every head layout, channels first or last, float or integer.
 
 Scores are compared first, in the tensor's own dtype: logits with the logit of the threshold, integers with the threshold on
 the quantized scale. Dequantization, sigmoid and the box arithmetic follow on what survives. Both comparisons let a
@@ -105,8 +105,7 @@ def decode(
     if len(outputs) != len(manifest.outputs):
         raise EdgesegError(f"the model gave {len(outputs)} outputs, its manifest names {len(manifest.outputs)}")
     images = [np.asarray(o)[index] for o in outputs]
-    make = _raw if manifest.head == "raw" else _decoded
-    found = make(images, manifest, conf, multi_label, max_candidates)
+    found = _HEADS[manifest.head](images, manifest, conf, multi_label, max_candidates)
     sound = np.isfinite(found.boxes).all(axis=1)
     return found if sound.all() else _select(found, sound)
 
@@ -144,7 +143,8 @@ def _raw(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label:
         image, spec = maps[s]["box"]
         width = image.shape[2] if spec.layout == "nchw" else image.shape[1]
         once, back = (cells, None) if not multi_label else np.unique(cells, return_inverse=True)
-        ltrb = anchors.distances(tables[s]["box"].floats(once).reshape(len(once), 4, manifest.reg_max))
+        sides = tables[s]["box"].floats(once).reshape(len(once), 4, manifest.reg_max)
+        ltrb = anchors.distances(sides) if manifest.reg_max > 1 else sides[..., 0]
         boxes, coeffs = anchors.boxes(anchors.centres(once, width), ltrb, s), tables[s]["coeff"].floats(once)
         parts.append((boxes, coeffs) if back is None else (boxes[back], coeffs[back]))
     return _gather(parts, survivors, proto)
@@ -152,21 +152,51 @@ def _raw(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label:
 
 def _decoded(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label: bool, most: int) -> Candidates:
     by_role = {spec.role: (image, spec) for image, spec in zip(images, manifest.outputs)}
-    if set(by_role) != {"prediction", "proto"}:
+    if len(by_role) != len(images) or set(by_role) not in ({"prediction", "proto"}, {"box", "score", "coeff", "proto"}):
         raise EdgesegError("the manifest's outputs are no decoded head", hint="Export the model again")
     proto, nc = _prototype(*by_role["proto"]), manifest.nc
-    everything = _table(*by_role["prediction"], 4 + nc + proto.channels)
-    score = everything.part(4, 4 + nc)
-    cells, classes, raw = _survivors(score, conf - _MARGIN * max(conf, 1e-6), multi_label)
+    if "prediction" in by_role:
+        whole = _table(*by_role["prediction"], 4 + nc + proto.channels)
+        box, score, coeff = whole.part(0, 4), whole.part(4, 4 + nc), whole.part(4 + nc, 4 + nc + proto.channels)
+    else:
+        box, score, coeff = (_table(*by_role[r], n) for r, n in (("box", 4), ("score", nc), ("coeff", proto.channels)))
+    threshold = _logit(conf) - _MARGIN if manifest.score_logits else conf - _MARGIN * max(conf, 1e-6)
+    cells, classes, raw = _survivors(score, threshold, multi_label)
+    real = _real(raw, score.spec)
     # A coarse scale or a half-precision sigmoid may overshoot 1.
-    survivors = _best([(cells, classes, np.minimum(_real(raw, score.spec), 1))], conf, most)
-    rows = everything.floats(survivors[0][0])
-    xywh = rows[:, :4]
-    if manifest.normalized_boxes:
-        height, width = (4 * side for side in proto.hw) if manifest.dynamic else manifest.imgsz
-        xywh = xywh * np.array((width, height, width, height), np.float32)
-    return _gather([(anchors.from_xywh(xywh), rows[:, 4 + nc :])], survivors, proto)
+    scores = sigmoid(real) if manifest.score_logits else np.minimum(real, 1)
+    survivors = _best([(cells, classes, scores)], conf, most)
+    left = survivors[0][0]
+    sides = _in_pixels(box.floats(left), manifest, proto)
+    boxes = sides if manifest.boxes == "xyxy" else anchors.from_xywh(sides)
+    return _gather([(boxes, coeff.floats(left))], survivors, proto)
 
+
+def _in_pixels(sides: np.ndarray, manifest: Manifest, proto: Prototype) -> np.ndarray:
+    """Four coordinates of boxes, x and y in turn, in input pixels."""
+    if not manifest.normalized_boxes:
+        return sides
+    height, width = (4 * side for side in proto.hw) if manifest.dynamic else manifest.imgsz
+    return sides * np.array((width, height, width, height), np.float32)
+
+
+def _suppressed(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label: bool, most: int) -> Candidates:
+    """Rows that the model itself suppressed: x1, y1, x2, y2, score, class, coefficients; unused ones have score 0."""
+    by_role = {spec.role: (image, spec) for image, spec in zip(images, manifest.outputs)}
+    if set(by_role) != {"prediction", "proto"}:
+        raise EdgesegError("the manifest's outputs are no head after NMS", hint="Export the model again")
+    proto = _prototype(*by_role["proto"])
+    table = _table(*by_role["prediction"], 6 + proto.channels)
+    rows = table.floats(np.arange(table.values.shape[1 if table.first else 0]))
+    classes = np.rint(np.nan_to_num(rows[:, 5], nan=-1.0))
+    kept = np.flatnonzero((rows[:, 4] >= np.float32(conf)) & (rows[:, 4] > 0) & (classes >= 0) & (classes < manifest.nc))
+    kept = kept[np.argsort(-rows[kept, 4], kind="stable")][:most]
+    rows = rows[kept]
+    boxes = _in_pixels(rows[:, :4], manifest, proto)
+    return Candidates(boxes, np.minimum(rows[:, 4], 1), classes[kept].astype(np.int32), rows[:, 6:], proto)
+
+
+_HEADS = {"raw": _raw, "decoded": _decoded, "nms": _suppressed}
 
 _Survivors = tuple[np.ndarray, np.ndarray, np.ndarray]  # cells, classes, scores (or what scores are made from)
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest
 from edgeseg.vision.letterbox import Letterbox, paste
 
 
@@ -66,37 +66,65 @@ def prepare(
         out: a C-contiguous array of the result's shape and dtype to write into, to spare the allocation.
 
     Returns:
-        The tensor, (1, 3, H, W) or (1, H, W, 3): float RGB in 0..1, or integers q with 0..1 = scale * (q - zero_point),
-        rounded and saturated; and the geometry that leads back to the source image.
+        The tensor, (1, 3, H, W) or (1, H, W, 3): float RGB in 0..1 (or to ``input_max``), or integers q with 0..1 =
+        scale * (q - zero_point), rounded and saturated; and the geometry that leads back to the source image. A model of one
+        channel gets grey, one of four an opaque alpha after the colours.
 
     Raises:
         EdgesegError: no uint8 image, an impossible size, or an input dtype that is none of float32, float16, int8, uint8.
     """
     image, spec = as_bgr(image), manifest.input
     box = Letterbox.fit((image.shape[0], image.shape[1]), input_size(manifest, size))
-    shape = (1, 3, *box.size) if spec.layout == "nchw" else (1, *box.size, 3)
+    channels = spec.channels if spec.channels > 0 else 3
+    shape = (1, channels, *box.size) if spec.layout == "nchw" else (1, *box.size, channels)
     if out is None or out.shape != shape or out.dtype != spec.dtype:
         out = np.empty(shape, spec.dtype)
     canvas = np.empty((*box.size, 3), np.uint8)
     paste(image, box, canvas, manifest.pad_value)
     rgb = manifest.colour == "rgb"
+    if channels != 3:
+        _other_channels(canvas, manifest, out[0])
+        return out, box
     if spec.layout == "nhwc":
         if rgb:  # bytes go straight into a result of bytes
             pixels = cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB, dst=out[0].view(np.uint8) if out.itemsize == 1 else None)
         else:
             pixels = canvas
-        _convert(pixels, spec, out[0])
+        _convert(pixels, manifest, out[0])
     else:
         plane = np.empty(box.size, np.uint8)
         for channel in range(3):
             cv2.extractChannel(canvas, 2 - channel if rgb else channel, plane)
-            _convert(plane, spec, out[0, channel])
+            _convert(plane, manifest, out[0, channel])
     return out, box
 
 
-def _convert(values: np.ndarray, spec: Tensor, out: np.ndarray) -> None:
+def _other_channels(canvas: np.ndarray, manifest: Manifest, out: np.ndarray) -> None:
+    """A BGR canvas (H, W, 3) into an input of one (grey) or four channels (alpha last)."""
+    first = manifest.input.layout == "nchw"
+    count = out.shape[0 if first else -1]
+    if count == 1:
+        # The weights of ITU-R BT.601 in 1/16384: integers, so that every machine has the same grey.
+        blue, green, red = (canvas[..., i].astype(np.uint32) for i in range(3))
+        planes = [((1868 * blue + 9617 * green + 4899 * red + 8192) >> 14).astype(np.uint8)]
+    elif count == 4:
+        order = (2, 1, 0) if manifest.colour == "rgb" else (0, 1, 2)
+        planes = [*(np.ascontiguousarray(canvas[..., i]) for i in order), np.full(canvas.shape[:2], 255, np.uint8)]
+    else:
+        raise EdgesegError(f"an input of {count} channels cannot be filled from a picture")
+    for i, plane in enumerate(planes):
+        values = np.empty(plane.shape, out.dtype)
+        _convert(plane, manifest, values)
+        if first:
+            out[i] = values
+        else:
+            out[..., i] = values
+
+
+def _convert(values: np.ndarray, manifest: Manifest, out: np.ndarray) -> None:
     """Bytes 0..255 (any shape) -> the input's dtype, into ``out`` of the same shape."""
-    table = input_table(spec.dtype, spec.scale, spec.zero_point)
+    spec = manifest.input
+    table = input_table(spec.dtype, spec.scale, spec.zero_point, manifest.input_max)
     if table is _SHIFT:
         np.bitwise_xor(values, 128, out=out.view(np.uint8))  # v - 128 in two's complement
     elif table is None:
@@ -112,11 +140,14 @@ _SHIFT = np.zeros(0, np.uint8)  # stands for "subtract 128": the table is not ne
 
 
 @lru_cache(maxsize=32)
-def input_table(dtype: str, scale: float | None, zero_point: int | None) -> np.ndarray | None:
-    """The 256 input values of the bytes 0..255; None where a byte is its own value, ``_SHIFT`` where it is that less 128."""
+def input_table(dtype: str, scale: float | None, zero_point: int | None, top: float = 1.0) -> np.ndarray | None:
+    """The 256 input values of the bytes 0..255 (floats: 255 is ``top``).
+
+    None where a byte is its own value, ``_SHIFT`` where it is that less 128.
+    """
     kind, real = np.dtype(dtype), np.arange(256, dtype=np.float32) / np.float32(255)
     if kind in (np.float32, np.float16):
-        return real.astype(kind)
+        return (real if top == 1 else np.arange(256, dtype=np.float32) * np.float32(top / 255)).astype(kind)
     if kind not in (np.int8, np.uint8) or scale is None or zero_point is None:
         raise EdgesegError(f"an input of dtype {dtype} with scale {scale} cannot be filled", hint="Export the model again")
     limits = np.iinfo(kind)

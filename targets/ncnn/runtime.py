@@ -11,14 +11,15 @@ import numpy as np
 
 from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, imgsz_of
+from edgeseg.registry import target_by_name
 
 
 class Runtime:
     """One ncnn network. ncnn knows no shapes before it runs: the manifest tells them, else one run on a blank image.
 
     Args:
-        path: the folder, with one ``.param`` and one ``.bin`` file in it.
+        path: the folder, with one ``.param`` and one ``.bin`` file in it, or one such ``.param`` file.
         threads: CPU threads (None: ncnn takes the big cores).
 
     Raises:
@@ -30,9 +31,8 @@ class Runtime:
     metadata: Mapping[str, Any]
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        params, weights = sorted(path.glob("*.param")), sorted(path.glob("*.bin"))
-        if len(params) != 1 or len(weights) != 1:
-            raise EdgesegError("one .param and one .bin file are expected", path=path, hint="Export the model again")
+        param, weights = _files(path)
+        self._tag, self.guesses = target_by_name("ncnn").load("check").check(param, weights), ()
         self._net = ncnn.Net()
         # Half floats inside the arithmetic would make a float file differ between boards.
         self._net.opt.use_fp16_arithmetic = False
@@ -41,22 +41,41 @@ class Runtime:
         self._net.opt.use_bf16_storage = False
         if threads:
             self._net.opt.num_threads = threads
-        if self._net.load_param(str(params[0])) or self._net.load_model(str(weights[0])):
-            raise EdgesegError("ncnn cannot read it", path=params[0], hint="Export the model again")
-        self.metadata = read_sidecar(path)
+        if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
+            raise EdgesegError("ncnn cannot read it", path=param, hint="Export the model again")
+        self.metadata = read_sidecar(param.parent)
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs
             return
-        size = self.metadata.get("imgsz", [640, 640])
-        height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if "imgsz" not in self.metadata:
+            lost = "there is no metadata.yaml beside it" if not self.metadata else "its metadata.yaml names no imgsz"
+            self.guesses = (f"{lost}: the size 640x640 is a guess, ncnn files do not say it",)
+        height, width = imgsz_of(self.metadata.get("imgsz"))
         self.input = Tensor(self._net.input_names()[0], (1, 3, height, width))
         self.outputs = tuple(Tensor(name, ()) for name in sorted(self._net.output_names()))
         found = self.run(np.full(self.input.shape, 114 / 255, dtype=np.float32))
         self.outputs = tuple(Tensor(o.name, a.shape) for o, a in zip(self.outputs, found))
+
+    def precision(self) -> str:
+        """What the weights are stored as: fp32, fp16 or int8."""
+        return {0x01306B47: "fp16", 0x000D4B38: "int8"}.get(self._tag, "fp32")
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs, with a batch axis of 1 in front, for one float32 array (1, 3, H, W)."""
         with self._net.create_extractor() as extractor:
             extractor.input(self.input.name, ncnn.Mat(np.ascontiguousarray(x[0])).clone())
             return [np.array(extractor.extract(o.name)[1])[None] for o in self.outputs]
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """The graph and the weights: of a folder with one of each, or the ``.param`` given and the ``.bin`` of its name."""
+    if path.is_file():
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise EdgesegError("its weights are not there", path=weights, hint="Copy the .bin file beside the .param file")
+        return path, weights
+    params, bins = sorted(path.glob("*.param")), sorted(path.glob("*.bin"))
+    if len(params) != 1 or len(bins) != 1:
+        raise EdgesegError("one .param and one .bin file are expected", path=path, hint="Give the .param file itself")
+    return params[0], bins[0]

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
+_INTEGER = ("DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -46,11 +47,37 @@ class Runtime:
             )
         self.input = inputs[0]
         self.outputs = tuple(_tensor(o) for o in self._session.get_outputs())
+        self._path = path
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def precision(self) -> str:
+        """What is inside: int8 where there are quantized operators, fp16 where weights are half floats, else fp32.
+
+        Operators are found by the bytes with which an ONNX node spells its type: no reader of ONNX is needed on a board.
+        """
+        content = self._path.read_bytes()
+        if any(_node(kind) in content for kind in _INTEGER):
+            return "int8"
+        if self.input.dtype == "float16":
+            return "fp16"
+        try:
+            import onnx
+        except ImportError:
+            return "fp32"
+        weights = onnx.load(self._path, load_external_data=False).graph.initializer
+        halves = sum(w.data_type == onnx.TensorProto.FLOAT16 and len(w.dims) == 4 for w in weights)
+        return (
+            "fp16" if halves > sum(w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 4 for w in weights) else "fp32"
+        )
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""
         return self._session.run(None, {self.input.name: x})
+
+
+def _node(kind: str) -> bytes:
+    """``NodeProto.op_type``: field 4, a string with its length."""
+    return b"\x22" + bytes([len(kind)]) + kind.encode()
 
 
 def _tensor(value: Any) -> Tensor:

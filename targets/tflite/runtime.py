@@ -50,6 +50,17 @@ class Runtime:
         self.input, self.outputs = _tensor(inputs[0]), tuple(_tensor(d) for d in details)
         self.metadata = read_zip(path)
 
+    def precision(self) -> str:
+        """What the weights are stored as: int8, fp16 or fp32, by what most of their values are."""
+        sizes: dict[str, int] = {}
+        for d in self._interpreter.get_tensor_details():
+            if len(d["shape"]) == 4 and d["index"] != self._entry:
+                kind = np.dtype(d["dtype"]).name
+                sizes[kind] = sizes.get(kind, 0) + 1
+        if sizes.get("int8", 0) + sizes.get("uint8", 0) > sizes.get("float32", 0) or self.input.dtype in ("int8", "uint8"):
+            return "int8"
+        return "fp16" if sizes.get("float16", 0) else "fp32"
+
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""
         self._interpreter.set_tensor(self._entry, x)

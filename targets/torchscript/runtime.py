@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, imgsz_of, literal
 
 METADATA = "config.txt"
 MAX_METADATA = 16 << 20
@@ -35,13 +35,16 @@ class Runtime:
         if threads:
             torch.set_num_threads(threads)
         self._path, self._loaded = path, None
+        self.guesses: tuple[str, ...] = ()
         self.metadata = _parse(_metadata(path))
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs
             return
-        height, width = _imgsz(self.metadata.get("imgsz"), path)
-        batch = int(self.metadata.get("batch", 1))
+        height, width = imgsz_of(self.metadata.get("imgsz"))
+        batch = int(literal(self.metadata.get("batch", 1)) or 1)
+        if "imgsz" not in self.metadata:
+            self.guesses = ("nothing in it says its size: 640x640 is a guess",)
         self.input = Tensor("images", (batch, 3, height, width))
         blank = np.full(self.input.shape, 114 / 255, dtype=np.float32)
         self.outputs = tuple(Tensor(f"output_{i}", a.shape, a.dtype.name) for i, a in enumerate(self.run(blank)))
@@ -52,6 +55,12 @@ class Runtime:
         if self._loaded is None:
             self._loaded = torch.jit.load(str(self._path), map_location="cpu").eval()
         return self._loaded
+
+    def precision(self) -> str:
+        """What most of its weights are: fp16, int8 or fp32."""
+        kinds = [p.dtype for p in self._module.parameters() if p.dim() == 4]
+        halves = sum(k == torch.float16 for k in kinds)
+        return "fp16" if kinds and 2 * halves > len(kinds) else "fp32"
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one float32 array (N, 3, H, W)."""
@@ -90,15 +99,3 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _imgsz(value: Any, path: Path) -> tuple[int, int]:
-    """(height, width) from metadata as a list, its text, or one number; 640 x 640 when there is none."""
-    if value is None:
-        return 640, 640
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        sides = [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * 2
-        return sides[0], sides[1]
-    except (TypeError, ValueError, IndexError) as e:
-        raise EdgesegError(f"imgsz {value!r} in its metadata is no image size", path=path, hint="Export it again") from e

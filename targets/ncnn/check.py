@@ -1,0 +1,107 @@
+"""Whether an ncnn graph and its weights hold together, before ncnn reads them: it takes both at their word, and crashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeseg.errors import EdgesegError, brief
+
+MAGIC = "7767517"
+HINT = "Export the model again"
+_LARGEST = 4 << 20  # bytes of a graph; one of a thousand layers has a tenth of a megabyte
+_MOST = 20_000
+_ARRAYS = -23300
+#: Bytes of a weight by the tag in front of it; with other tags a table of 256 floats and one byte each follow.
+_TAGS = {0: 4, 0x01306B47: 2, 0x000D4B38: 1, 0x0002C056: 4}
+_TABLE = 256 * 4
+
+
+def check(param: Path, weights: Path) -> int:
+    """See that every blob is made before it is read, and that the weights which the layers claim are there.
+
+    Returns:
+        The tag of the first weight, which tells the precision of the file; -1 where there is none.
+
+    Raises:
+        EdgesegError: they do not; with the line.
+    """
+    if param.stat().st_size > _LARGEST:
+        raise EdgesegError("too large for a graph", path=param, hint=HINT)
+    lines = param.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        layers, blobs = (int(n) for n in lines[1].split())
+    except (IndexError, ValueError):
+        layers = blobs = -1
+    if not lines or lines[0].strip() != MAGIC or layers < 1:
+        raise EdgesegError("no ncnn graph (a text that begins with 7767517)", path=param, hint=HINT)
+    rows = [(i, line.split()) for i, line in enumerate(lines[2:], 3) if line.strip()]
+    if len(rows) != layers or layers > _MOST or blobs > 10 * _MOST:
+        raise EdgesegError(f"it names {layers} layers and has {len(rows)}", path=param, hint=HINT)
+    made: set[str] = set()
+    claims: list[tuple[int, str, dict[int, str]]] = []
+    for number, words in rows:
+        kind, params = _layer(words, made, param, number)
+        claims.append((number, kind, params))
+    if len(made) > blobs:
+        raise EdgesegError(f"it names {blobs} blobs and has {len(made)}", path=param, hint=HINT)
+    if not any(kind == "Input" for _, kind, _ in claims):
+        raise EdgesegError("it has no input", path=param, hint=HINT)
+    return _weights(claims, weights, param)
+
+
+def _layer(words: list[str], made: set[str], param: Path, number: int) -> tuple[str, dict[int, str]]:
+    try:
+        kind, inputs, outputs = words[0], int(words[2]), int(words[3])
+        if min(inputs, outputs) < 0 or len(words) < 4 + inputs + outputs:
+            raise ValueError
+    except (IndexError, ValueError):
+        raise EdgesegError("no layer: a name or a number is missing", path=param, line=number, hint=HINT) from None
+    for blob in words[4 : 4 + inputs]:
+        if blob not in made:
+            raise EdgesegError(f"blob {brief(blob)} is read before it is made", path=param, line=number, hint=HINT)
+    for blob in words[4 + inputs : 4 + inputs + outputs]:
+        if blob in made:
+            raise EdgesegError(f"blob {brief(blob)} is made twice", path=param, line=number, hint=HINT)
+        made.add(blob)
+    params: dict[int, str] = {}
+    for word in words[4 + inputs + outputs :]:
+        key, equals, value = word.partition("=")
+        if not equals or not key.lstrip("-").isdigit():
+            raise EdgesegError(f"{brief(word)} is no parameter", path=param, line=number, hint=HINT)
+        if int(key) <= _ARRAYS and value.split(",")[0] != str(len(value.split(",")) - 1):
+            raise EdgesegError(f"{brief(word)} is no array", path=param, line=number, hint=HINT)
+        params[int(key)] = value
+    return kind, params
+
+
+def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param: Path) -> int:
+    """Walk through the weights of the kinds whose layout is known, as far as those go."""
+    size, at, first = weights.stat().st_size, 0, -1
+    with open(weights, "rb") as f:
+        for number, kind, params in claims:
+            try:
+                here = {k: int(v) for k, v in params.items() if k in (0, 1, 2, 5, 6, 8)}
+            except ValueError:
+                here = {}
+            if kind in ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"):
+                count, outputs, bias, int8 = here.get(6, 0), here.get(0, 0), here.get(5, 0), here.get(8, 0)
+            elif kind == "InnerProduct":
+                count, outputs, bias, int8 = here.get(2, 0), here.get(0, 0), here.get(1, 0), here.get(8, 0)
+            elif kind in ("BatchNorm", "Scale", "PReLU", "MemoryData", "Embed", "LSTM", "GRU", "RNN", "MultiHeadAttention"):
+                return first  # what follows is not known
+            else:
+                continue
+            f.seek(at)
+            tag = int.from_bytes(f.read(4), "little")
+            first = tag if first < 0 else first
+            each = _TAGS.get(tag)
+            body = count + _TABLE if each is None else count * each
+            at += 4 + -(-body // 4) * 4 + 4 * outputs * bool(bias)
+            if int8:  # scales of the weights and of the input, of which the layouts differ
+                at += 4
+            if count < 0 or outputs < 0 or at > size:
+                what = f"its weights end at {size} bytes, the {kind} needs {at}"
+                raise EdgesegError(what, path=weights, hint=f"{HINT} (line {number} of {param.name})")
+            if int8:
+                return first
+    return first

@@ -1,0 +1,138 @@
+"""Files as other tools write them, in real runtimes: opened from any of their files, their precision read from inside."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.artifact import open_artifact, read_zip
+from edgeseg.errors import EdgesegError
+from edgeseg.model import Model
+
+pytest.importorskip("torch")
+
+
+Made = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The tiny network in the formats that run here; "half onnx" and so on: with half floats."""
+    out, found = tmp_path_factory.mktemp("made"), {}
+    for name in ("onnx", "openvino", "ncnn"):
+        pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+        found[name] = Model(tiny).export(format=name, out=out, imgsz=64)
+        found[f"half {name}"] = Model(tiny).export(format=name, out=out / "half", imgsz=64, half=True)
+    return found
+
+
+def bare(folder: Path, place: Path) -> Path:
+    """A folder artifact without its metadata."""
+    shutil.copytree(folder, place)
+    (place / "metadata.yaml").unlink()
+    return place
+
+
+def test_an_openvino_folder_by_its_file_and_by_any_name(made: Made, tmp_path: Path) -> None:
+    folder = bare(made["openvino"], tmp_path / "whatever")
+    (file,) = folder.glob("*.xml")
+    for path in (file, folder):
+        manifest = open_artifact(path).manifest
+        assert manifest.format == "openvino" and manifest.precision == "fp32" and manifest.head == "raw"
+        assert any("no metadata.yaml" in n for n in manifest.notes)
+    own = next(made["openvino"].glob("*.xml"))
+    assert open_artifact(own).manifest.names[:2] == ("cat", "dog")
+    file.with_suffix(".bin").unlink()
+    with pytest.raises(EdgesegError, match="its weights are not there"):
+        open_artifact(file)
+
+
+def test_an_ncnn_folder_by_its_file_says_that_it_guesses(made: Made, tmp_path: Path) -> None:
+    folder = bare(made["ncnn"], tmp_path / "other")
+    (folder / "metadata.yaml").write_text("imgsz: [64, 64]\n")
+    assert open_artifact(folder / "model.ncnn.param").manifest.imgsz == (64, 64)
+    (folder / "metadata.yaml").unlink()
+    manifest = open_artifact(folder).manifest
+    assert manifest.imgsz == (640, 640) and any("size 640x640 is a guess" in n for n in manifest.notes)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "ncnn"])
+def test_the_precision_is_what_is_inside(made: Made, tmp_path: Path, name: str) -> None:
+    path = made[f"half {name}"]
+    target = tmp_path / path.name
+    if path.is_dir():
+        bare(path, target)
+        (target / "metadata.yaml").write_text("imgsz: [64, 64]\n")
+    else:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(str(path))
+        del model.metadata_props[:]
+        onnx.save(model, str(target))
+    assert open_artifact(target).manifest.precision == "fp16"
+
+
+def test_integers_inside_an_onnx_file(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.int8), "w")
+    scale = numpy_helper.from_array(np.float32(0.1), "s")
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["wf"]), helper.make_node("Conv", ["x", "wf"], ["y"])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 64, 64]) for n, c in (("x", 3), ("y", 1)))
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], [weights, scale]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, str(tmp_path / "q.onnx"))
+    from edgeseg.registry import target_by_name
+
+    assert target_by_name("onnx").load("runtime").Runtime(tmp_path / "q.onnx").precision() == "int8"
+
+
+DAMAGE = {
+    "a blob that nobody makes": (lambda t: t.replace(" 1 1 in0 1 ", " 1 1 nothing 1 ", 1), "read before it is made"),
+    "a blob made twice": (lambda t: t.replace(" 1 1 1 2", " 1 1 1 1", 1), "made twice"),
+    "fewer layers than it names": (lambda t: "\n".join(t.splitlines()[:-3]), "it names"),
+    "no magic": (lambda t: t.replace("7767517", "7767518"), "no ncnn graph"),
+    "no input": (lambda t: t.replace("Input ", "Noop ", 1), "no input"),
+    "a parameter that is none": (lambda t: t.replace("0=8 ", "0:8 ", 1), "is no parameter"),
+    "more weights than there are": (lambda t: t.replace("6=", "6=99999", 1), "its weights end"),
+    "empty": (lambda t: "", "no ncnn graph"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_a_damaged_ncnn_graph_is_an_error_and_no_crash(made: Made, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "x_ncnn_model"
+    shutil.copytree(made["ncnn"], folder)
+    change, words = DAMAGE[fault]
+    param = folder / "model.ncnn.param"
+    text = param.read_text()
+    changed = change(text)
+    assert changed != text
+    param.write_text(changed)
+    with pytest.raises(EdgesegError, match=words):
+        open_artifact(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_ncnn_weights_that_are_cut_short(made: Made, tmp_path: Path, share: float) -> None:
+    folder = tmp_path / "x_ncnn_model"
+    shutil.copytree(made["ncnn"], folder)
+    weights = folder / "model.ncnn.bin"
+    weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
+    with pytest.raises(EdgesegError, match="its weights end"):
+        open_artifact(folder)
+
+
+def test_sound_ncnn_files_pass_the_check(made: Made) -> None:
+    for folder in (made["ncnn"], made["half ncnn"]):
+        assert open_artifact(folder).manifest.names[:2] == ("cat", "dog")
+
+
+def test_input_is_for_strangers_only(made: Made) -> None:
+    with pytest.raises(EdgesegError, match="edgeseg wrote this file"):
+        open_artifact(made["onnx"], input="bgr")
+    assert read_zip(made["onnx"]) == {}
