@@ -43,7 +43,14 @@ PREDICTION: Mapping[str, tuple[Any, str]] = {
     "retina_masks": (True, "Leave it out: masks always have the size of the image"),
     "mode": ("predict", "Type the command itself"),
 }
-COMMANDS = {"validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
+EXPORT: Mapping[str, tuple[Any, str]] = {
+    "device": ("cpu", "Leave it out: exports are made on the CPU; an engine is built where it will run"),
+    "fraction": (1.0, "Use images=N: so many calibration images"),
+    "agnostic_nms": (False, "Leave it out"),
+    "task": (TASK, "Only segmentation is done"),
+    "mode": ("export", "Type the command itself"),
+}
+COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
 QUIET = ("verbose", "workers")
 

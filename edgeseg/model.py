@@ -276,11 +276,13 @@ class Model:
 
         from edgeseg.graph.export import export
         from edgeseg.graph.options import ExportOptions
+        from edgeseg.habits import EXPORT, QUIET, check
         from edgeseg.predict.opened import parse_imgsz
 
         running: dict[str, Any]
         running = {k: options.pop(k) for k in ("out", "jobs", "offline", "force", "rebuild", "on_event") if k in options}
         wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
+        check("export", {k: options.pop(k) for k in (*EXPORT, *QUIET) if k in options}, EXPORT)
         unknown = [k for k in options if k not in ExportOptions.__dataclass_fields__]
         if unknown:
             known = ", ".join([*ExportOptions.__dataclass_fields__, "out", "offline", "force", "rebuild"])

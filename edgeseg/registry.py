@@ -43,6 +43,8 @@ class Target:
     ``kit_suffix`` ends the name of the folder that is written in place of the artifact where the last step cannot run: what
     it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
 
+    ``limits``: least and largest value of an option.
+
     ``members``: how the file ends that stands for a folder artifact; given itself, or in a folder of another name, it opens.
     """
 
@@ -67,6 +69,7 @@ class Target:
     kit_modules: tuple[str, ...] = ()
     kit_extra: str = ""
     members: tuple[str, ...] = ()
+    limits: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
     settings: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @property

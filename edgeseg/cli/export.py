@@ -53,7 +53,7 @@ def export(
     head: Annotated[
         str | None,
         typer.Option(
-            help="raw (ends at the convolutions), or decoded (the common YOLOv8 tensors).",
+            help="raw (ends at the convolutions), decoded (the common YOLOv8 tensors), or nms.",
             show_default="raw",
             rich_help_panel=SHAPE,
         ),
@@ -61,13 +61,17 @@ def export(
     simplify: Annotated[
         bool | None, typer.Option(help="Simplify the graph.", show_default=False, rich_help_panel=SHAPE)
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set.", rich_help_panel=SHAPE)] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set, 11 to 20.", show_default="17", rich_help_panel=SHAPE)
+    ] = None,
     optimize: Annotated[
         bool | None, typer.Option(help="Optimize for mobile devices.", show_default=False, rich_help_panel=SHAPE)
     ] = None,
     nms: Annotated[
         bool | None,
-        typer.Option(help="Non-maximum suppression inside the graph.", show_default=False, rich_help_panel=SHAPE),
+        typer.Option(
+            help="Non-maximum suppression inside the graph (onnx, openvino).", show_default=False, rich_help_panel=SHAPE
+        ),
     ] = None,
     keras: Annotated[
         bool | None, typer.Option(help="Write a Keras model too.", show_default=False, rich_help_panel=SHAPE)

@@ -87,7 +87,8 @@ class Guard:
                 raise EdgesegError(why)
             verdict = self._verdict(result, target)
         except EdgesegError as e:
-            return replace(result, notes=(*result.notes, f"the gate could not run: {e.what}. {e.hint or self._by_hand()}"))
+            what = f"the gate could not run: {e.what}. {e.hint or self._by_hand()}"
+            raise Refused(what, verdict={"passed": None, "error": e.what}, hint="--force keeps the artifact unjudged") from e
         if verdict.passed:
             lines = [line for line in (verdict.summary(), verdict.speed() + self._faster(verdict)) if line]
             return replace(result, notes=(*result.notes, *lines), gate=verdict.to_dict())

@@ -33,6 +33,10 @@ def describe(job: Job, network: Network, tools: Sequence[str] = ()) -> Manifest:
         network: the loaded checkpoint.
         tools: distributions whose versions go into the manifest beside ours; those that are not installed are left out.
     """
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            what = f"tensor {name} holds infinite or undefined numbers: nothing that is made of it could see"
+            raise EdgesegError(what, path=job.source, hint="Train it again, or take an older checkpoint")
     height, width = job.imgsz
     args = {"imgsz": list(job.imgsz), "batch": job.batch, "head": job.head}
     args |= {"half": job.precision == "fp16", "int8": job.precision == "int8", **job.options}

@@ -157,7 +157,16 @@ def export(
     if any(step.quantized for step in plan.steps):
         pictures = any(step.calibrated for step in plan.steps)
         checkpoint = found.path if found.format == NETWORK else None
-        run.calibration = choose_calibration(options, lambda text: run.emit(Event("note", text=text)), pictures, checkpoint)
+
+        def tell(text: str) -> None:
+            run.emit(Event("note", text=text))
+
+        try:
+            run.calibration = choose_calibration(options, tell, pictures, checkpoint)
+        except EdgesegError as e:
+            if all(any(s.quantized for s in step.chain()) for step in plan.wanted):
+                raise
+            run.no_calibration = e  # what needs no images is made all the same
     run.go()
     return [results[step] for step in plan.wanted]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import HEADS
-from edgeseg.registry import Target
+from edgeseg.registry import Target, targets
 
 STRIDE = 32
 IMGSZ = 640
@@ -49,7 +49,7 @@ class ExportOptions:
         optimize: optimize for mobile devices.
         batch: batch size.
         head: ``raw`` or ``decoded``.
-        nms: non-maximum suppression inside the graph.
+        nms: non-maximum suppression inside the graph: the head layout ``nms``.
         workspace: builder's workspace in GiB.
         keras: write a Keras model too.
         recipe: name or path of the quantization recipe (int8 only).
@@ -83,6 +83,15 @@ class ExportOptions:
             object.__setattr__(self, "imgsz", check_imgsz(self.imgsz))
         if self.half and self.int8:
             raise EdgesegError("half and int8 exclude each other", hint="Give one of them, or export twice")
+        if self.nms and self.head not in (None, "nms"):
+            raise EdgesegError(f"nms and head={self.head} exclude each other", hint="Leave head out")
+        if self.nms or self.head == "nms":
+            object.__setattr__(self, "nms", True)
+            object.__setattr__(self, "head", "nms")
+            for name, value in (("int8", self.int8), ("dynamic", self.dynamic), ("batch", (self.batch or 1) > 1)):
+                if value:
+                    hint = "Export without nms: every reader of edgeseg suppresses by itself"
+                    raise EdgesegError(f"nms and {name} exclude each other", hint=hint)
         if self.head is not None and self.head not in HEADS:
             raise EdgesegError(f"head {self.head!r} is none of {', '.join(HEADS)}")
         for name in _POSITIVE:
@@ -154,7 +163,9 @@ def check_options(target: Target, options: ExportOptions) -> str:
             quantization reads while nothing is quantized.
     """
     precision = precision_for(target, options)
-    for name in options.given():
+    for name, value in options.given().items():
+        if name == "data" and precision != "int8":
+            continue  # it belongs to the model, and asks a float format for nothing
         if name in QUANTIZING:
             if precision != "int8":
                 raise EdgesegError(
@@ -162,7 +173,12 @@ def check_options(target: Target, options: ExportOptions) -> str:
                     hint="Add int8" if "int8" in target.precisions else takes(target),
                 )
         elif name not in target.options and precision != {"int8": "int8", "half": "fp16"}.get(name):
-            raise EdgesegError(f"{target.title} ({target.name}) does not take {name}", hint=takes(target))
+            others = [t.name for t in targets().values() if name in t.options]
+            able = f"; {', '.join(others)} can" if others else ""
+            raise EdgesegError(f"{target.title} ({target.name}) does not take {name}{able}", hint=takes(target))
+        low, high = target.limits.get(name, (None, None))
+        if low is not None and not low <= value <= high:
+            raise EdgesegError(f"{target.title} ({target.name}) takes {name} from {low} to {high}, not {value}")
     if options.head is not None and options.head not in target.heads:
         raise EdgesegError(f"{target.title} ({target.name}) does not take head={options.head}", hint=takes(target))
     return precision
@@ -178,5 +194,5 @@ def takes(target: Target) -> str:
 
 def options_for(target: Target, options: ExportOptions) -> dict[str, Any]:
     """What goes into ``Job.options``: the given options that the format takes and that the job has no field for."""
-    own = {"imgsz", "half", "int8", "batch", "head", *QUANTIZING}
+    own = {"imgsz", "half", "int8", "batch", "head", "nms", *QUANTIZING}
     return {k: v for k, v in options.given().items() if k in target.options and k not in own}

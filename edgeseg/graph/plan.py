@@ -162,6 +162,7 @@ def _plan_all(options: ExportOptions, given: Given) -> Plan:
     if not wanted:
         raise reasons[0] if reasons else EdgesegError("there are no targets", hint="Check EDGESEG_TARGETS")
     unused = [k for k in options.given() if k not in used]
+    unused = [k for k in unused if k != "data"]
     if unused and all(k in QUANTIZING for k in unused):
         what = f"{', '.join(unused)}: only int8 takes it, and nothing is quantized here"
         raise EdgesegError(what, hint="Leave it out, or add --int8")
@@ -181,6 +182,7 @@ def _drop_untaken(target: Target, options: ExportOptions) -> ExportOptions:
             kept[name] = value
     if kept.get("head") not in (None, *target.heads):
         del kept["head"]
+        kept.pop("nms", None)
     return ExportOptions(**kept)
 
 
@@ -237,7 +239,7 @@ def _reach(
 def _for_source(before: Target, options: ExportOptions, forced: Mapping[str, Any]) -> ExportOptions:
     """The options of an intermediate step: those given that its format takes, then what its reader insists on."""
     keep = {k: v for k, v in options.given().items() if k in before.options or k in ("imgsz", "batch")}
-    for name in ("half", "int8", "head"):
+    for name in ("half", "int8", "head", "nms"):
         keep.pop(name, None)
     return ExportOptions(**{**keep, **forced})
 

@@ -67,7 +67,7 @@ class Run:
         plan: the steps.
         source: the model: a checkpoint, or an artifact of ``plan``'s source format.
         source_hash: SHA-256 of its content.
-        calibration: needed if any step is quantized.
+        calibration: needed if any step is quantized. no_calibration: why there is none: those steps fail.
         on_event: called for every event, one at a time.
         on_outcome: called in the thread of ``go`` as soon as a step that was asked for has ended.
         jobs: steps at once; None: half the cores, at least two where there are two.
@@ -84,6 +84,7 @@ class Run:
     jobs: int | None = None
     offline: bool = False
     rebuild: bool = False
+    no_calibration: EdgesegError | None = None
     outcomes: dict[Step, Outcome] = field(default_factory=dict, init=False)
     _keys: dict[Step, str] = field(default_factory=dict, init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
@@ -133,6 +134,9 @@ class Run:
         if step in self.outcomes or step in required:
             return
         start = time.monotonic()
+        if step.quantized and self.no_calibration is not None:
+            self._ended(Outcome(step, error=self.no_calibration))
+            return
         try:
             key = self.key(step)
         except EdgesegError as e:
@@ -177,7 +181,7 @@ class Run:
                             continue
                         if source is not None and source.error is not None:
                             pending.remove(step)
-                            why = f"{step.label} was not made: {source.step.label}, which it reads, failed"
+                            why = f"{step.label} was not made: {source.step.label}, which it reads, failed ({source.error})"
                             self._ended(Outcome(step, error=StepFailed(why, path=source.log), log=source.log))
                             continue
                         reserved = sum(needs_mb(s) for s in running.values())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.graph.inspect import inspect
 from edgeseg.graph.job import Job
 from edgeseg.store import write_atomically
 
@@ -60,6 +61,8 @@ def _convert(job: Job) -> Path:
         raise EdgesegError(
             f"the converter of {job.format} ended without writing its artifact", path=target.folder / "convert.py"
         )
+    if not target.is_kit(output):
+        inspect(target, job, output)
     return output
 
 

@@ -174,21 +174,24 @@ class Network(nn.Module):
     def view(self, head: str = "raw") -> nn.Module:
         """This network with a flat tuple of tensors as output, in the order of ``outputs(head, ...)``; weights are shared.
 
-        ``raw``: box, score and coeff of strides 8, 16, 32, then proto. ``decoded``: ``prediction`` and ``proto``.
+        ``raw``: box, score and coeff of strides 8, 16, 32, then proto. ``decoded``: ``prediction`` and ``proto``;
+        so has ``nms``, which only ONNX can run.
 
         Raises:
             EdgesegError: no such head layout.
         """
+        from edgeseg.network.suppress import SuppressedView
         from edgeseg.network.views import DecodedView, RawView
 
         _check_head(head)
-        return RawView(self) if head == "raw" else DecodedView(self)
+        views: dict[str, type[nn.Module]] = {"raw": RawView, "decoded": DecodedView, "nms": SuppressedView}
+        return views[head](self)
 
     def outputs(self, head: str, imgsz: int | tuple[int, int] | None, batch: int = 1) -> tuple[Output, ...]:
         """The output tensors of ``view(head)``, NCHW, float32.
 
         Args:
-            head: ``raw`` or ``decoded``.
+            head: ``raw``, ``decoded`` or ``nms``.
             imgsz: pixels, one number or (height, width), multiples of 32; None for dynamic sizes (-1).
             batch: batch size, -1 for dynamic.
         """
@@ -205,6 +208,11 @@ class Network(nn.Module):
             roles = (("box", 4 * REG_MAX), ("score", self.nc), ("coeff", COEFFS))
             maps = [Output(f"{r}_{s}", (batch, c, *at(s)), role=r, stride=s) for s in STRIDES for r, c in roles]
             return (*maps, proto)
+        if head == "nms":
+            from edgeseg.network.suppress import MAX_DET
+
+            rows = Output("prediction", (batch, MAX_DET, 6 + COEFFS), layout="nhwc", role="prediction")
+            return rows, proto
         count = -1 if size is None else sum(at(s)[0] * at(s)[1] for s in STRIDES)
         return Output("prediction", (batch, 4 + self.nc + COEFFS, count), role="prediction"), proto
 

@@ -97,7 +97,7 @@ def decode_boxes(box: Tensor, stride: int, bins: Tensor) -> Tensor:
         (B, 4, h*w) xywh, centre, in input pixels, row by row.
     """
     height, width = box.shape[2], box.shape[3]
-    sides = box.flatten(2).unflatten(1, (4, REG_MAX)).softmax(2)
+    sides = box.reshape(box.shape[0], 4, REG_MAX, -1).softmax(2)
     left_top, right_bottom = (sides * bins.to(box.dtype).view(1, 1, REG_MAX, 1)).sum(2).chunk(2, 1)
     x = (torch.arange(width, device=box.device, dtype=box.dtype) + 0.5).view(1, -1).expand(height, -1)
     y = (torch.arange(height, device=box.device, dtype=box.dtype) + 0.5).view(-1, 1).expand(-1, width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any
 
 import onnx
 import torch
@@ -18,9 +17,9 @@ from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network, RawOutput
 from edgeseg.registry import target_by_name
 
-# Below 13, a decoded head of free size cannot be written; above 20, the tracing exporter writes opset 20 all the same.
-OPSETS = range(13, 21)
 DEFAULT_OPSET = 17
+# Below, QuantizeLinear has no axis.
+INT8_OPSET = 13
 # Begins the names of tensors that are outputs only while the graph is being made.
 _MARK = "edgeseg_raw_"
 
@@ -28,15 +27,18 @@ _MARK = "edgeseg_raw_"
 def convert(job: Job) -> None:
     """Write ``job.output``: an ONNX file with float32 input ``images`` (N, 3, H, W), RGB in 0..1, and float32 outputs.
 
-    Options: ``opset`` (13..20, default 17), ``simplify`` (default true), ``dynamic`` (batch, height and width are free).
+    Options: ``opset`` (11..20, int8 from 13, default 17), ``simplify`` (default true), ``dynamic`` (batch, height and
+    width are free).
     Precision ``int8`` has Q/DQ pairs up to the raw outputs, by the recipe; input and outputs stay float32.
     Precision ``fp16`` keeps weights and arithmetic in half floats between two casts, so that every reader feeds the same.
 
     Raises:
-        EdgesegError: the opset is out of range, or the checkpoint cannot be read.
+        EdgesegError: the opset is too low for what was asked, or the checkpoint cannot be read.
     """
-    opset = _opset(job.options.get("opset", DEFAULT_OPSET))
-    dynamic = bool(job.options.get("dynamic", False))
+    opset, dynamic = int(job.options.get("opset", DEFAULT_OPSET)), bool(job.options.get("dynamic", False))
+    if job.precision == "int8" and opset < INT8_OPSET:
+        hint = f"Use opset={INT8_OPSET} to 20 (default {DEFAULT_OPSET})"
+        raise EdgesegError(f"opset {opset} has no scales by channel, which int8 needs", hint=hint)
     job.progress(0.05, "loading the checkpoint")
     network = load_checkpoint(job.source).fuse().eval()
     manifest = describe(job, network, ("torch", "onnx", "onnxslim"))
@@ -89,18 +91,6 @@ def _quantized(model: onnx.ModelProto, job: Job, network: Network) -> onnx.Model
     del made.graph.output[:]
     made.graph.output.extend(kept)
     return made
-
-
-def _opset(value: Any) -> int:
-    try:
-        opset = int(value)
-    except (TypeError, ValueError):
-        opset = -1
-    if opset not in OPSETS:
-        raise EdgesegError(
-            f"opset {value} is not supported", hint=f"Choose {OPSETS.start} to {OPSETS.stop - 1} (default {DEFAULT_OPSET})"
-        )
-    return opset
 
 
 def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:
@@ -166,7 +156,7 @@ def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> N
     outputs = []
     for out in manifest.outputs:
         out_shape, out_dtype = _shape_and_type(by_name[out.name])
-        outputs.append(Output(out.name, out_shape, out_dtype, "nchw", role=out.role, stride=out.stride))
+        outputs.append(Output(out.name, out_shape, out_dtype, out.layout, role=out.role, stride=out.stride))
     final = replace(manifest, dynamic=dynamic).with_tensors(Tensor(entry.name, shape, dtype), tuple(outputs))
     onnx.helper.set_model_props(model, final.to_metadata())
     model.producer_name, model.producer_version = "edgeseg", final.version

@@ -68,7 +68,8 @@ def test_quantizing_options_belong_to_int8(toys) -> None:
     toys.add("small", precisions=["fp32", "int8"], options=["imgsz", "int8"])
     small = target_by_name("small")
     assert check_options(small, ExportOptions(int8=True, data="d.yaml", recipe="int8", images=8, seed=1)) == "int8"
-    for values in ({"data": "d.yaml"}, {"recipe": "int8"}, {"images": 8}, {"seed": 1}):
+    assert check_options(small, ExportOptions(data="d.yaml")) == "fp32"  # people name the model's data with every command
+    for values in ({"recipe": "int8"}, {"images": 8}, {"seed": 1}):
         with pytest.raises(EdgesegError, match="belongs to int8"):
             check_options(small, ExportOptions(**values))
 
@@ -90,3 +91,24 @@ def test_job_options_are_those_given_and_taken(toys) -> None:
         "dynamic": True,
     }
     assert "head" not in takes(rich)
+
+
+@pytest.mark.parametrize("values", [{"int8": True}, {"dynamic": True}, {"batch": 2}, {"head": "raw"}])
+def test_what_nms_excludes(values: dict[str, object]) -> None:
+    with pytest.raises(EdgesegError, match="exclude each other"):
+        ExportOptions(nms=True, **values)  # type: ignore[arg-type]
+    assert ExportOptions(nms=True).head == ExportOptions(head="nms").head == "nms"
+
+
+def test_an_option_says_who_takes_it(toys) -> None:
+    toys.add("plain", options=["imgsz"])
+    toys.add("able", options=["imgsz", "keras"])
+    with pytest.raises(EdgesegError, match=r"does not take keras; .*able can"):
+        check_options(target_by_name("plain"), ExportOptions(keras=True))
+
+
+def test_limits_are_the_formats_own(toys) -> None:
+    toys.add("narrow", options=["imgsz", "opset"], limits={"opset": [3, 5]})
+    assert check_options(target_by_name("narrow"), ExportOptions(opset=5)) == "fp32"
+    with pytest.raises(EdgesegError, match="takes opset from 3 to 5, not 6"):
+        check_options(target_by_name("narrow"), ExportOptions(opset=6))

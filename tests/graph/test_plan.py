@@ -136,8 +136,9 @@ def test_all_never_quantizes_what_was_asked_for_in_half_precision(family) -> Non
 
 
 def test_all_in_float_has_no_use_for_data(family) -> None:
-    with pytest.raises(EdgesegError, match="data: only int8 takes it") as error:
-        make_plan(["all"], ExportOptions(half=True, data="x.yaml"))
+    assert make_plan(["all"], ExportOptions(half=True, data="x.yaml")).wanted
+    with pytest.raises(EdgesegError, match="images: only int8 takes it") as error:
+        make_plan(["all"], ExportOptions(half=True, images=8))
     assert "--int8" in error.value.hint
 
 
