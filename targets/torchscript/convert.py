@@ -7,7 +7,6 @@ import warnings
 
 import torch
 
-from edgeseg.errors import EdgesegError
 from edgeseg.graph.describe import describe
 from edgeseg.graph.job import Job
 from edgeseg.network.checkpoint import load_checkpoint
@@ -18,10 +17,11 @@ METADATA = "config.txt"
 def convert(job: Job) -> None:
     """Write ``job.output``: a TorchScript archive, float32 in (N, 3, H, W), RGB in 0..1, and float32 out.
 
-    Option ``optimize``: PyTorch's mobile optimization, where this build of PyTorch has it.
+    Option ``optimize``: PyTorch's mobile optimization; where this build of PyTorch has none, weights are frozen into the graph,
+    which is the part of it that runs everywhere, and a note says so.
 
     Raises:
-        EdgesegError: ``optimize`` on a PyTorch without XNNPACK, or the checkpoint cannot be read.
+        EdgesegError: the checkpoint cannot be read.
     """
     job.progress(0.05, "loading the checkpoint")
     network = load_checkpoint(job.source).fuse().eval()
@@ -35,19 +35,17 @@ def convert(job: Job) -> None:
         module = torch.jit.trace(view, (sample,), check_trace=False)
         if job.options.get("optimize", False):
             job.progress(0.7, "optimizing for mobile")
-            module = _optimize(module)
+            module = _optimize(module, job)
     extra = {METADATA: json.dumps(manifest.to_metadata())}
     module.save(str(job.output), _extra_files=extra)
     job.progress(1.0, "written")
 
 
-def _optimize(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+def _optimize(module: torch.jit.ScriptModule, job: Job) -> torch.jit.ScriptModule:
     try:
         from torch.utils.mobile_optimizer import optimize_for_mobile
 
         return optimize_for_mobile(module)
-    except (ImportError, RuntimeError) as e:
-        raise EdgesegError(
-            f"PyTorch {torch.__version__} cannot optimize for mobile here (it was built without XNNPACK)",
-            hint="Export without optimize, or use a PyTorch built with USE_XNNPACK=1",
-        ) from e
+    except (ImportError, RuntimeError):
+        job.note(f"PyTorch {torch.__version__} has no mobile optimization (no XNNPACK in it): the graph was frozen instead")
+        return torch.jit.freeze(module.eval())
