@@ -40,6 +40,23 @@ def artifact_info(opened: Opened) -> dict[str, Any]:
     }
 
 
+def unopened_info(path: Path) -> dict[str, Any] | None:
+    """What is known of another tool's file without opening it, where opening would run code in it; None for all others."""
+    from edgeseg.artifact import size_on_disk
+    from edgeseg.manifest import Manifest
+    from edgeseg.registry import target_by_path
+
+    target = target_by_path(path)
+    if target is None or not target.settings.get("executes") or target.missing_modules() or not path.exists():
+        return None
+    metadata = dict(target.load("runtime").read_metadata(path))
+    if Manifest.from_metadata(metadata, path=str(path)) is not None:
+        return None
+    said = {k: str(metadata[k])[:500] for k in ("task", "imgsz", "names", "author", "date", "version") if k in metadata}
+    note = f"a {target.title} file runs code of its own when it is opened: nothing was run to say this"
+    return {"path": str(path), "format": target.name, "size": size_on_disk(path), **said, "notes": [note]}
+
+
 def network_info(path: Path, imgsz: int) -> dict[str, Any]:
     """Parameters and FLOPs (at ``imgsz`` pixels) of a checkpoint or a definition, and what it says of its training."""
     from edgeseg.artifact import size_on_disk

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgeseg.yaml_file import load_yaml
 SIDECAR = "metadata.yaml"
 SIDECAR_BYTES = 8 << 20
 ZIP_MEMBER = "metadata.json"
+MOST_METADATA = 8 << 20
 
 
 class Runtime(Protocol):
@@ -127,9 +129,14 @@ def read_zip(path: Path) -> dict[str, Any]:
         return {}
     try:
         with zipfile.ZipFile(path) as z:
-            text = z.read(z.namelist()[0]).decode("utf-8")
+            member = z.infolist()[0]
+            if member.file_size > MOST_METADATA:
+                return {}
+            text = z.read(member).decode("utf-8")
         value = json.loads(text) if text.lstrip().startswith('{"') else ast.literal_eval(text)
-    except (OSError, ValueError, SyntaxError, IndexError, zipfile.BadZipFile):
+    except (ArithmeticError, EOFError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError):
+        return {}
+    except (SyntaxError, ValueError, zipfile.BadZipFile, zlib.error):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -12,15 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import yaml
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 
 SCHEMA = 1
 ROLES = ("box", "score", "coeff", "proto", "prediction")
 HEADS = ("raw", "decoded", "nms")
 BOXES = ("xywh", "xyxy")
 LAYOUTS = ("nchw", "nhwc")
+MOST_TEXT = 8 << 20
+MOST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Tensor:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if not isinstance(self.name, str) or len(self.shape) > 8 or any(not -1 <= n <= 1 << 31 for n in self.shape):
+            raise EdgesegError(f"tensor {brief(self.name)} has no shape that a tensor can have")
+        np.dtype(self.dtype)
+        if self.scale is not None and not 0 < float(self.scale) < float("inf"):
+            raise EdgesegError(f"tensor {self.name}: scale {brief(self.scale)} is no positive number")
         if self.layout not in LAYOUTS:
             raise EdgesegError(f"tensor {self.name}: layout {self.layout!r} is none of {', '.join(LAYOUTS)}")
         if (self.scale is None) != (self.zero_point is None):
@@ -122,6 +130,11 @@ class Manifest:
             raise EdgesegError(f"boxes {self.boxes!r} are none of {', '.join(BOXES)}")
         if self.head not in HEADS:
             raise EdgesegError(f"head layout {self.head!r} is none of {', '.join(HEADS)}")
+        numbers = (*self.imgsz, self.stride, self.reg_max, self.channels)
+        whole = all(isinstance(n, int) and 0 < n <= MOST_SIDE for n in numbers) and len(self.imgsz) == 2
+        words = all(isinstance(n, str) for n in (*self.names, *self.notes, self.format, self.precision, self.colour))
+        if not whole or not words or not isinstance(self.args, Mapping) or not 0 <= self.pad_value <= 255:
+            raise EdgesegError("the manifest holds a value that none can have")
 
     @property
     def nc(self) -> int:
@@ -169,6 +182,8 @@ class Manifest:
             EdgesegError: no JSON object, an unknown schema, or keys that no manifest has.
         """
         try:
+            if len(text) > MOST_TEXT:
+                raise EdgesegError("its manifest is too large", path=path, hint="Export the model again")
             raw = json.loads(text)
             schema = raw.pop("schema")
             if schema != SCHEMA:
@@ -178,8 +193,9 @@ class Manifest:
             for key in ("names", "imgsz", "notes"):
                 raw[key] = tuple(raw[key])
             return cls(**raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise EdgesegError(f"the manifest cannot be read ({e})", path=path, hint="Export the model again") from e
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+            what = f"the manifest cannot be read ({str(e)[:100]})"
+            raise EdgesegError(what, path=path, hint="Export the model again") from e
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], *, path: str | None = None) -> Manifest | None:

@@ -252,11 +252,14 @@ class Model:
 
     def info(self, *, imgsz: int = 640) -> dict[str, Any]:
         """What the model is, as plain values: parameters and FLOPs of a network, manifest and tensors of an artifact."""
-        from edgeseg.about import artifact_info, network_info
+        from edgeseg.about import artifact_info, network_info, unopened_info
 
         if self.is_checkpoint:
             self._need_torch()
             return network_info(self.path, imgsz)
+        asleep = unopened_info(self.path)
+        if asleep is not None:
+            return asleep
         return artifact_info(self.opened)
 
     def export(self, format: str = "torchscript", **options: Any) -> Path:

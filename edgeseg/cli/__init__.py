@@ -41,8 +41,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "toolchain": ("toolchain", "app", CARE),
     "doctor": ("doctor", "doctor", CARE),
 }
-# Libraries that would otherwise write lines of their own between ours; they read this when they are imported.
-QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# Libraries that would otherwise write lines of their own between ours, or believe what a picture says of its size; they
+# read this when they are imported.
+QUIET = {
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 27),
+    "OPENCV_LOG_LEVEL": "OFF",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
 # What a command needs beside the base install, as a pip extra.
 EXTRAS = {
     "export": "export",

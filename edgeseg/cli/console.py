@@ -50,7 +50,7 @@ def inferred(manifest: Any) -> None:
 
 def say(message: str, *, to: IO[str] | None = None) -> None:
     """One line for people."""
-    print(printable(message), file=to or sys.stdout, flush=True)
+    print(printable(message.replace("\r", " ")), file=to or sys.stdout, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, to: IO[str] | None = None) -> None:
@@ -84,7 +84,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 def _cell(value: Any, places: int) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "-"
-    return f"{value:.{places}f}" if isinstance(value, float) else printable(str(value))
+    return f"{value:.{places}f}" if isinstance(value, float) else _line(str(value))
 
 
 def _places(values: Sequence[Any]) -> int:

@@ -16,6 +16,9 @@ from edgeseg.errors import EdgesegError
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 """Suffixes (lower case) of the files that count as images in folders."""
 
+MOST_PIXELS = 1 << 27
+"""An image of more (134 million) is refused before it is decoded: three bytes each would be 400 MB."""
+
 # In entropy-coded JPEG data FF00 is a stuffed byte and FFD0..FFD7 are restart markers: any other FFxx ends the data.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
@@ -73,6 +76,9 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
         raise EdgesegError("the image file is empty", path=path, hint="Copy it again, or remove it")
     content = raw.tobytes()
     _check_complete(content, path)
+    size = _claimed(content)
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise EdgesegError(f"an image of {size[1]}x{size[0]} pixels is too large", path=path, hint="Cut it into tiles")
     number = pages(content)
     if number > 1:
         raise EdgesegError(f"a TIFF of {number} pages, not one image", path=path, hint="Save each page as a file of its own")
@@ -87,6 +93,17 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
     _check_range(image, path)
     image = to_uint8(image)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+
+
+def _claimed(content: bytes) -> tuple[int, int] | None:
+    """(height, width) that the head of a PNG or BMP states; a few bytes of either may claim gigabytes."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
+        width, height = struct.unpack_from(">II", content, 16)
+        return height, width
+    if content.startswith(b"BM") and len(content) >= 26:
+        width, height = struct.unpack_from("<ii", content, 18)
+        return abs(height), abs(width)
+    return None
 
 
 def _check_range(image: np.ndarray, path: str | os.PathLike[str]) -> None:

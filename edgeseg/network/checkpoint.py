@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from edgeseg.errors import EdgesegError, brief
+from edgeseg.errors import EdgesegError, Notice, brief
 from edgeseg.network.definition import Definition, builtin_definition, load_definition
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
@@ -179,7 +179,7 @@ def _ours(file: TorchFile, read: Any) -> Network:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:120]
         raise EdgesegError(f"damaged ({reason})", path=path, hint="Use an older checkpoint") from e
     if not all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()):
-        warnings.warn(f"{path}: its weights hold infinite or undefined numbers. Train it again", stacklevel=3)
+        warnings.warn(f"{path}: its weights hold infinite or undefined numbers. Train it again", Notice, stacklevel=3)
     return network
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.quantize.floors import CHECKS, Floors
 from edgeseg.quantize.flow import HEAD_STAGES, STAGES
 from edgeseg.quantize.ranges import METHODS
@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 FLOAT = 32
+MOST_BYTES = 1 << 20
 ACTIVATION_BITS = (8, 16, FLOAT)
 WEIGHT_BITS = (8, 16, FLOAT)
 GRANULARITIES = ("channel", "tensor")
@@ -156,6 +157,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
         path = built_in[str(name_or_path)]
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise EdgesegError("too large for a recipe", path=path)
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
@@ -163,6 +166,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise EdgesegError(f"no valid TOML ({e})", path=path, line=int(found.group(1)) if found else None) from e
     except (OSError, UnicodeDecodeError) as e:
         raise EdgesegError(f"the recipe cannot be read ({e})", path=path) from e
+    except (ArithmeticError, RecursionError, ValueError) as e:  # numbers of a thousand digits, dates that are none
+        raise EdgesegError(f"no valid TOML (a value that cannot be: {str(e)[:80]})", path=path) from e
     raw.pop("name", None)
     return _recipe(raw, path.stem, path, text)
 
@@ -220,12 +225,12 @@ class _Reader:
                 raise self.unknown("key", key, tuple(known), table)
             want: tuple[type, ...] = {"int": (int,), "float": (int, float), "str": (str,)}[str(known[key])]
             if isinstance(value, bool) or not isinstance(value, want):
-                raise self.fail(f"{key} must be {known[key]}, not {value!r}", table, key)
+                raise self.fail(f"{key} must be {known[key]}, not {brief(value)}", table, key)
             rule = checks.get(key)
             if isinstance(rule, tuple) and value not in rule:
-                raise self.fail(f"{key} = {value!r} is none of {', '.join(map(str, rule))}", table, key)
+                raise self.fail(f"{key} = {brief(value)} is none of {', '.join(map(str, rule))}", table, key)
             if callable(rule) and not rule(value):
-                raise self.fail(f"{key} = {value!r} is out of range", table, key)
+                raise self.fail(f"{key} = {brief(value)} is out of range", table, key)
         try:
             return kind(**values)
         except TypeError as e:
@@ -244,7 +249,7 @@ def _recipe(raw: dict[str, Any], name: str, path: Path | None, text: str) -> Rec
             raise r.unknown("key", key, _TOP, "")
     images, title = raw.get("images", 100), raw.get("title", "")
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise r.fail(f"images = {images!r} is no whole number above 0", "", "images")
+        raise r.fail(f"images = {brief(images)} is no whole number above 0", "", "images")
     if not isinstance(title, str):
         raise r.fail("title must be text", "", "title")
 

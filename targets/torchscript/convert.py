@@ -17,8 +17,8 @@ METADATA = "config.txt"
 def convert(job: Job) -> None:
     """Write ``job.output``: a TorchScript archive, float32 in (N, 3, H, W), RGB in 0..1, and float32 out.
 
-    Option ``optimize``: PyTorch's mobile optimization; where this build of PyTorch has none, weights are frozen into the graph,
-    which is the part of it that runs everywhere, and a note says so.
+    Option ``optimize``: PyTorch's mobile optimization; where this build of PyTorch has none, weights are frozen into
+    the graph, which is the part of it that runs everywhere, and a note says so.
 
     Raises:
         EdgesegError: the checkpoint cannot be read.

@@ -36,7 +36,7 @@ class Runtime:
             torch.set_num_threads(threads)
         self._path, self._loaded = path, None
         self.guesses: tuple[str, ...] = ()
-        self.metadata = _parse(_metadata(path))
+        self.metadata = read_metadata(path)
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs
@@ -67,6 +67,15 @@ class Runtime:
         # The profiling executor recompiles during the second run (seconds) and gains nothing on convolutions.
         with torch.inference_mode(), torch.jit.optimized_execution(False):
             return [t.numpy() for t in _flat(self._module(torch.from_numpy(x)))]
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the archive says of itself, read without running anything in it.
+
+    Raises:
+        EdgesegError: no TorchScript archive.
+    """
+    return _parse(_metadata(path))
 
 
 def _flat(value: Any) -> list[torch.Tensor]:
