@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ class TorchFile:
             data = path.read_bytes()
             start = data[:32]
             self._zip = zipfile.ZipFile(io.BytesIO(data)) if start[:2] == b"PK" else None
-        except zipfile.BadZipFile as e:
+        except (zipfile.BadZipFile, LookupError, NotImplementedError, ValueError, struct.error) as e:
             raise EdgesegError(
                 "damaged or cut short: the zip directory at its end is missing", path=path, hint=_FRESH
             ) from e
@@ -86,7 +87,7 @@ class TorchFile:
                     f"its part {name} is compressed, which torch.save never does", path=self.path, hint=_FRESH
                 )
             return zip_file.read(info)
-        except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as e:
+        except (LookupError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as e:
             raise EdgesegError(f"damaged: its part {name} cannot be read", path=self.path, hint=_FRESH) from e
 
     def read(self) -> Any:
