@@ -30,8 +30,9 @@ MEMORY = 6 << 30  # address space beyond what the parent has: runtimes map more 
 SECONDS = 60
 ENDED: Counter[int] = Counter()  # how often which exit code was met
 WORDS = [
-    b"\0", b"\xff" * 8, b"-1", b"0", b"1e308", b"nan", b"inf", b"9" * 400, b"[" * 60, b"{" * 60, b"\n", b"\r\n", b"\x1b[31m", b"null", b"true",
-    b"!!python/name:os.system ", b"&a [*a]", b"../", b"/", b"~x/", b"\xef\xbb\xbf", b"\x80", b"2147483648", b"-9223372036854775809", b'"', b"'", b": ",
+    b"\0", b"\xff" * 8, b"-1", b"0", b"1e308", b"nan", b"inf", b"9" * 400, b"[" * 60, b"{" * 60, b"\n", b"\r\n", b"\x1b[31m",
+    b"null", b"true", b"!!python/name:os.system ", b"&a [*a]", b"../", b"/", b"~x/", b"\xef\xbb\xbf", b"\x80", b"2147483648",
+    b"-9223372036854775809", b'"', b"'", b": ",
 ]  # fmt: skip
 
 

@@ -11,16 +11,18 @@ HINT = "Export the model again"
 _LARGEST = 4 << 20  # bytes of a graph; one of a thousand layers has a tenth of a megabyte
 _MOST = 20_000
 _ARRAYS = -23300
-#: Bytes of a weight by the tag in front of it; with other tags a table of 256 floats and one byte each follow.
-_TAGS = {0: 4, 0x01306B47: 2, 0x000D4B38: 1, 0x0002C056: 4}
+#: The tags in front of weights that are half floats and integers.
+HALF, INTEGER = 0x01306B47, 0x000D4B38
+#: Bytes of a weight by its tag; with other tags a table of 256 floats and one byte each follow.
+_TAGS = {0: 4, HALF: 2, INTEGER: 1, 0x0002C056: 4}
 _TABLE = 256 * 4
 
 
-def check(param: Path, weights: Path) -> int:
+def check(param: Path, weights: Path) -> frozenset[int]:
     """See that every blob is made before it is read, and that the weights which the layers claim are there.
 
     Returns:
-        The tag of the first weight, which tells the precision of the file; -1 where there is none.
+        The tags of the weights, as far as they could be walked through: up to the first with scales, INT8.
 
     Raises:
         EdgesegError: they do not; with the line.
@@ -74,9 +76,10 @@ def _layer(words: list[str], made: set[str], param: Path, number: int) -> tuple[
     return kind, params
 
 
-def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param: Path) -> int:
+def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param: Path) -> frozenset[int]:
     """Walk through the weights of the kinds whose layout is known, as far as those go."""
-    size, at, first = weights.stat().st_size, 0, -1
+    size, at = weights.stat().st_size, 0
+    seen: set[int] = set()
     with open(weights, "rb") as f:
         for number, kind, params in claims:
             try:
@@ -88,12 +91,12 @@ def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param
             elif kind == "InnerProduct":
                 count, outputs, bias, int8 = here.get(2, 0), here.get(0, 0), here.get(1, 0), here.get(8, 0)
             elif kind in ("BatchNorm", "Scale", "PReLU", "MemoryData", "Embed", "LSTM", "GRU", "RNN", "MultiHeadAttention"):
-                return first  # what follows is not known
+                break  # what follows is not known
             else:
                 continue
             f.seek(at)
             tag = int.from_bytes(f.read(4), "little")
-            first = tag if first < 0 else first
+            seen.add(tag)
             each = _TAGS.get(tag)
             body = count + _TABLE if each is None else count * each
             at += 4 + -(-body // 4) * 4 + 4 * outputs * bool(bias)
@@ -103,5 +106,5 @@ def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param
                 what = f"its weights end at {size} bytes, the {kind} needs {at}"
                 raise EdgesegError(what, path=weights, hint=f"{HINT} (line {number} of {param.name})")
             if int8:
-                return first
-    return first
+                break
+    return frozenset(seen)

@@ -32,7 +32,10 @@ class Runtime:
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         param, weights = _files(path)
-        self._tag, self.guesses = target_by_name("ncnn").load("check").check(param, weights), ()
+        check = target_by_name("ncnn").load("check")
+        tags, self.guesses = check.check(param, weights), ()
+        # The first layer of an INT8 file is often float: one layer of integers makes it one.
+        self._precision = "int8" if check.INTEGER in tags else "fp16" if check.HALF in tags else "fp32"
         self._net = ncnn.Net()
         # Half floats inside the arithmetic would make a float file differ between boards.
         self._net.opt.use_fp16_arithmetic = False
@@ -59,7 +62,7 @@ class Runtime:
 
     def precision(self) -> str:
         """What the weights are stored as: fp32, fp16 or int8."""
-        return {0x01306B47: "fp16", 0x000D4B38: "int8"}.get(self._tag, "fp32")
+        return self._precision
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs, with a batch axis of 1 in front, for one float32 array (1, 3, H, W)."""
