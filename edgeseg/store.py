@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -107,6 +108,23 @@ def disk_error(e: OSError, path: Path) -> EdgesegError:
     if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return EdgesegError("this place cannot be written to", path=path, hint="Name another folder: --out FOLDER")
     return EdgesegError(f"cannot be written ({e.strerror or e})", path=path)
+
+
+def read_bounded(path: Path, limit: int, hint: str = "") -> bytes:
+    """A file's bytes, where it has no more than ``limit`` of them: what is too large is not read at all.
+
+    Raises:
+        EdgesegError: no file (a folder, a device, a pipe), or a larger one.
+        OSError: as reading does.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise EdgesegError("this is no file", path=path, hint=hint)
+    if about.st_size > limit:
+        raise EdgesegError(f"{about.st_size / 1e6:.1f} MB are too much for such a file", path=path, hint=hint)
+    with open(path, "rb") as f:
+        # What grows meanwhile is not followed.
+        return f.read(limit)
 
 
 def sha256_file(path: Path) -> str:

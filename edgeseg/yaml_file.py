@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from edgeseg.errors import EdgesegError
+from edgeseg.store import read_bounded
 
 LIMIT_BYTES = 1 << 20
 """A dataset of ten thousand class names takes a fifth of this."""
@@ -46,12 +47,7 @@ def load_yaml(
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise EdgesegError("this is no file", path=path, hint=hint)
-        if size > limit_bytes:
-            raise EdgesegError(f"{size / 1e6:.1f} MB are too much for such a file", path=path, hint=hint)
-        content = path.read_bytes().decode("utf-8-sig")
+        content = read_bounded(path, limit_bytes, hint).decode("utf-8-sig")
     except FileNotFoundError as e:
         raise EdgesegError("no such file", path=path, hint=hint) from e
     except UnicodeDecodeError as e:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -21,10 +22,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+KINDS = (
+    *("labels", "yaml", "coco", "definition", "recipe", "checkpoint"),
+    *("onnx", "tflite", "openvino", "ncnn", "manifest", "caches"),
+)
 GOOD = (0, 1, 2)
 MEMORY = 6 << 30  # address space beyond what the parent has: runtimes map more than they use
 SECONDS = 60
@@ -98,15 +103,11 @@ def changed_text(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def kinds(folder: Path) -> Iterator[Kind]:
-    """All kinds, their sound files made below ``folder``."""
-    import ai_edge_litert.interpreter  # noqa: F401 - imports are paid once, before the forks
-    import ncnn  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import openvino  # noqa: F401
+def kinds(folder: Path, wanted: Container[str]) -> Iterator[Kind]:
+    """All kinds, their sound files made below ``folder``; those of the runtimes only where they are wanted."""
     import torch
 
-    import edgeseg.cli.predict  # noqa: F401
+    import edgeseg.cli.predict  # noqa: F401 - imports are paid once, before the forks
     from edgeseg.data.shapes import make_shapes
     from edgeseg.model import Model
     from edgeseg.network.checkpoint import save_checkpoint
@@ -144,14 +145,19 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield Kind("recipe", {"own.toml": recipe}, ("own.toml",), lambda w: ["@recipe", str(w / "own.toml")])
     yield Kind("checkpoint", {"tiny.pt": checkpoint}, ("tiny.pt",), lambda w: ["info", str(w / "tiny.pt"), "imgsz=64"])
     for name in ("onnx", "tflite", "openvino", "ncnn"):
+        if name not in wanted and not (name == "ncnn" and "manifest" in wanted):
+            continue
+        importlib.import_module({"onnx": "onnxruntime", "tflite": "ai_edge_litert.interpreter"}.get(name, name))
         made = Model(checkpoint).export(format=name, imgsz=64, out=folder / "made")
         files = {made.name: made} if made.is_file() else {f"{made.name}/{p.name}": p for p in made.iterdir()}
         native = tuple(n for n in files if not n.endswith("metadata.yaml"))
-        yield Kind(
-            name, files, native, lambda w, made=made: ["predict", str(w / made.name), str(image), "--out", str(w / "out")]
-        )
+
+        def predict(where: Path, name: str = made.name) -> list[str]:
+            return ["predict", str(where / name), str(image), "--out", str(where / "out")]
+
+        yield Kind(name, files, native, predict)
         if name == "ncnn":
-            yield Kind("manifest", files, (f"{made.name}/metadata.yaml",), lambda w, made=made: ["info", str(w / made.name)])
+            yield Kind("manifest", files, (f"{made.name}/metadata.yaml",), lambda w, name=made.name: ["info", str(w / name)])
 
 
 def run(kind: Kind, cases: int, seed: int, keep: Path | None = None) -> list[Finding]:
@@ -242,56 +248,64 @@ def _said(log: Path) -> str:
     return ""
 
 
-def caches(folder: Path, cases: int, seed: int) -> list[Finding]:
-    """Entries of the cache and of the label cache, changed: a command rebuilds them, and never believes them."""
+def caches(folder: Path, cases: int, seed: int, keep: Path | None = None) -> list[Finding]:
+    """Files of EDGESEG_HOME changed, under commands that read them: rebuilt, and never believed."""
     from edgeseg.data.shapes import make_shapes
 
     yaml = make_shapes(folder / "cached", train=2, val=2, size=64, seed=4)
-    home = folder / "home"
-    words = ["@labels", str(yaml)]
+    commands = [["@labels", str(yaml)], ["export", str(folder / "tiny.pt"), "imgsz=64", "--format", "onnx", "--out", "out"]]
+    homes = []
+    for i, words in enumerate(commands):
+        where = folder / f"filled{i}"
+        where.mkdir()
+        homes.append(where / "home")
+        how, said = _child(words, where)
+        if how or not homes[-1].is_dir():
+            raise SystemExit(f"{' '.join(words)} with nothing changed: {how} {said}")
     found = []
     for case in range(cases):
         rng = random.Random(f"{seed}/caches/{case}")
+        i = rng.randrange(len(commands))
         with tempfile.TemporaryDirectory(prefix="edgeseg-fuzz-") as name:
             where = Path(name)
-            if home.is_dir():
-                shutil.copytree(home, where / "home")
-                files = [p for p in (where / "home").rglob("*") if p.is_file()]
-                if files:
-                    target = rng.choice(sorted(files))
-                    target.write_bytes(mutated(target.read_bytes(), rng))
-            how, said = _child(words, where)
+            shutil.copytree(homes[i], where / "home")
+            target = rng.choice(sorted(p for p in (where / "home").rglob("*") if p.is_file() and p.suffix != ".log"))
+            target.write_bytes(mutated(target.read_bytes(), rng))
+            how, said = _child(commands[i], where)
             if how:
                 found.append(Finding("caches", case, how, said))
-            if not home.is_dir() and (where / "home").is_dir():
-                shutil.copytree(where / "home", home)
+                if keep is not None:
+                    shutil.copytree(where, keep / f"caches-{case}", dirs_exist_ok=True)
     return found
 
 
 def main() -> int:
     """Fuzz the kinds named on the command line (default: all) and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*")
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
-    total: list[Finding] = []
+    wanted = set(args.kinds or KINDS)
+    if wanted - set(KINDS):
+        parser.error(f"no such kind: {', '.join(sorted(wanted - set(KINDS)))}")
+    total = 0
     with tempfile.TemporaryDirectory(prefix="edgeseg-fuzz-") as name:
-        made = [k for k in kinds(Path(name)) if not args.kinds or k.name in args.kinds]
-        for kind in made:
+        folder = Path(name)
+        for kind in (*kinds(folder, wanted), None):
+            title = kind.name if kind is not None else "caches"
+            if title not in wanted:
+                continue
             start = time.monotonic()
-            found = run(kind, args.cases, args.seed, args.keep)
-            total += found
-            codes = ", ".join(f"{n} x {code}" for code, n in sorted(ENDED.items()))
             ENDED.clear()
-            print(f"{kind.name}: exit codes {codes}; {len(found)} found, {time.monotonic() - start:.0f} s", flush=True)
-            for f in found[:10]:
-                print("  " + json.dumps([f.case, f.how, f.said[-300:]]), flush=True)
-        if not args.kinds or "caches" in args.kinds:
-            found = caches(Path(name), args.cases, args.seed)
-            total += found
-            print(f"caches: {args.cases} cases, {len(found)} found", flush=True)
+            if kind is not None:
+                found = run(kind, args.cases, args.seed, args.keep)
+            else:
+                found = caches(folder, args.cases, args.seed, args.keep)
+            total += len(found)
+            codes = ", ".join(f"{n} x {code}" for code, n in sorted(ENDED.items()))
+            print(f"{title}: exit codes {codes}; {len(found)} found, {time.monotonic() - start:.0f} s", flush=True)
             for f in found[:10]:
                 print("  " + json.dumps([f.case, f.how, f.said[-300:]]), flush=True)
     return 1 if total else 0

@@ -226,3 +226,19 @@ def test_kill_9_a_hundred_times_at_random() -> None:
 @pytest.mark.parametrize("name", ["folder, new", "folder, replaced", "export", "export anew"])
 def test_kill_9_at_every_operation_of_an_export(name: str) -> None:
     kill9(name)
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"abc")
+    assert store.read_bounded(file, 3) == b"abc"
+    with pytest.raises(EdgesegError, match=r"f: 0\.0 MB are too much.*do this"):
+        store.read_bounded(file, 2, "do this")
+    with open(file, "wb") as f:
+        f.truncate(1 << 40)  # of which the disk holds nothing
+    with pytest.raises(EdgesegError, match=r"1099511\.6 MB"):
+        store.read_bounded(file, 1 << 30)
+    with pytest.raises(EdgesegError, match="no file"):
+        store.read_bounded(tmp_path, 3)
+    with pytest.raises(FileNotFoundError):
+        store.read_bounded(tmp_path / "none", 3)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.store import read_bounded
 from edgeseg.vision import rle
 from edgeseg.vision.outline import fill, join, mask_outline
 
+MOST_BYTES = 4 << 30  # the largest public set has 1.2 GB
 MAX_PIXELS = 1 << 26
 """Run lengths for a picture larger than this are decoded only where a picture of that size is known to be there."""
 
@@ -70,7 +72,11 @@ def read_json(path: Path, hint: str) -> Any:
         EdgesegError: no such file, or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        with open(path, "rb") as f:
+            start = f.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not start.startswith((b"{", b"[")):
+            raise EdgesegError("no valid JSON (it begins with no { or [)", path=path, hint=hint)
+        return json.loads(read_bounded(path, MOST_BYTES).decode("utf-8-sig"))
     except FileNotFoundError as e:
         raise EdgesegError("no such file", path=path, hint="Check the path") from e
     except json.JSONDecodeError as e:

@@ -11,8 +11,10 @@ from typing import Any
 from edgeseg.data.images import SUFFIXES, find_images
 from edgeseg.errors import EdgesegError, brief
 from edgeseg.resources import cache_root
+from edgeseg.store import read_bounded
 from edgeseg.yaml_file import load_yaml
 
+MOST_BYTES = 1 << 28  # of a list of images
 SPLITS = ("train", "val", "test")
 EXAMPLE = "It needs: path, train, val and names, as in the README"
 
@@ -111,7 +113,7 @@ class Dataset:
 
     def _listed(self, file: Path) -> list[Path]:
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+            lines = [line.strip() for line in read_bounded(file, MOST_BYTES).decode("utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as e:
             raise EdgesegError("the list of images cannot be read", path=file, hint=f"Correct it in {self.yaml}") from e
         images = []

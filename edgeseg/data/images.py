@@ -12,9 +12,13 @@ import numpy as np
 
 from edgeseg.data.tiff import pages
 from edgeseg.errors import EdgesegError
+from edgeseg.store import read_bounded
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 """Suffixes (lower case) of the files that count as images in folders."""
+
+MOST_BYTES = 1 << 29
+"""A file of more is not read."""
 
 MOST_PIXELS = 1 << 27
 """An image of more (134 million) is refused before it is decoded: three bytes each would be 400 MB."""
@@ -58,7 +62,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         EdgesegError: no such file, an empty file, one that is cut off, no image, several pages, or numbers in another range.
     """
     try:
-        data = np.fromfile(os.fspath(path), np.uint8)
+        data = read_bounded(Path(path), MOST_BYTES)
     except OSError as e:
         reason = "no such image" if isinstance(e, FileNotFoundError) else f"cannot be read ({e.strerror or e})"
         raise EdgesegError(reason, path=path, hint="Check the path") from e
@@ -74,7 +78,7 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
     raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     if raw.size == 0:
         raise EdgesegError("the image file is empty", path=path, hint="Copy it again, or remove it")
-    content = raw.tobytes()
+    content = data if isinstance(data, bytes) else raw.tobytes()
     _check_complete(content, path)
     size = _claimed(content)
     if size is not None and size[0] * size[1] > MOST_PIXELS:

@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.store import read_bounded
+
+MOST_BYTES = 1 << 26
+"""A label file of more is not read."""
 
 TOLERANCE = 0.01
 """How far outside 0..1 a coordinate may lie (annotation tools round); it is clipped."""
@@ -67,7 +71,7 @@ def read_label_file(path: str | os.PathLike[str], nc: int) -> LabelFile:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         return LabelFile()
     except (OSError, UnicodeDecodeError) as e:

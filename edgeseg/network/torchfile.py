@@ -15,8 +15,11 @@ import torch
 from edgeseg.errors import EdgesegError
 from edgeseg.network.allowlist import ALLOWED, CONSTRUCTORS, STORAGES, TensorRef
 from edgeseg.network.pickles import PickleReader, Storage
+from edgeseg.store import read_bounded
 
 _FRESH = "Download it again, or copy it again from where it was made"
+#: A checkpoint of the largest network with its optimizer and averages has 1.5 GB.
+MOST_BYTES = 4 << 30
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -33,9 +36,10 @@ class TorchFile:
             # Read once: what is checked is what is loaded, whatever happens to the file meanwhile.
             if path.exists() and not path.is_file():
                 raise EdgesegError("not a file", path=path)
-            data = path.read_bytes()
-            start = data[:32]
-            self._zip = zipfile.ZipFile(io.BytesIO(data)) if start[:2] == b"PK" else None
+            with open(path, "rb") as f:
+                start = f.read(32)
+            data = read_bounded(path, MOST_BYTES) if start[:2] == b"PK" else b""
+            self._zip = zipfile.ZipFile(io.BytesIO(data)) if data else None
         except (zipfile.BadZipFile, LookupError, NotImplementedError, ValueError, struct.error) as e:
             raise EdgesegError(
                 "damaged or cut short: the zip directory at its end is missing", path=path, hint=_FRESH

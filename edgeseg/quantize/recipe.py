@@ -15,6 +15,7 @@ from edgeseg.quantize.floors import CHECKS, Floors
 from edgeseg.quantize.flow import HEAD_STAGES, STAGES
 from edgeseg.quantize.ranges import METHODS
 from edgeseg.resources import calib_root
+from edgeseg.store import read_bounded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -157,9 +158,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
         path = built_in[str(name_or_path)]
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise EdgesegError("too large for a recipe", path=path)
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8")
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         found = re.search(r"line (\d+)", str(e))
