@@ -62,7 +62,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         EdgesegError: no such file, an empty file, one that is cut off, no image, several pages, or numbers in another range.
     """
     try:
-        data = read_bounded(Path(path), MOST_BYTES)
+        data = read_bounded(Path(path), MOST_BYTES, "Give a file that holds one picture")
     except OSError as e:
         reason = "no such image" if isinstance(e, FileNotFoundError) else f"cannot be read ({e.strerror or e})"
         raise EdgesegError(reason, path=path, hint="Check the path") from e

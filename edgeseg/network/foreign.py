@@ -5,6 +5,7 @@ Such a file numbers its layers (``model.0.conv.weight`` ...). The tables below s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,8 @@ def _infer(windows: Mapping[str, TensorRef], scale: tuple[float, float, int] | N
     depths = tuple(len({k.split(".")[2] for k in windows if k.startswith(f"{i}.m.")}) for i in (2, 4, 12))
     candidates = [Definition(v, nc=nc, act=act) for v in VARIANTS]
     if scale is not None and all(0 < v <= 4096 for v in scale):
-        candidates.append(Definition("custom", nc, act, *scale))
+        with contextlib.suppress(EdgesegError):  # a claim that cannot be is none
+            candidates.append(Definition("custom", nc, act, *scale))
     for one in candidates:
         if one.stages == stages and (one.repeats(3), one.repeats(6), one.repeats(3)) == depths:
             return one

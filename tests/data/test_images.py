@@ -107,7 +107,7 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
         with pytest.raises(EdgesegError, match=what) as caught:
             read_image(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and caught.value.hint
-    with pytest.raises(EdgesegError, match="cannot be read"):
+    with pytest.raises(EdgesegError, match="this is no file"):
         read_image(tmp_path)
 
 

@@ -1,0 +1,93 @@
+"""What files claim is bounded by their bytes before memory is taken: refused in a process of its own, its peak measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a child, in the unit of Linux")
+MOST_MB = 500
+
+
+def _sparse(path: Path) -> Path:
+    """Twenty gigabytes of zeros, of which the disk holds nothing."""
+    with open(path, "wb") as f:
+        f.truncate(20 << 30)
+    return path
+
+
+def _png(path: Path, width: int, height: int) -> Path:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    return path
+
+
+def _zip_bomb(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("archive/data.pkl", b"\x80\x02N.")
+        with z.open("archive/data/0", "w") as f:
+            for _ in range(1024):
+                f.write(bytes(1 << 20))
+    return path
+
+
+def _anchors(path: Path) -> Path:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    path.write_text("\n".join([*rows, "names: *a9", "train: x", "val: x"]))
+    return path
+
+
+def _run_lengths(path: Path) -> Path:
+    one = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 1, 1], "area": 1}
+    one["segmentation"] = {"size": [100_000, 100_000], "counts": [0, 10**10]}
+    images = [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}]
+    path.write_text(json.dumps({"images": images, "annotations": [one], "categories": [{"id": 1, "name": "x"}]}))
+    return path
+
+
+def _definition(path: Path) -> Path:
+    path.write_text("variant: n\nnc: 1\nwidth: 64.0\ndepth: 64.0\nmax_channels: 4096\n")
+    return path
+
+
+CASES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "huge.png": (lambda p: _png(p, 30_000, 30_000), ("predict", "MODEL", "{}")),
+    "sparse.png": (_sparse, ("predict", "MODEL", "{}")),
+    "sparse.pt": (_sparse, ("info", "{}")),
+    "bomb.pt": (_zip_bomb, ("info", "{}")),
+    "sparse.json": (_sparse, ("data", "convert", "{}", "--images", ".", "--out", "out")),
+    "lengths.json": (_run_lengths, ("data", "convert", "{}", "--images", ".", "--out", "out")),
+    "sparse.yaml": (_sparse, ("calibrate", "inspect", "data={}")),
+    "anchors.yaml": (_anchors, ("calibrate", "inspect", "data={}")),
+    "definition.yaml": (_definition, ("info", "{}")),
+    "sparse.toml": (_sparse, ("export", "MODEL", "--format", "tflite", "--int8", "recipe={}")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused_within_500_mb(name: str, tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    make, words = CASES[name]
+    file = make(tmp_path / name)
+    argv = [sys.executable, "-m", "edgeseg", *(str(tiny) if w == "MODEL" else w.replace("{}", str(file)) for w in words)]
+    said = tmp_path / "said.txt"
+    actions = [(os.POSIX_SPAWN_OPEN, fd, str(said), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for fd in (1, 2)]
+    pid = os.posix_spawn(sys.executable, argv, {**os.environ, "EDGESEG_OFFLINE": "1"}, file_actions=actions)
+    _, status, used = os.wait4(pid, 0)
+    text = said.read_text()
+    assert os.waitstatus_to_exitcode(status) == 2, text
+    assert name in text
+    # ru_maxrss of a child begins at that of the process that started it, unless it is spawned without a copy.
+    assert used.ru_maxrss / 1024 < MOST_MB, f"{used.ru_maxrss / 1024:.0f} MB: {text}"
