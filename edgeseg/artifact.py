@@ -83,7 +83,7 @@ def open_artifact(
         path: file or folder; its suffix tells the format.
         threads: CPU threads of the runtime (None: the runtime's choice).
         names: class names, for files of other tools that carry none.
-        input: what the input of such a file holds (see ``edgeseg.infer``); files of ours say that themselves.
+        input: what the input of such a file holds (see ``edgeseg.running.infer``); files of ours say that themselves.
 
     Raises:
         EdgesegError: no such file, unknown suffix, the runtime is not installed, or the file is not a YOLOv8-seg network.
@@ -109,7 +109,7 @@ def open_artifact(
         raise EdgesegError(f"the {target.title} runtime cannot load it ({first})", path=path, hint="Export it again") from e
     manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
     if manifest is None:
-        from edgeseg.infer import infer_manifest
+        from edgeseg.running.infer import infer_manifest
 
         manifest = infer_manifest(path, target, runtime, names=names, input=input)
     elif input:

@@ -17,8 +17,8 @@ from edgeseg.errors import EdgesegError, Notice, StepFailed
 if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
     from edgeseg.evaluate.validate import ValidationResult
-    from edgeseg.predict.opened import Opened
     from edgeseg.predict.result import Result
+    from edgeseg.running.opened import Opened
     from edgeseg.training import TrainResult
 
 DEFAULT_DATA = "coco128-seg"
@@ -56,7 +56,7 @@ class Model:
     @property
     def is_checkpoint(self) -> bool:
         """Whether this is a network rather than an exported artifact."""
-        from edgeseg.predict.opened import is_checkpoint
+        from edgeseg.running.opened import is_checkpoint
 
         return is_checkpoint(self.path)
 
@@ -64,7 +64,7 @@ class Model:
     def opened(self) -> Opened:
         """The runtime and the manifest; opened on first use."""
         if self._opened is None:
-            from edgeseg.predict.opened import open_model
+            from edgeseg.running.opened import open_model
 
             self._opened = open_model(self.path, threads=self.threads, input=self.input)
         return self._opened
@@ -129,8 +129,8 @@ class Model:
         Raises:
             EdgesegError: nothing to read, or not one image was readable.
         """
-        from edgeseg.predict.opened import parse_imgsz
         from edgeseg.predict.result import class_ids
+        from edgeseg.running.opened import parse_imgsz
 
         opened = self.opened.on(device).sized(parse_imgsz(imgsz))
         wanted = class_ids(classes, opened.manifest.names)
@@ -183,7 +183,7 @@ class Model:
         from edgeseg.data.dataset import load_dataset
         from edgeseg.evaluate.validate import validate
         from edgeseg.habits import VALIDATION, check
-        from edgeseg.predict.opened import parse_imgsz
+        from edgeseg.running.opened import parse_imgsz
 
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
@@ -216,7 +216,7 @@ class Model:
         from edgeseg.data.dataset import pictures
         from edgeseg.data.images import read_image
         from edgeseg.evaluate.fidelity import FidelityMeter
-        from edgeseg.predict.opened import parse_imgsz
+        from edgeseg.running.opened import parse_imgsz
 
         other = reference if isinstance(reference, Model) else Model(reference, threads=self.threads)
         if len(other.names) != len(self.names):
@@ -277,10 +277,10 @@ class Model:
         """
         from contextlib import ExitStack
 
-        from edgeseg.graph.export import export
-        from edgeseg.graph.options import ExportOptions
+        from edgeseg.export.api import export
+        from edgeseg.export.options import ExportOptions
         from edgeseg.habits import EXPORT, QUIET, check
-        from edgeseg.predict.opened import parse_imgsz
+        from edgeseg.running.opened import parse_imgsz
 
         running: dict[str, Any]
         running = {k: options.pop(k) for k in ("out", "jobs", "offline", "force", "rebuild", "on_event") if k in options}
@@ -296,12 +296,12 @@ class Model:
             running.setdefault("out", Path.cwd())
         given = ExportOptions(**options)
         if "max_drop" in wish:
-            from edgeseg.mixed import cheapest_options
+            from edgeseg.export.mixed import cheapest_options
 
             given = cheapest_options(self.path, format, given, **wish, on_event=running.get("on_event"))
         with ExitStack() as stack:
             if given.int8:
-                from edgeseg.evaluate.guard import Guard
+                from edgeseg.export.guard import Guard
 
                 running["after"] = stack.enter_context(Guard(self.path, given, running.get("on_event")))
             result = export(self.path, [format], given, **running)[0]
@@ -331,7 +331,7 @@ class Model:
         return result
 
     def _need_torch(self) -> None:
-        from edgeseg.predict.opened import need_torch
+        from edgeseg.running.opened import need_torch
 
         need_torch(self.path)
 

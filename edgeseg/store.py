@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from edgeseg.errors import EdgesegError
 from edgeseg.kernel import exchange, flush, is_still, try_lock
@@ -125,29 +123,6 @@ def read_bounded(path: Path, limit: int, hint: str = "") -> bytes:
     with open(path, "rb") as f:
         # What grows meanwhile is not followed.
         return f.read(limit)
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sha256_json(value: Any) -> str:
-    """SHA-256 of plain data, independent of the order of keys, hex."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256_files(files: Iterable[Path], base: Path) -> str:
-    """SHA-256 over names (relative to ``base``) and contents of files, hex."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(base).as_posix()}\0{sha256_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -29,8 +29,8 @@ from edgeseg.data.images import find_images, read_image
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output
-from edgeseg.pipeline import Pipeline
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess

@@ -65,7 +65,7 @@ def placed(content: str, *, folders: bool) -> Callable[[Path], None]:
     """An artifact put in place, as an export does it."""
 
     def work(folder: Path) -> None:
-        from edgeseg.graph.placing import place_parts
+        from edgeseg.export.placing import place_parts
 
         kind = "folder" if folders else "file"
         place_parts({folder / f"{content}-{kind}": folder / "out" / "artifact"})
@@ -121,7 +121,7 @@ def exported(content: str, **options: Any) -> Callable[[Path], None]:
     """An export from its beginning to its end, with a target that takes no time."""
 
     def work(folder: Path) -> None:
-        from edgeseg.graph.export import export
+        from edgeseg.export.api import export
 
         (folder / "net.pt").write_text(content)
         (result,) = export(folder / "net.pt", ["toy"], out=folder / "out", **options)
@@ -287,7 +287,7 @@ def main() -> None:
     args = parser.parse_args()
     names = args.names or list(SCENARIOS)
     # Imported once here, not in each child.
-    import edgeseg.graph.export
+    import edgeseg.export.api
 
     if "checkpoint" in names:
         import edgeseg.training.record  # noqa: F401

@@ -20,12 +20,12 @@ from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
 from edgeseg.evaluate.fidelity import fidelity
 from edgeseg.evaluate.validate import validate
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.network.runtime import NetworkRuntime
-from edgeseg.pipeline import Pipeline
 from edgeseg.quantize.calibration import choose
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
+from edgeseg.running.pipeline import Pipeline
 
 CONF = 0.25
 

@@ -22,7 +22,7 @@ from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.validate import validate
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.runtime import NetworkRuntime
-from edgeseg.pipeline import Pipeline
+from edgeseg.running.pipeline import Pipeline
 from edgeseg.training.api import train
 from edgeseg.training.loop import Listener, Trainer
 from edgeseg.training.options import TrainOptions

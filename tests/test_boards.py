@@ -6,7 +6,7 @@ import pytest
 
 from edgeseg.boards import board_by_name, boards, read_boards
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.options import check_imgsz
+from edgeseg.export.options import check_imgsz
 from edgeseg.registry import targets
 
 

@@ -297,7 +297,7 @@ def test_disk_full_while_putting_in_place(shell: Shell, tiny: Path, monkeypatch:
     """The last copy, beside the model, fails half-way: the old artifact stays whole."""
     import errno
 
-    from edgeseg.graph import store
+    from edgeseg import store
 
     shell("export", tiny, "format=torchscript", "imgsz=32", "out=out", code=0)
     old = Path("out/tiny-seg.torchscript")

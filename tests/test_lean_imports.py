@@ -27,8 +27,8 @@ LEAN = (
     "cli",
     "model",
     "predict",
-    "pipeline",
-    "infer",
+    "running",
+    "environments",
     "artifact",
     "boards",
     "manifest",
@@ -40,19 +40,20 @@ LEAN = (
     "habits",
     "about",
     "kernel",
-    "children",
     "download",
 )
 NEEDS_TORCH = {"edgeseg.data.loader"}
 
 # A module may import from its own row and the rows above it.
 LAYERS = (
-    {"errors", "resources", "store", "children", "kernel", "yaml_file", "habits"},
-    {"manifest", "registry", "download", "npm"},
-    {"artifact", "boards", "infer", "vision"},
-    {"pipeline", "data", "network", "remote"},
-    {"training", "graph", "evaluate", "quantize"},
-    {"predict", "mixed", "about"},
+    {"errors", "resources", "store", "kernel", "yaml_file", "habits"},
+    {"manifest", "registry", "download"},
+    {"artifact", "boards", "vision"},
+    {"environments", "data", "network"},
+    {"running", "quantize"},
+    {"evaluate", "predict", "about"},
+    {"training"},
+    {"export"},
     {"model"},
     {"demo", "cli", "__main__"},
 )
@@ -137,7 +138,7 @@ def test_a_runtime_imports_its_own_package_and_no_converter(name):
         pytest.skip(f"{name} is not run here")
     own = {part.split(".")[0] for m in target.modules for part in m.split("|")}
     allowed = {"numpy", "cv2", "yaml", *own}
-    lean = {"artifact", "errors", "manifest", "npm", "registry", "resources", "vision"}
+    lean = {"artifact", "environments", "errors", "manifest", "registry", "resources", "vision"}
     for node in at_import(tree(file)):
         for dotted in imported(node):
             top, *rest = dotted.split(".")
@@ -185,7 +186,7 @@ def test_no_two_parts_import_each_other():
 def test_vision_and_the_contract_files_know_no_torch_even_lazily():
     files = [
         *sorted((CORE / "vision").glob("*.py")),
-        *(CORE / f"{n}.py" for n in ("manifest", "artifact", "registry", "pipeline")),
+        *(CORE / f"{n}.py" for n in ("manifest", "artifact", "registry", "running/pipeline")),
     ]
     for file in files:
         for node in ast.walk(tree(file)):

@@ -14,7 +14,7 @@ from edgeseg.cli.graph import split_list
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Verdict
-    from edgeseg.graph.export import ExportResult
+    from edgeseg.export.api import ExportResult
 
 HEADER = (
     "format",
@@ -84,13 +84,13 @@ def benchmark(
     from edgeseg.evaluate.parity import Verdict, compare
     from edgeseg.evaluate.pictures import write_html
     from edgeseg.evaluate.truth import truth_if_any
-    from edgeseg.graph.export import export
-    from edgeseg.graph.options import ExportOptions, precision_for
-    from edgeseg.graph.plan import ALL
+    from edgeseg.export.api import export
+    from edgeseg.export.options import ExportOptions, precision_for
+    from edgeseg.export.plan import ALL
     from edgeseg.model import Model
-    from edgeseg.predict.opened import newest_checkpoint, parse_imgsz
     from edgeseg.predict.writer import next_run
     from edgeseg.registry import target_by_name
+    from edgeseg.running.opened import newest_checkpoint, parse_imgsz
 
     to, source, size = console.people(json), model or newest_checkpoint(), parse_imgsz(imgsz)
     network = Model(source, threads=threads)

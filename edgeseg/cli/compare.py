@@ -11,7 +11,7 @@ from edgeseg.cli import console
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Subject, Verdict
-    from edgeseg.predict.opened import Opened
+    from edgeseg.running.opened import Opened
 
 HEADER = (
     "model",
@@ -98,9 +98,9 @@ def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | No
         EdgesegError: it cannot be opened.
     """
     from edgeseg.evaluate.parity import Subject
-    from edgeseg.graph.runtimes import open_remote
     from edgeseg.model import Model
-    from edgeseg.predict.opened import is_checkpoint
+    from edgeseg.running.opened import is_checkpoint
+    from edgeseg.running.runtimes import open_remote
 
     if is_checkpoint(file):
         return subject_of(Model(file, threads=threads).opened)

@@ -117,7 +117,7 @@ def _examine(target: Any) -> dict[str, Any]:
 
 def _toolchain(target: Any, mend: list[str]) -> str:
     try:
-        from edgeseg.graph.toolchains import toolchain_of
+        from edgeseg.environments.toolchains import toolchain_of
 
         toolchain = toolchain_of(target)
         unmet = toolchain.unmet()

@@ -12,8 +12,8 @@ from edgeseg.cli import console
 from edgeseg.cli.graph import split_list
 
 if TYPE_CHECKING:
-    from edgeseg.graph.export import ExportResult
-    from edgeseg.graph.run import Event
+    from edgeseg.export.api import ExportResult
+    from edgeseg.export.run import Event
 
 QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
 
@@ -152,9 +152,9 @@ def export(
     Independent formats are converted side by side, each in a process of its own, and taken from the cache when nothing
     changed. The exit code is 1 when any format failed; the others are there nevertheless.
     """
-    from edgeseg.graph.export import export as run
-    from edgeseg.graph.options import ExportOptions
-    from edgeseg.predict.opened import newest_checkpoint, parse_imgsz
+    from edgeseg.export.api import export as run
+    from edgeseg.export.options import ExportOptions
+    from edgeseg.running.opened import newest_checkpoint, parse_imgsz
 
     options = ExportOptions(
         imgsz=parse_imgsz(imgsz),
@@ -188,7 +188,7 @@ def export(
         on_event = stack.enter_context(shown_events())
         guard = None
         if int8:
-            from edgeseg.evaluate.guard import Guard
+            from edgeseg.export.guard import Guard
 
             guard = stack.enter_context(Guard(source, options, on_event))
         results = run(

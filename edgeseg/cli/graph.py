@@ -24,8 +24,8 @@ def graph(
     """Show the conversion graph: which step reads what, and which prefixes are shared."""
     from pathlib import Path
 
-    from edgeseg.graph.options import ExportOptions
-    from edgeseg.graph.plan import make_plan
+    from edgeseg.export.options import ExportOptions
+    from edgeseg.export.plan import make_plan
 
     plan = make_plan(split_list(format) or ["all"], ExportOptions(int8=int8 or None, half=half or None), source)
     with console.json_file(json) as stream:
@@ -36,7 +36,7 @@ def graph(
     for note in plan.notes:
         console.say(f"note: {note}")
     if svg:
-        from edgeseg.graph.draw import plan_svg
+        from edgeseg.export.draw import plan_svg
 
         Path(svg).write_text(plan_svg(plan), encoding="utf-8")
         console.say(f"drawn in {svg}")

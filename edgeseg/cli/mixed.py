@@ -11,9 +11,9 @@ from edgeseg.cli import console
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
-    from edgeseg.graph.export import ExportResult
-    from edgeseg.graph.options import ExportOptions
-    from edgeseg.quantize.search import Found
+    from edgeseg.export.api import ExportResult
+    from edgeseg.export.options import ExportOptions
+    from edgeseg.export.search import Found
 
 HEADER = ("precision", "box AP", "mask AP", "ms", "size", "")
 
@@ -34,12 +34,12 @@ def export_mixed(
     """Search for each format in turn and export what was found; the exit code: 1 when nothing fits or an export failed.
 
     Raises:
-        EdgesegError: ``max_drop`` without int8, and whatever ``edgeseg.mixed.Mixed`` refuses.
+        EdgesegError: ``max_drop`` without int8, and whatever ``edgeseg.export.mixed.Mixed`` refuses.
     """
     from edgeseg.cli.export import shown_events, summary
-    from edgeseg.evaluate.guard import Guard
-    from edgeseg.graph.export import export
-    from edgeseg.mixed import Mixed, nothing_fits
+    from edgeseg.export.api import export
+    from edgeseg.export.guard import Guard
+    from edgeseg.export.mixed import Mixed, nothing_fits
 
     if not options.int8:
         raise EdgesegError("--max-drop searches among INT8 precisions", hint="Add --int8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeseg.errors import EdgesegError
-from edgeseg.predict.opened import is_checkpoint, newest_checkpoint
 from edgeseg.registry import target_by_path
+from edgeseg.running.opened import is_checkpoint, newest_checkpoint
 
 
 def is_model(word: str) -> bool:

@@ -78,10 +78,10 @@ def predict(
     Unreadable images are reported, skipped and counted; the exit code is 2 when nothing at all could be read.
     """
     from edgeseg.cli.picking import model_and_source
-    from edgeseg.predict.opened import open_model, parse_imgsz
     from edgeseg.predict.result import Result, class_ids, results
     from edgeseg.predict.sources import count
     from edgeseg.predict.writer import Writer, next_run
+    from edgeseg.running.opened import open_model, parse_imgsz
 
     check_detection(conf, iou, max_det)
     if show:

@@ -45,15 +45,15 @@ def sensitivity(
 ) -> None:
     """Quantize each stage, or each layer, alone and show what that loses: what to keep in float or in 16 bits."""
     from edgeseg.data.dataset import load_dataset
-    from edgeseg.evaluate.guard import held_out
     from edgeseg.evaluate.sensitivity import measure
+    from edgeseg.export.guard import held_out
     from edgeseg.network.checkpoint import load_checkpoint
     from edgeseg.network.runtime import NetworkRuntime
-    from edgeseg.predict.opened import is_checkpoint, newest_checkpoint, parse_imgsz
     from edgeseg.quantize.calibration import choose
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import Correction, load_recipe
     from edgeseg.quantize.sensitivity import layer_parts, stage_parts
+    from edgeseg.running.opened import is_checkpoint, newest_checkpoint, parse_imgsz
     from edgeseg.training.qat import network_flow
 
     if by not in BY:

@@ -19,7 +19,7 @@ Names = Annotated[
 @app.command("list")
 def list_() -> None:
     """Every toolchain: which formats it makes and where it is."""
-    from edgeseg.graph.toolchains import list_toolchains
+    from edgeseg.environments.toolchains import list_toolchains
 
     rows = []
     for s in list_toolchains():
@@ -31,7 +31,7 @@ def list_() -> None:
 @app.command()
 def install(names: Names, again: Annotated[bool, typer.Option("--again", help="Remove it first.")] = False) -> None:
     """Install toolchains under the cache folder; your own environment is not touched."""
-    from edgeseg.graph.toolchains import install as install_one
+    from edgeseg.environments.toolchains import install as install_one
 
     for name in _all(names):
         with console.steps() as line:
@@ -42,7 +42,7 @@ def install(names: Names, again: Annotated[bool, typer.Option("--again", help="R
 @app.command()
 def remove(names: Names) -> None:
     """Remove toolchains' environments."""
-    from edgeseg.graph.toolchains import remove_toolchain
+    from edgeseg.environments.toolchains import remove_toolchain
 
     for name in _all(names):
         console.say(f"{name}: removed" if remove_toolchain(name) else f"{name}: it has no environment of its own")
@@ -55,7 +55,7 @@ def check(
     ] = None,
 ) -> None:
     """Compare installed packages with the pins; exit code 1 when something is missing or differs."""
-    from edgeseg.graph.toolchains import check as check_one
+    from edgeseg.environments.toolchains import check as check_one
 
     bad = 0
     for name in _all(names or ["all"]):

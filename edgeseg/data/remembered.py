@@ -9,8 +9,8 @@ from typing import Any
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.named import NAMED
 from edgeseg.errors import EdgesegError
+from edgeseg.hashing import sha256_file
 from edgeseg.resources import cache_root
-from edgeseg.store import sha256_file
 
 FALLBACK = "coco128-seg"
 

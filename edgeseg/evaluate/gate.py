@@ -23,9 +23,9 @@ from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
 from edgeseg.evaluate.parity import CONF, Subject
 from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order
 from edgeseg.manifest import Manifest
-from edgeseg.pipeline import Pipeline
 from edgeseg.quantize.floors import Floors
 from edgeseg.quantize.relevance import relevant
+from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess

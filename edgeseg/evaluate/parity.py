@@ -25,9 +25,9 @@ from edgeseg.evaluate.metrics import Metrics, MetricsMeter
 from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order
 from edgeseg.evaluate.truth import Truth
 from edgeseg.manifest import Manifest
-from edgeseg.pipeline import Pipeline
 from edgeseg.quantize.floors import EXACT, floors_of
 from edgeseg.quantize.relevance import relevant
+from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess

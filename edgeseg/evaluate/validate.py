@@ -17,7 +17,7 @@ from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter
 from edgeseg.evaluate.truth import load_truth
-from edgeseg.pipeline import Pipeline
+from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 
 STAGES = ("preprocess", "inference", "postprocess")
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], object]
 
 
 class Predictor(Protocol):
-    """What is measured: ``edgeseg.pipeline.Pipeline``, or anything that works like it."""
+    """What is measured: ``edgeseg.running.pipeline.Pipeline``, or anything that works like it."""
 
     @property
     def speed(self) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.predict.sources import Frame, Unreadable, frames
 
 if TYPE_CHECKING:
-    from edgeseg.pipeline import Pipeline
+    from edgeseg.running.pipeline import Pipeline
     from edgeseg.vision.detections import Detections
 
 WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeseg.graph.describe import INPUT, describe
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import INPUT, describe
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network

@@ -19,7 +19,7 @@ from coremltools.converters.mil.mil.passes.helper import block_context_manager
 from coremltools.models.utils import _apply_graph_pass
 
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.quantize import ranges
 from edgeseg.quantize.calibration import iterate
 from edgeseg.quantize.correct import Adjusted, sequential

@@ -9,8 +9,8 @@ from typing import Any
 
 from edgeseg.artifact import append_zip, read_zip
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import derive
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import derive
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
 from edgeseg.registry import target_by_name
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import derive
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import derive
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
 from edgeseg.registry import target_by_name
 from edgeseg.resources import cache_root

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.manifest import Output
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow

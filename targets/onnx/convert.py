@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import INPUT, describe
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import INPUT, describe
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network, RawOutput

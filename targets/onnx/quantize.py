@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.recipe import Recipe, load_recipe

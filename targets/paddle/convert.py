@@ -10,8 +10,8 @@ from paddle import inference  # X2Paddle imports it late otherwise, which crashe
 
 from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import describe
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import describe
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Tensor
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgeseg.artifact import read_sidecar, write_sidecar
-from edgeseg.graph.describe import derive
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import derive
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
 
 

@@ -11,8 +11,8 @@ import onnx
 
 from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import derive
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import derive
+from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.registry import target_by_name
 

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgeseg import npm
 from edgeseg.artifact import read_sidecar
+from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
 

@@ -11,8 +11,8 @@ import torch
 
 from edgeseg.artifact import append_zip
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.describe import INPUT, describe
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import INPUT, describe
+from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView
 from edgeseg.registry import target_by_name

@@ -7,8 +7,8 @@ import warnings
 
 import torch
 
-from edgeseg.graph.describe import describe
-from edgeseg.graph.job import Job
+from edgeseg.export.describe import describe
+from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint
 
 METADATA = "config.txt"

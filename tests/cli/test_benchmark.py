@@ -54,8 +54,8 @@ TOYS = {
 
 @pytest.fixture(scope="module")
 def manifest():
-    from edgeseg.graph.describe import describe
-    from edgeseg.graph.job import Job
+    from edgeseg.export.describe import describe
+    from edgeseg.export.job import Job
     from edgeseg.network.checkpoint import load_checkpoint
 
     nowhere = Path("nowhere")

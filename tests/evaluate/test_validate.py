@@ -124,7 +124,7 @@ def test_other_names_are_said(shapes_dataset: Dataset) -> None:
 @pytest.mark.slow
 def test_the_reference_figures(shared: Path) -> None:
     from edgeseg.network.runtime import NetworkRuntime
-    from edgeseg.pipeline import Pipeline
+    from edgeseg.running.pipeline import Pipeline
 
     reference = json.loads((shared / "reference.json").read_text())["protocol_coco"]["fp32"]
     runtime = NetworkRuntime(shared / "models/yolov8n-seg.pt")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgeseg.artifact import Artifact, open_artifact
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network
@@ -52,7 +52,7 @@ def convert(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
             if apart:
                 file = folder / "job.json"
                 file.write_text(whole.to_json())
-                command, log = [sys.executable, "-m", "edgeseg.graph.worker", str(file)], folder / "log.txt"
+                command, log = [sys.executable, "-m", "edgeseg.export.worker", str(file)], folder / "log.txt"
                 # The worker ends when its standard input does, which is how it notices that its parent is gone.
                 with (
                     log.open("wb") as out,

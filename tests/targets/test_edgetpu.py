@@ -15,9 +15,9 @@ import pytest
 
 from edgeseg.artifact import append_zip, open_artifact, read_zip
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.job import Job
-from edgeseg.graph.options import ExportOptions
-from edgeseg.graph.plan import make_plan
+from edgeseg.export.job import Job
+from edgeseg.export.options import ExportOptions
+from edgeseg.export.plan import make_plan
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.registry import target_by_name, target_by_path
 

@@ -16,8 +16,8 @@ from edgeseg import resources
 from edgeseg.artifact import open_artifact
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes, shapes_image
-from edgeseg.graph.calibrate import choose_calibration
-from edgeseg.graph.options import ExportOptions
+from edgeseg.export.calibrate import choose_calibration
+from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import ACTIVATIONS
 from edgeseg.network.model import Network

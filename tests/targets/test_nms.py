@@ -11,8 +11,8 @@ from edgeseg.artifact import open_artifact
 from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.fidelity import fidelity
 from edgeseg.model import Model
-from edgeseg.pipeline import Pipeline
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.pipeline import Pipeline
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.options import ExportOptions, check_options
+from edgeseg.export.options import ExportOptions, check_options
 from edgeseg.registry import target_by_name
 
 RAW = [f"{role}_{stride}" for stride in (8, 16, 32) for role in ("box", "score", "coeff")] + ["proto"]

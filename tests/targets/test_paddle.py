@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgeseg.graph.export import export
-from edgeseg.graph.options import ExportOptions
-from edgeseg.graph.toolchains import install, interpreter_for, is_offline, toolchain_of
+from edgeseg.environments.toolchains import install, interpreter_for, is_offline, toolchain_of
+from edgeseg.export.api import export
+from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.registry import target_by_name
 

@@ -15,12 +15,12 @@ from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.gate import BEFORE, judge
 from edgeseg.evaluate.parity import Subject
-from edgeseg.graph.export import export
-from edgeseg.graph.options import ExportOptions
-from edgeseg.graph.runtimes import has_runtime, open_remote
+from edgeseg.export.api import export
+from edgeseg.export.options import ExportOptions
 from edgeseg.quantize.floors import Floors
 from edgeseg.registry import target_by_name
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.runtimes import has_runtime, open_remote
 
 pytestmark = pytest.mark.slow
 FACTOR = 50.0

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg import npm
+from edgeseg.environments import npm
+from edgeseg.environments.toolchains import install, interpreter_for, is_offline, toolchain_of
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.export import export
-from edgeseg.graph.options import ExportOptions
-from edgeseg.graph.toolchains import install, interpreter_for, is_offline, toolchain_of
-from edgeseg.predict.opened import Opened, open_model
+from edgeseg.export.api import export
+from edgeseg.export.options import ExportOptions
 from edgeseg.registry import target_by_name
+from edgeseg.running.opened import Opened, open_model
 
 pytestmark = pytest.mark.slow
 TFJS = target_by_name("tfjs")

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg import npm
 from edgeseg.artifact import open_artifact
+from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.registry import target_by_name
@@ -195,7 +195,7 @@ def test_overlapping_transposed_convolutions_stay(tmp_path, weights) -> None:
 
 def test_the_converter_follows_the_recipe_or_says_why(tmp_path, weights) -> None:
     """Without TensorFlow: only what becomes of the weights."""
-    from edgeseg.graph.job import Job
+    from edgeseg.export.job import Job
 
     convert = TARGET.load("convert")
     recipe = {"weights": {"bits": 16, "granularity": "tensor"}, "activations": {"bits": 8}, "clips": {}}

@@ -118,7 +118,7 @@ for name in ("torch", "tensorflow", "onnx", "litert_torch", "ai_edge_quantizer")
     sys.modules[name] = None
 import numpy as np
 from edgeseg.artifact import open_artifact
-from edgeseg.pipeline import Pipeline
+from edgeseg.running.pipeline import Pipeline
 artifact = open_artifact({str(raw)!r})
 found = Pipeline(artifact.runtime, artifact.manifest, conf=0.0, max_det=5)(np.full((40, 50, 3), 90, np.uint8))
 assert len(found) <= 5 and found.shape == (40, 50)

@@ -11,7 +11,7 @@ import pytest
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
-from edgeseg.graph.job import Job
+from edgeseg.export.job import Job
 from edgeseg.quantize.calibration import choose, iterate
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name

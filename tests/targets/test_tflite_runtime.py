@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgeseg.children import python_env
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
+from edgeseg.environments.python_env import python_env
 from edgeseg.evaluate.fidelity import match
 from edgeseg.model import Model
 from edgeseg.resources import demo_checkpoint

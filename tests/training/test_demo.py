@@ -11,7 +11,7 @@ from edgeseg.demo import CHECKPOINT, golden
 from edgeseg.evaluate.validate import validate
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.runtime import NetworkRuntime
-from edgeseg.pipeline import Pipeline
+from edgeseg.running.pipeline import Pipeline
 
 
 def test_the_checkpoint_is_small_and_says_where_it_comes_from() -> None:

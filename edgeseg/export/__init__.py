@@ -1,0 +1,1 @@
+"""The conversion graph: plan, run, cache, judge."""

@@ -1,0 +1,294 @@
+"""The gate at the end of an export: opens what is to be compared, chooses the images, remembers what was found."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeseg import store
+from edgeseg.artifact import Artifact
+from edgeseg.data.dataset import Dataset, load_dataset
+from edgeseg.environments.toolchains import toolchain_of
+from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
+from edgeseg.evaluate.parity import Subject
+from edgeseg.export import cache
+from edgeseg.export.api import ExportResult, Refused, Source, find_source, trained_size
+from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
+from edgeseg.export.options import ExportOptions
+from edgeseg.export.plan import NETWORK, Given, make_plan
+from edgeseg.export.run import Event, Run
+from edgeseg.hashing import content_hash, sha256_file, sha256_files, sha256_json
+from edgeseg.manifest import Manifest
+from edgeseg.quantize.recipe import load_recipe
+from edgeseg.registry import Target, target_by_name, targets
+from edgeseg.resources import PACKAGE, cache_root
+from edgeseg.running.remote import RemoteRuntime
+from edgeseg.running.runtimes import has_runtime, open_remote, remote_environment
+
+#: What decides a verdict beside the artifact and the images.
+_CODE = ("evaluate/gate.py", "evaluate/fidelity.py", "evaluate/tensors.py", "vision")
+
+
+class Guard:
+    """``After`` of an export (see ``edgeseg.export.api``): lets int8 artifacts pass that are still their float network.
+
+    Leave the ``with`` block, or call ``close``, to end the processes of the models.
+
+    Args:
+        source: the model that is exported.
+        options: the export's options; ``data`` and ``recipe`` count here.
+        on_event: told of progress.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        options: ExportOptions,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.name, self.options, self._emit = source, options, on_event or (lambda event: None)
+        self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE) if options.int8 else None
+        self._stack = ExitStack()
+        self._references: dict[str, Subject] = {}
+        self._twins: dict[tuple[str, str], Subject | None] = {}
+        self._seen: dict[str, float] = {}
+        self._images: dict[bool, tuple[list[Path], str]] = {}
+        self._source: Source | None = None
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that were started."""
+        self._stack.close()
+
+    def __call__(self, result: ExportResult) -> ExportResult:
+        """Judge a finished artifact and return the result with the verdict in ``gate`` and ``notes``.
+
+        Raises:
+            Refused: it is not its float network any more.
+        """
+        if result.precision != "int8" or result.path is None or self.recipe is None:
+            return result
+        target = target_by_name(result.format)
+        try:
+            why = _unrunnable(target, result.path)
+            if why:
+                raise EdgesegError(why)
+            verdict = self._verdict(result, target)
+        except EdgesegError as e:
+            what = f"the gate could not run: {e.what}. {e.hint or self._by_hand()}"
+            raise Refused(what, verdict={"passed": None, "error": e.what}, hint="--force keeps the artifact unjudged") from e
+        if verdict.passed:
+            lines = [line for line in (verdict.summary(), verdict.speed() + self._faster(verdict)) if line]
+            return replace(result, notes=(*result.notes, *lines), gate=verdict.to_dict())
+        raise Refused(f"INT8 lost too much: {verdict.blame()}", verdict=verdict.to_dict(), hint=self._hint())
+
+    def _faster(self, verdict: GateVerdict) -> str:
+        """Where INT8 is slower than float: the fastest INT8 among those of this export before, if it is faster."""
+        title, ms = next(iter(verdict.speed_ms.items()))
+        best = min(self._seen, key=lambda t: self._seen[t], default="")
+        self._seen[title] = ms
+        slow = verdict.ratio is not None and verdict.ratio > SLOWER
+        return f", {best} ({self._seen[best]:.1f} ms)" if slow and best and self._seen[best] < ms else ""
+
+    def _by_hand(self) -> str:
+        return f"Where it runs, try: edgeseg validate ARTIFACT --reference {self.name} data=YOUR.yaml"
+
+    def _hint(self) -> str:
+        recipe, data = self.recipe, self.options.data or DEFAULT_DATA
+        words = [f"images={2 * max(recipe.images, self.options.images or 0)}" if recipe else ""]
+        if recipe is not None and recipe.name == DEFAULT_RECIPE:
+            words.insert(0, "--recipe int8-accurate")
+        words.append(f"or see where it is lost: edgeseg sensitivity {self.name} data={data}")
+        return f"Try {', '.join(w for w in words if w)}. --force keeps it"
+
+    def _verdict(self, result: ExportResult, target: Target) -> GateVerdict:
+        if self.recipe is None or result.path is None:
+            raise EdgesegError("nothing was quantized")
+        images, where = self._held_out(target)
+        rows = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in images]
+        state = [result.key, rows, where, self.recipe.gate.to_dict(), _code_hash(target)]
+        note = cache_root() / "gates" / f"{sha256_json(state)[:40]}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return GateVerdict.from_dict(json.loads(note.read_text(encoding="utf-8")))
+        label = " ".join([result.format, result.precision, *(["decoded"] if result.head == "decoded" else []), "gate"])
+        self._emit(Event("progress", label, 0.0, "opening"))
+        artifact = open_remote(result.path)
+        with contextlib.closing(artifact.runtime):  # type: ignore[type-var]
+            subject = _subject(artifact)
+            verdict = judge(
+                self._reference(subject.manifest.head),
+                subject,
+                images,
+                self.recipe.gate,
+                others=self._float(target, subject.manifest),
+                where=where,
+                progress=lambda done, total: self._emit(Event("progress", label, done / total, f"image {done} of {total}")),
+            )
+        self._emit(Event("built", label, 1.0, "passed" if verdict.passed else "refused"))
+        store.make_folder(note.parent)
+        store.write_atomically(note, json.dumps(verdict.to_dict()))
+        return verdict
+
+    def _held_out(self, target: Target) -> tuple[list[Path], str]:
+        """The images that judge, and which they are in words."""
+        needs = not target.settings.get("weights_only", False)
+        if needs not in self._images:
+            calibration = choose_calibration(self.options, lambda text: None, needs) if needs else None
+            dataset = load_dataset(self.options.data or DEFAULT_DATA)
+            most = self.recipe.gate.images if self.recipe is not None else 0
+            self._images[needs] = held_out(dataset, calibration.images if calibration else (), most)
+        return self._images[needs]
+
+    def _origin(self) -> Source:
+        self._source = self._source or find_source(self.name)
+        return self._source
+
+    def _reference(self, head: str) -> Subject:
+        """The float network in a process of its own: the checkpoint, or the artifact that was exported from."""
+        source = self._origin()
+        if source.format != NETWORK:
+            head = ""
+        if head not in self._references:
+            if source.format == NETWORK:
+                self._references[head] = open_network(source.path, head)
+                self._stack.callback(self._references[head].runtime.close)  # type: ignore[attr-defined]
+            else:
+                artifact = open_remote(source.path)
+                self._stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
+                self._references[head] = _subject(artifact)
+        subject = self._references[head]
+        if subject.manifest.precision == "int8":
+            raise EdgesegError(
+                "the model that was exported is quantized itself, there is no float network to compare with",
+                hint="Export from the checkpoint (.pt)",
+            )
+        return subject
+
+    def _float(self, target: Target, manifest: Manifest) -> list[Subject]:
+        """Float artifacts of the same network that lie in the cache: of the same format, and one other at most."""
+        # What needs no module of its own is no runtime for use, but a slow stand-in for one.
+        order = [target, *(t for t in targets().values() if t.name != target.name and t.modules)]
+        found: list[Subject] = []
+        for t in order:
+            key = (t.name, manifest.head)
+            if key not in self._twins:
+                self._twins[key] = self._twin(t, manifest)
+            twin = self._twins[key]
+            if twin is not None:
+                found.append(twin)
+            if len(found) == 2:
+                break
+        return found
+
+    def _twin(self, target: Target, manifest: Manifest) -> Subject | None:
+        if not has_runtime(target) or manifest.head not in target.heads or "fp32" not in target.precisions:
+            return None
+        source = self._origin()
+        network = source.format == NETWORK
+        given = Given(usual=trained_size(source.path)) if network else Given(source.format, "fp32", manifest.head)
+        batch = self.options.batch if "batch" in target.options else None
+        wanted = ExportOptions(imgsz=self.options.imgsz, head=manifest.head, batch=batch)
+        try:
+            plan = make_plan([target.name], wanted, given)
+            run = Run(plan, source.path, content_hash(source.path))
+            entry, _ = cache.read(run.key(plan.wanted[0]))
+            if entry is None:
+                return None
+            artifact = open_remote(entry.path)
+        except EdgesegError:
+            return None  # only speed is compared with it
+        self._stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
+        return _subject(artifact)
+
+
+def open_network(path: Path, head: str = "raw") -> Subject:
+    """A checkpoint in a process of its own, in whatever environment has torch; close its runtime to end the process.
+
+    Raises:
+        EdgesegError: no torch anywhere, or the checkpoint cannot be read.
+    """
+    python = _python_with_torch()
+    kind = NETWORK if head == "raw" else f"{NETWORK}-{head}"
+    env = remote_environment(str(python) == sys.executable)
+    runtime = RemoteRuntime(path, python=python, env=env, format=kind)
+    manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
+    if manifest is None:
+        runtime.close()
+        raise EdgesegError("the network does not say what it is", path=path)
+    return Subject(path, "PyTorch fp32", 0, runtime, manifest)
+
+
+def held_out(dataset: Dataset, calibrated: Iterable[Path], most: int) -> tuple[list[Path], str]:
+    """At most ``most`` images that calibrated nothing, spread evenly over val, else over train, and which they are in words.
+
+    Images with the same content as one that calibrated do not count.
+
+    Raises:
+        EdgesegError: there are none.
+    """
+    used = {p.resolve() for p in calibrated}
+    sizes: dict[int, list[Path]] = {}
+    for p in used:
+        sizes.setdefault(p.stat().st_size, []).append(p)
+
+    def fresh(path: Path) -> bool:
+        if not path.is_file() or path.resolve() in used:
+            return False
+        twins = sizes.get(path.stat().st_size, [])
+        return not twins or sha256_file(path) not in {sha256_file(t) for t in twins}
+
+    for split in ("val", "train"):
+        pool = [p for p in dataset.images(split) if fresh(p)] if split in dataset.splits else []
+        if pool:
+            chosen = [pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(most, len(pool))).round().astype(int))]
+            count = f"{len(chosen)} image" + ("s" if len(chosen) > 1 else "")
+            if split == "val":
+                return chosen, f"{count} of val"
+            return chosen, f"{count} of train that did not calibrate, as there are none of val"
+    raise EdgesegError(
+        "every image of the dataset calibrates: none is left to judge by", path=dataset.yaml, hint="Add a val split"
+    )
+
+
+def _unrunnable(target: Target, path: Path) -> str:
+    """Why the artifact cannot be run here or in a toolchain, empty when it can."""
+    if not target.missing_modules(path):
+        return ""
+    if not target.is_kit(path) and has_runtime(target):
+        return ""
+    missing, extra = ", ".join(target.missing_modules(path)), target.kit_extra if target.is_kit(path) else target.extra
+    command = f'pip install "edgeseg[{extra}]", or ' if extra else ""
+    return f"{target.title} needs {missing} to run here; {command}edgeseg toolchain install {target.name}"
+
+
+def _python_with_torch() -> Path:
+    if importlib.util.find_spec("torch") is not None:
+        return Path(sys.executable)
+    for target in targets().values():
+        if NETWORK in target.reads and toolchain_of(target).installed:
+            return toolchain_of(target).interpreter
+    raise EdgesegError("torch is needed to run the float network", hint='pip install "edgeseg[export]"')
+
+
+def _subject(artifact: Artifact) -> Subject:
+    return Subject(artifact.path, artifact.title, artifact.size, artifact.runtime, artifact.manifest)
+
+
+def _code_hash(target: Target) -> str:
+    parts = [PACKAGE / p for p in _CODE]
+    own = sha256_files([f for p in parts for f in (p.rglob("*.py") if p.is_dir() else [p])], PACKAGE)
+    return own + sha256_files(target.folder.glob("runtime.py"), target.folder)

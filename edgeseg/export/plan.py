@@ -1,0 +1,275 @@
+"""From the formats asked for to the steps that make them: a DAG whose shared prefixes exist once.
+
+Nothing here runs anything. A step is a value: two steps that are equal are one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeseg.errors import EdgesegError
+from edgeseg.export.options import QUANTIZING, ExportOptions, check_options, options_for
+from edgeseg.registry import Target, target_by_name, targets
+
+NETWORK = "network"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One conversion of the plan.
+
+    ``source`` is the step whose artifact it reads, None when it reads the model that was given, which has the format
+    ``source_format`` and, an artifact, ``source_precision``. ``options`` are sorted pairs: the target's remaining options.
+    """
+
+    target: Target
+    precision: str
+    head: str
+    imgsz: tuple[int, int]
+    batch: int
+    options: tuple[tuple[str, Any], ...] = ()
+    source: Step | None = None
+    source_format: str = NETWORK
+    source_precision: str = "fp32"
+
+    @property
+    def format(self) -> str:
+        """Name of the format that the step makes."""
+        return self.target.name
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the step quantizes, so that it needs a recipe: it is int8, what it reads is not."""
+        reads = self.source_precision if self.source is None else self.source.precision
+        return self.precision == "int8" and reads != "int8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs calibration images too: a format whose ``[settings]`` say ``weights_only`` does not."""
+        return self.quantized and not self.target.settings.get("weights_only", False)
+
+    @property
+    def label(self) -> str:
+        """What a person reads: ``tflite int8``, ``onnx fp32 decoded opset=13``."""
+        extra = [f"{k}={v}" for k, v in self.options]
+        return " ".join([self.format, self.precision, *(["decoded"] if self.head == "decoded" else []), *extra])
+
+    def chain(self) -> Iterator[Step]:
+        """This step and those before it, last first."""
+        step: Step | None = self
+        while step is not None:
+            yield step
+            step = step.source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``steps`` in an order in which each follows its source; ``wanted`` are those whose artifacts were asked for."""
+
+    steps: tuple[Step, ...]
+    wanted: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+
+    def readers(self, step: Step | None) -> tuple[Step, ...]:
+        """The steps that read the artifact of ``step`` (None: the model itself)."""
+        return tuple(s for s in self.steps if s.source == step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: nodes with the index of their source (None: the model) and whether they were asked for."""
+        index = {s: i for i, s in enumerate(self.steps)}
+        nodes = [
+            {
+                "id": i,
+                "format": s.format,
+                "precision": s.precision,
+                "head": s.head,
+                "imgsz": list(s.imgsz),
+                "batch": s.batch,
+                "options": dict(s.options),
+                "source": None if s.source is None else index[s.source],
+                "source_format": s.source_format,
+                "wanted": s in self.wanted,
+            }
+            for s, i in index.items()
+        ]
+        return {"nodes": nodes, "notes": list(self.notes)}
+
+    def to_text(self) -> str:
+        """The DAG as an indented tree, for a terminal."""
+        from edgeseg.export.draw import plan_text
+
+        return plan_text(self)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The model that a plan starts from: a checkpoint unless ``format`` says otherwise.
+
+    An artifact has a precision and a head already, and a size and batch unless it is dynamic (None). ``usual`` is the size
+    that is taken where nobody says one: that of a network's training.
+    """
+
+    format: str = NETWORK
+    precision: str | None = None
+    head: str | None = None
+    imgsz: tuple[int, int] | None = None
+    batch: int | None = None
+    usual: tuple[int, int] = ExportOptions().size
+
+
+def make_plan(formats: Sequence[str], options: ExportOptions, given: Given | str = NETWORK) -> Plan:
+    """Find the steps that make ``formats``.
+
+    Args:
+        formats: names or aliases; ``all`` means every target, each with the options that it takes.
+        options: applied to every format asked for.
+        given: what the model is, or only its format.
+
+    Raises:
+        EdgesegError: unknown format, an option that a format does not take, or no way from the source to a format.
+    """
+    given = Given(given) if isinstance(given, str) else given
+    if any(f.strip().lower() == ALL for f in formats):
+        return _plan_all(options, given)
+    if not formats:
+        raise EdgesegError("no format was named", hint=f"Formats: {', '.join(targets())}, all")
+    wanted = [_wanted(target_by_name(f), options, given) for f in formats]
+    return _assemble(wanted, ())
+
+
+def _plan_all(options: ExportOptions, given: Given) -> Plan:
+    wanted, notes = [], []
+    used: set[str] = set()
+    reasons: list[EdgesegError] = []
+    for target in targets().values():
+        if target.name == given.format:
+            continue
+        fitting = _drop_untaken(target, options)
+        try:
+            wanted.append(_wanted(target, fitting, given))
+        except EdgesegError as e:
+            notes.append(f"{target.name} left out: {e.what}")
+            reasons.append(e)
+            continue
+        used.update(fitting.given())
+        dropped = [k for k in options.given() if k not in fitting.given() and k not in QUANTIZING]
+        if dropped:
+            how = f"as {target.precisions[0]}" if {"half", "int8"} & set(dropped) else "without"
+            notes.append(f"{target.name} does not take {', '.join(dropped)}: exported {how}")
+    if not wanted:
+        raise reasons[0] if reasons else EdgesegError("there are no targets", hint="Check EDGESEG_TARGETS")
+    unused = [k for k in options.given() if k not in used]
+    unused = [k for k in unused if k != "data"]
+    if unused and all(k in QUANTIZING for k in unused):
+        what = f"{', '.join(unused)}: only int8 takes it, and nothing is quantized here"
+        raise EdgesegError(what, hint="Leave it out, or add --int8")
+    if unused:
+        raise EdgesegError(f"no format takes {', '.join(unused)} here", hint=notes[0] if notes else "")
+    return _assemble(wanted, tuple(notes))
+
+
+def _drop_untaken(target: Target, options: ExportOptions) -> ExportOptions:
+    """For ``all``: keep what the format takes. Without the precision asked for it is a float format, or is left out."""
+    precision = options.precision or target.precisions[0]
+    keeps = precision in target.precisions or target.precisions[0] == "int8"
+    quantizes = keeps and precision == "int8"
+    kept = {}
+    for name, value in options.given().items():
+        if keeps if name in ("half", "int8") else quantizes if name in QUANTIZING else name in target.options:
+            kept[name] = value
+    if kept.get("head") not in (None, *target.heads):
+        del kept["head"]
+        kept.pop("nms", None)
+    return ExportOptions(**kept)
+
+
+def _wanted(target: Target, options: ExportOptions, given: Given) -> Step:
+    precision = check_options(target, options)
+    if options.precision is None and given.precision in target.precisions:
+        precision = str(given.precision)
+    head = options.head or given.head or ("raw" if "raw" in target.heads else target.heads[0])
+    step = _reach(target, precision, head, options, given, ())
+    if step is None:
+        reads = _sources(target, precision)
+        raise EdgesegError(
+            f"{target.name} {precision} {head} cannot be made from {_article(given)}: it reads {reads}",
+            hint=f"Export from the checkpoint (.pt), or first to {target.reads[0]}" if target.reads else "",
+        )
+    return step
+
+
+def _reach(
+    target: Target, precision: str, head: str, options: ExportOptions, given: Given, above: tuple[str, ...]
+) -> Step | None:
+    """The step that makes ``target``, with its sources, by the first of its ``reads`` that leads to the model."""
+    if precision not in target.precisions or head not in target.heads:
+        return None
+    forced = target.settings.get("source_options", {})
+    for name in target.reads:
+        source: Step | None = None
+        wanted = source_precision(target, precision)
+        if name == given.format:
+            if wanted == "int8" and given.precision not in (None, "int8"):
+                continue
+        else:
+            before = targets().get(name)
+            if before is None or name in above or name == target.name:
+                continue
+            inner = _for_source(before, options, forced)
+            source = _reach(before, wanted, head, inner, given, (*above, target.name))
+            if source is None:
+                continue
+        return Step(
+            target,
+            precision,
+            head,
+            given.imgsz or (given.usual if options.imgsz is None else options.size),
+            given.batch or options.batch or 1,
+            tuple(sorted(options_for(target, options).items())),
+            source,
+            given.format,
+            given.precision or "fp32",
+        )
+    return None
+
+
+def _for_source(before: Target, options: ExportOptions, forced: Mapping[str, Any]) -> ExportOptions:
+    """The options of an intermediate step: those given that its format takes, then what its reader insists on."""
+    keep = {k: v for k, v in options.given().items() if k in before.options or k in ("imgsz", "batch")}
+    for name in ("half", "int8", "head", "nms"):
+        keep.pop(name, None)
+    return ExportOptions(**{**keep, **forced})
+
+
+def source_precision(target: Target, precision: str) -> str:
+    """The precision of the artifact that a step reads.
+
+    ``[settings] source_precision`` in ``target.toml`` says: one precision, ``same``, or a table by the step's own
+    precision. Without it the source is fp32: converters quantize and round for themselves.
+    """
+    said = target.settings.get("source_precision", "fp32")
+    if isinstance(said, Mapping):
+        said = said.get(precision, "fp32")
+    return precision if said == "same" else str(said)
+
+
+def _assemble(wanted: Sequence[Step], notes: tuple[str, ...]) -> Plan:
+    order: dict[Step, None] = {}
+    for step in wanted:
+        for s in reversed(list(step.chain())):
+            order.setdefault(s)
+    return Plan(tuple(order), tuple(dict.fromkeys(wanted)), notes)
+
+
+def _article(given: Given) -> str:
+    if given.format == NETWORK:
+        return "a checkpoint"
+    return " ".join(["an artifact of the format", given.format, *([given.precision] if given.precision else [])])
+
+
+def _sources(target: Target, precision: str) -> str:
+    words = [name if name == NETWORK else f"{name} {source_precision(target, precision)}" for name in target.reads]
+    return " or ".join(words) or "nothing"
