@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeseg.running.opened import Opened
+    from edgeseg.running.open import Opened
 
 
 def artifact_info(opened: Opened) -> dict[str, Any]:

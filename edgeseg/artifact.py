@@ -1,7 +1,7 @@
-"""An exported model on disk: opened through its target's runtime, with the manifest that travels in it.
+"""What travels with an exported model on disk: its metadata, in or beside the file.
 
-Nothing here names a format. A target's runtime reads the metadata where its format keeps it; the two places that several
-formats share, a ZIP appended to the file and a ``metadata.yaml`` beside it, are read and written here.
+A target's runtime reads the metadata where its format keeps it; the two places that several formats share, a ZIP appended
+to the file and a ``metadata.yaml`` beside it, are read and written here.
 """
 
 from __future__ import annotations
@@ -10,17 +10,11 @@ import ast
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
-from edgeseg.registry import Target, target_by_path, targets
-from edgeseg.store import recover
+from edgeseg.manifest import Manifest
 from edgeseg.yaml_file import load_yaml
 
 SIDECAR = "metadata.yaml"
@@ -29,92 +23,11 @@ ZIP_MEMBER = "metadata.json"
 MOST_METADATA = 8 << 20
 
 
-class Runtime(Protocol):
-    """What a target's ``runtime.py`` offers as ``class Runtime``: it loads an artifact and returns output tensors.
-
-    ``input`` and ``outputs`` are read from the file itself. ``metadata`` is what the file (or its sidecar) says, {} if
-    nothing. ``run`` takes the input in the file's own shape and dtype and returns the outputs in the order of ``outputs``;
-    the arrays stay valid until the next ``run``.
-    """
-
-    input: Tensor
-    outputs: tuple[Tensor, ...]
-    metadata: Mapping[str, Any]
-
-    def __init__(self, path: Path, *, threads: int | None = None) -> None: ...
-
-    def run(self, x: np.ndarray) -> list[np.ndarray]: ...
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """An opened artifact: where it lies, which target it belongs to, its runtime and manifest."""
-
-    path: Path
-    target: Target
-    runtime: Runtime
-    manifest: Manifest
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk, of the file or of the whole folder."""
-        return size_on_disk(self.path)
-
-    @property
-    def title(self) -> str:
-        """Format and precision for people. A kit is called one: what runs it here stands in for its format."""
-        kit = " kit" if self.target.is_kit(self.path) else ""
-        return f"{self.target.title}{kit} {self.manifest.precision}"
-
-
 def size_on_disk(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-
-
-def open_artifact(
-    path: str | Path, *, threads: int | None = None, names: tuple[str, ...] | None = None, input: str | None = None
-) -> Artifact:
-    """Open an exported model with the runtime of its format.
-
-    Args:
-        path: file or folder; its suffix tells the format.
-        threads: CPU threads of the runtime (None: the runtime's choice).
-        names: class names, for files of other tools that carry none.
-        input: what the input of such a file holds (see ``edgeseg.running.infer``); files of ours say that themselves.
-
-    Raises:
-        EdgesegError: no such file, unknown suffix, the runtime is not installed, or the file is not a YOLOv8-seg network.
-    """
-    path = Path(path)
-    if not recover(path):
-        raise EdgesegError("no such file or folder", path=path, hint="Check the path, or make it with: edgeseg export")
-    target = target_by_path(path)
-    if target is None:
-        known = ", ".join(t.suffix for t in targets().values())
-        raise EdgesegError("no known format has this suffix", path=path, hint=f"Known: .pt, .yaml, {known}")
-    missing = target.missing_modules(path)
-    if missing:
-        brings = target.kit_extra if target.is_kit(path) else target.extra
-        extra = f'pip install "edgeseg[{brings}]"' if brings else f"install {', '.join(missing)}"
-        raise EdgesegError(f"to run {target.title}, {', '.join(missing)} is needed", path=path, hint=extra)
-    try:
-        runtime: Runtime = target.load("runtime").Runtime(path, threads=threads)
-    except EdgesegError:
-        raise
-    except Exception as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise EdgesegError(f"the {target.title} runtime cannot load it ({first})", path=path, hint="Export it again") from e
-    manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
-    if manifest is None:
-        from edgeseg.running.infer import infer_manifest
-
-        manifest = infer_manifest(path, target, runtime, names=names, input=input)
-    elif input:
-        raise EdgesegError("edgeseg wrote this file: it knows its input", path=path, hint="Leave input= out")
-    return Artifact(path, target, runtime, manifest)
 
 
 def append_zip(path: Path, manifest: Manifest) -> None:

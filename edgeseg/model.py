@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
     from edgeseg.evaluate.validate import ValidationResult
     from edgeseg.predict.result import Result
-    from edgeseg.running.opened import Opened
+    from edgeseg.running.open import Opened
     from edgeseg.training import TrainResult
 
 DEFAULT_DATA = "coco128-seg"
@@ -56,7 +56,7 @@ class Model:
     @property
     def is_checkpoint(self) -> bool:
         """Whether this is a network rather than an exported artifact."""
-        from edgeseg.running.opened import is_checkpoint
+        from edgeseg.running.open import is_checkpoint
 
         return is_checkpoint(self.path)
 
@@ -64,7 +64,7 @@ class Model:
     def opened(self) -> Opened:
         """The runtime and the manifest; opened on first use."""
         if self._opened is None:
-            from edgeseg.running.opened import open_model
+            from edgeseg.running.open import open_model
 
             self._opened = open_model(self.path, threads=self.threads, input=self.input)
         return self._opened
@@ -130,7 +130,7 @@ class Model:
             EdgesegError: nothing to read, or not one image was readable.
         """
         from edgeseg.predict.result import class_ids
-        from edgeseg.running.opened import parse_imgsz
+        from edgeseg.running.open import parse_imgsz
 
         opened = self.opened.on(device).sized(parse_imgsz(imgsz))
         wanted = class_ids(classes, opened.manifest.names)
@@ -183,7 +183,7 @@ class Model:
         from edgeseg.data.dataset import load_dataset
         from edgeseg.evaluate.validate import validate
         from edgeseg.habits import VALIDATION, check
-        from edgeseg.running.opened import parse_imgsz
+        from edgeseg.running.open import parse_imgsz
 
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
@@ -216,7 +216,7 @@ class Model:
         from edgeseg.data.dataset import pictures
         from edgeseg.data.images import read_image
         from edgeseg.evaluate.fidelity import FidelityMeter
-        from edgeseg.running.opened import parse_imgsz
+        from edgeseg.running.open import parse_imgsz
 
         other = reference if isinstance(reference, Model) else Model(reference, threads=self.threads)
         if len(other.names) != len(self.names):
@@ -280,7 +280,7 @@ class Model:
         from edgeseg.export.api import export
         from edgeseg.export.options import ExportOptions
         from edgeseg.habits import EXPORT, QUIET, check
-        from edgeseg.running.opened import parse_imgsz
+        from edgeseg.running.open import parse_imgsz
 
         running: dict[str, Any]
         running = {k: options.pop(k) for k in ("out", "jobs", "offline", "force", "rebuild", "on_event") if k in options}
@@ -331,7 +331,7 @@ class Model:
         return result
 
     def _need_torch(self) -> None:
-        from edgeseg.running.opened import need_torch
+        from edgeseg.running.open import need_torch
 
         need_torch(self.path)
 

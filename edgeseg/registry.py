@@ -23,6 +23,9 @@ else:
 
 
 DEFINITIONS = (".yaml", ".yml")
+NETWORK = "network"
+"""What stands for a network of PyTorch where a format is named."""
+
 CHECKPOINTS = (".pt", ".pth", *DEFINITIONS)
 """Suffixes of what is a network rather than an artifact: its weights, or its definition alone."""
 

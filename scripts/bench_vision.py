@@ -24,13 +24,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edgeseg.artifact import Runtime, open_artifact
 from edgeseg.data.images import find_images, read_image
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.open import open_model
 from edgeseg.running.pipeline import Pipeline
+from edgeseg.running.runtime import Runtime
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
@@ -181,17 +182,6 @@ def _measure(pipeline: Pipeline, image: np.ndarray, args: argparse.Namespace) ->
     return {**times, "inference": inference, "found": len(found), "agree": 1 - differing}
 
 
-def open_model(name: str, threads: int) -> tuple[Any, Manifest]:
-    """An artifact, or a checkpoint or definition by path or name."""
-    if name.endswith((".pt", ".yaml")) or not Path(name).exists():
-        from edgeseg.network.runtime import NetworkRuntime
-
-        runtime = NetworkRuntime(name, threads=threads)
-        return runtime, runtime.manifest
-    artifact = open_artifact(name, threads=threads)
-    return artifact.runtime, artifact.manifest
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", action="append", help="artifact, .pt or .yaml; may be given several times")
@@ -212,9 +202,10 @@ def main() -> int:
             images = [shapes_image(seed, 640)[0] for seed in range(args.count)]
         if not images:
             raise EdgesegError("no pictures in this folder", path=args.images)
-        results = [
-            bench(name, *open_model(name, args.threads), images, args) for name in args.model or [str(demo_checkpoint())]
-        ]
+        results = []
+        for name in args.model or [str(demo_checkpoint())]:
+            with open_model(name, threads=args.threads) as opened:
+                results.append(bench(name, opened.runtime, opened.manifest, images, args))
     except EdgesegError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

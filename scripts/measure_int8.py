@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeseg.artifact import open_artifact
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
 from edgeseg.evaluate.fidelity import fidelity
@@ -25,6 +24,7 @@ from edgeseg.network.runtime import NetworkRuntime
 from edgeseg.quantize.calibration import choose
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 from edgeseg.running.pipeline import Pipeline
 
 CONF = 0.25
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _open(path: Path) -> tuple:
-    artifact = open_artifact(path)
+    artifact = open_model(path)
     return artifact.runtime, artifact.manifest
 
 

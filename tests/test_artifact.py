@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edgeseg import registry
-from edgeseg.artifact import Artifact, append_zip, open_artifact, read_sidecar, read_zip, size_on_disk, write_sidecar
+from edgeseg.artifact import append_zip, read_sidecar, read_zip, size_on_disk, write_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.running.open import open_model
 
 MANIFEST = Manifest(
     "fake", ("a", "ü"), (64, 64), Tensor("images", (1, 3, 64, 64)), (Output("proto", (1, 32, 16, 16), role="proto"),)
@@ -102,9 +103,9 @@ def test_open(fake, tmp_path):
     file = tmp_path / "m.fake"
     file.write_bytes(bytes(9))
     append_zip(file, MANIFEST)
-    artifact = open_artifact(str(file), threads=3)
+    artifact = open_model(str(file), threads=3)
     assert artifact.manifest == MANIFEST and artifact.target.name == "fake" and artifact.size == file.stat().st_size
-    assert artifact.runtime.threads == 3
+    assert artifact.runtime._runtime.threads == 3
     assert artifact.runtime.run(np.zeros((1, 3, 64, 64), np.float32))[0].shape == (1, 32, 16, 16)
 
 
@@ -112,7 +113,7 @@ def test_open_without_our_manifest_infers_one(fake, tmp_path):
     file = tmp_path / "m.fake"
     file.write_bytes(bytes(9))
     with pytest.raises(EdgesegError, match="gives one map"):
-        open_artifact(file)
+        open_model(file)
 
 
 def test_open_with_a_broken_manifest(fake, tmp_path):
@@ -120,7 +121,7 @@ def test_open_with_a_broken_manifest(fake, tmp_path):
     with zipfile.ZipFile(file, "w") as z:
         z.writestr("metadata.json", json.dumps({"edgeseg": "{}"}))
     with pytest.raises(EdgesegError, match="manifest cannot be read"):
-        open_artifact(file)
+        open_model(file)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_open_says_what_is_wrong_in_one_line(fake, tmp_path, name, content, what
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(EdgesegError, match=what) as caught:
-        open_artifact(file)
+        open_model(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
@@ -146,12 +147,15 @@ def test_open_without_the_runtime_says_what_to_install(fake, tmp_path):
     file = tmp_path / "m.fake"
     file.write_bytes(bytes(9))
     with pytest.raises(EdgesegError, match="no_such_module is needed") as caught:
-        open_artifact(file)
+        open_model(file)
     assert 'pip install "edgeseg[fake]"' in caught.value.hint
 
 
 def test_a_kit_is_not_called_like_its_format(fake, tmp_path):
     (fake / "target.toml").write_text((fake / "target.toml").read_text() + '\n[kit]\nsuffix = "_fake_kit"\n')
-    target = registry.targets()["fake"]
-    titles = [Artifact(tmp_path / name, target, None, MANIFEST).title for name in ("x.fake", "x_fake_kit")]
+    titles = []
+    for name in ("x.fake", "x_fake_kit"):
+        (tmp_path / name).write_bytes(bytes(9))
+        append_zip(tmp_path / name, MANIFEST)
+        titles.append(open_model(tmp_path / name).title)
     assert titles == ["Fake fp32", "Fake kit fp32"]

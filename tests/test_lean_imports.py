@@ -46,7 +46,7 @@ NEEDS_TORCH = {"edgeseg.data.loader"}
 
 # A module may import from its own row and the rows above it.
 LAYERS = (
-    {"errors", "resources", "store", "kernel", "yaml_file", "habits"},
+    {"errors", "resources", "store", "hashing", "kernel", "yaml_file", "habits"},
     {"manifest", "registry", "download"},
     {"artifact", "boards", "vision"},
     {"environments", "data", "network"},

@@ -27,7 +27,7 @@ def test_importing_imports_nothing_heavy() -> None:
     script = (
         "import sys, edgeseg\n"
         "from edgeseg import Model, Detections\n"
-        "import edgeseg.cli.predict, edgeseg.running.opened, edgeseg.predict.writer\n"
+        "import edgeseg.cli.predict, edgeseg.running.open, edgeseg.predict.writer\n"
         "heavy = {'torch', 'onnxruntime', 'onnx', 'ai_edge_litert', 'tensorflow', 'faster_coco_eval', 'rich', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

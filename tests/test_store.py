@@ -132,11 +132,11 @@ def test_an_old_folder_gets_its_name_back(tmp_path: Path) -> None:
 
 
 def test_opening_brings_an_artifact_back(tmp_path: Path) -> None:
-    from edgeseg.artifact import open_artifact
+    from edgeseg.running.open import open_model
 
     filled(tmp_path / ".x_openvino_model.0123abcd.old", "old")
     with pytest.raises(EdgesegError) as error:
-        open_artifact(tmp_path / "x_openvino_model")
+        open_model(tmp_path / "x_openvino_model")
     assert "no such file" not in str(error.value) and names(tmp_path) == ["x_openvino_model"]
 
 

@@ -77,7 +77,7 @@ def benchmark(
     All models see each image in turn, each in a process of its own, so that they are timed under the same load. A format
     that fails keeps its row with the reason, and the exit code is 1.
     """
-    from edgeseg.cli.compare import open_apart, subject_of
+    from edgeseg.cli.compare import open_apart
     from edgeseg.cli.export import shown_events
     from edgeseg.data.dataset import load_dataset
     from edgeseg.errors import EdgesegError
@@ -90,7 +90,7 @@ def benchmark(
     from edgeseg.model import Model
     from edgeseg.predict.writer import next_run
     from edgeseg.registry import target_by_name
-    from edgeseg.running.opened import newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
     to, source, size = console.people(json), model or newest_checkpoint(), parse_imgsz(imgsz)
     network = Model(source, threads=threads)
@@ -101,7 +101,7 @@ def benchmark(
     formats, options = split_list(format) or [ALL], ExportOptions(imgsz=size, half=half, int8=int8)
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=chosen)
-    reference = subject_of(network.opened.sized(size))
+    reference = network.opened.sized(size)
     folder = Path(out) if out else next_run("benchmark")
     with shown_events() as on_event:
         made = export(source, formats, options, out=folder, on_event=on_event, offline=offline)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.cli import console
 
 if TYPE_CHECKING:
-    from edgeseg.evaluate.parity import Subject, Verdict
-    from edgeseg.running.opened import Opened
+    from edgeseg.evaluate.parity import Verdict
+    from edgeseg.running.open import Opened
 
 HEADER = (
     "model",
@@ -63,8 +63,8 @@ def compare_models(
     truth = None if dataset is None else truth_if_any(dataset, split, images)
     where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
     with ExitStack() as stack:
-        subject = subject_of(first.opened.on(device).sized(size))
-        others: list[Subject] = []
+        subject = first.opened.on(device).sized(size)
+        others: list[Opened] = []
         failed: list[Verdict] = []
         for file in files:
             try:
@@ -91,30 +91,18 @@ def compare_models(
     return 1 if any(v.diverges for v in verdicts) else 0
 
 
-def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | None = None) -> Subject:
+def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | None = None) -> Opened:
     """Open one model in a process of its own, which ends with ``stack``; a checkpoint in this one.
 
     Raises:
         EdgesegError: it cannot be opened.
     """
-    from edgeseg.evaluate.parity import Subject
-    from edgeseg.model import Model
-    from edgeseg.running.opened import is_checkpoint
-    from edgeseg.running.runtimes import open_remote
+    from edgeseg.running.open import is_checkpoint, open_model
 
-    if is_checkpoint(file):
-        return subject_of(Model(file, threads=threads).opened)
-    artifact = open_remote(file, threads=threads, input=input)
-    stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
-    console.inferred(artifact.manifest)
-    return Subject(artifact.path, artifact.title, artifact.size, artifact.runtime, artifact.manifest)
-
-
-def subject_of(opened: Opened) -> Subject:
-    """An opened model as ``edgeseg.evaluate.parity.compare`` takes it."""
-    from edgeseg.evaluate.parity import Subject
-
-    return Subject(opened.path, opened.title, opened.size, opened.runtime, opened.manifest)
+    network = is_checkpoint(file)
+    opened = stack.enter_context(open_model(file, threads=threads, input=None if network else input, apart=not network))
+    console.inferred(opened.manifest)
+    return opened
 
 
 def row(v: Verdict) -> tuple[Any, ...]:

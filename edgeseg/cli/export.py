@@ -154,7 +154,7 @@ def export(
     """
     from edgeseg.export.api import export as run
     from edgeseg.export.options import ExportOptions
-    from edgeseg.running.opened import newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
     options = ExportOptions(
         imgsz=parse_imgsz(imgsz),

@@ -20,7 +20,7 @@ def info(
 ) -> None:
     """Say what a model is: classes, parameters and FLOPs, or the manifest and tensors of an artifact."""
     from edgeseg.model import Model
-    from edgeseg.running.opened import newest_checkpoint
+    from edgeseg.running.open import newest_checkpoint
 
     facts = Model(model or newest_checkpoint()).info(imgsz=imgsz)
     with console.json_file(json) as stream:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import target_by_path
-from edgeseg.running.opened import is_checkpoint, newest_checkpoint
+from edgeseg.running.open import is_checkpoint, newest_checkpoint
 
 
 def is_model(word: str) -> bool:

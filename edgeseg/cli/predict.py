@@ -81,7 +81,7 @@ def predict(
     from edgeseg.predict.result import Result, class_ids, results
     from edgeseg.predict.sources import count
     from edgeseg.predict.writer import Writer, next_run
-    from edgeseg.running.opened import open_model, parse_imgsz
+    from edgeseg.running.open import open_model, parse_imgsz
 
     check_detection(conf, iou, max_det)
     if show:

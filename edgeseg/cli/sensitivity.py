@@ -53,7 +53,7 @@ def sensitivity(
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import Correction, load_recipe
     from edgeseg.quantize.sensitivity import layer_parts, stage_parts
-    from edgeseg.running.opened import is_checkpoint, newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import is_checkpoint, newest_checkpoint, parse_imgsz
     from edgeseg.training.qat import network_flow
 
     if by not in BY:

@@ -74,7 +74,7 @@ def validate(
 ) -> None:
     """Measure box and mask average precision (COCO protocol) and the speed of each model."""
     from edgeseg.model import Model
-    from edgeseg.running.opened import newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
     check_detection(conf, iou, max_det)
     size = parse_imgsz(imgsz)

@@ -20,11 +20,12 @@ import numpy as np
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
-from edgeseg.evaluate.parity import CONF, Subject
+from edgeseg.evaluate.parity import CONF
 from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.floors import Floors
 from edgeseg.quantize.relevance import relevant
+from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox
@@ -120,12 +121,12 @@ class GateVerdict:
 
 
 def judge(
-    reference: Subject,
-    artifact: Subject,
+    reference: Opened,
+    artifact: Opened,
     images: Sequence[Path],
     floors: Floors,
     *,
-    others: Sequence[Subject] = (),
+    others: Sequence[Opened] = (),
     where: str = "",
     progress: Progress = lambda done, total: None,
     budget_s: float = BUDGET_S,
@@ -159,7 +160,7 @@ def judge(
         except EdgesegError:
             continue
         shot = pair.shoot(image)
-        rows.append([shot.milliseconds[1], *(_timed(p, s, image) for p, s in zip(timed, others)), shot.milliseconds[0]])
+        rows.append([shot.milliseconds[1], *(_timed(p, image) for p in timed), shot.milliseconds[0]])
         meter.add(shot.expected, shot.found)
         if pair.comparable:
             tensors.add(*(pair.relevant(shot, side) for side in (shot.theirs, shot.ours)))
@@ -261,7 +262,7 @@ class _Shot:
 class _Pair:
     """The float network and the artifact at the same input size, with tensors taken apart by role."""
 
-    def __init__(self, reference: Subject, artifact: Subject) -> None:
+    def __init__(self, reference: Opened, artifact: Opened) -> None:
         self.reference, self.artifact = reference, artifact
         size = artifact.manifest.imgsz
         self.first = Pipeline(reference.runtime, reference.manifest, conf=CONF, size=size)
@@ -273,10 +274,10 @@ class _Pair:
         """Run both on a uint8 BGR image."""
         theirs, box = self.first.raw(image)
         expected = postprocess(theirs, self.reference.manifest, box, conf=CONF)
-        first_ms = _milliseconds(self.first, self.reference)
+        first_ms = self.first.speed["inference"]
         outputs, own = self.second.raw(image)
         found = postprocess(outputs, self.artifact.manifest, own, conf=CONF)
-        milliseconds = (first_ms, _milliseconds(self.second, self.artifact))
+        milliseconds = (first_ms, self.second.speed["inference"])
         if not self.comparable:
             return _Shot(expected, found, outputs, [], [], box, milliseconds)
         order = same_order(self.reference.manifest.outputs, self.artifact.manifest.outputs)
@@ -300,14 +301,9 @@ class _Pair:
         return postprocess(outputs, manifest, shot.letterbox, conf=CONF)
 
 
-def _milliseconds(pipeline: Pipeline, subject: Subject) -> float:
-    inside = float(getattr(subject.runtime, "seconds", 0.0))  # a runtime in its own process: without the pipes
-    return 1e3 * inside if inside else pipeline.speed["inference"]
-
-
-def _timed(pipeline: Pipeline, subject: Subject, image: np.ndarray) -> float:
+def _timed(pipeline: Pipeline, image: np.ndarray) -> float:
     pipeline.raw(image)
-    return _milliseconds(pipeline, subject)
+    return pipeline.speed["inference"]
 
 
 def _finite(value: float) -> float | None:

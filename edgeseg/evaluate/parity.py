@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.artifact import Runtime
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter
 from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order
 from edgeseg.evaluate.truth import Truth
-from edgeseg.manifest import Manifest
 from edgeseg.quantize.floors import EXACT, floors_of
 from edgeseg.quantize.relevance import relevant
+from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox
@@ -35,20 +34,6 @@ from edgeseg.vision.postprocess import postprocess
 AP_SETTINGS = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
 CONF = 0.25
 WORST = 3
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model under test, opened: what to call it, its size in bytes, what runs it and what its tensors mean.
-
-    ``manifest.imgsz`` is the size at which it is measured, where the model takes any.
-    """
-
-    path: Path
-    title: str
-    size: int
-    runtime: Runtime
-    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -112,8 +97,8 @@ class Verdict:
 
 
 def compare(
-    reference: Subject,
-    others: Sequence[Subject],
+    reference: Opened,
+    others: Sequence[Opened],
     images: Sequence[Path],
     truth: Truth | None = None,
     *,
@@ -160,14 +145,14 @@ def compare(
     return [run.verdict() for run in (*firsts.values(), *runs)]
 
 
-def _size(subject: Subject, reference: Subject) -> tuple[int, int]:
+def _size(subject: Opened, reference: Opened) -> tuple[int, int]:
     """The input size at which a model and the reference meet: that of the one of the two that cannot choose."""
     free = subject.manifest.dynamic or not reference.manifest.dynamic
     height, width = (reference if free else subject).manifest.imgsz
     return height, width
 
 
-def _at(subject: Subject, size: tuple[int, int]) -> Subject:
+def _at(subject: Opened, size: tuple[int, int]) -> Opened:
     if tuple(subject.manifest.imgsz) == size or not subject.manifest.dynamic:
         return subject
     return replace(subject, manifest=replace(subject.manifest, imgsz=size))
@@ -176,7 +161,7 @@ def _at(subject: Subject, size: tuple[int, int]) -> Subject:
 class _Run:
     """One model on its way through the images; the first error ends it."""
 
-    def __init__(self, subject: Subject, reference: Subject, truth: Truth | None) -> None:
+    def __init__(self, subject: Opened, reference: Opened, truth: Truth | None) -> None:
         self.subject, self.error = subject, ""
         size = None if not subject.manifest.dynamic else reference.manifest.imgsz
         self.metrics, self.fidelity = MetricsMeter(truth) if truth else None, FidelityMeter(CONF)

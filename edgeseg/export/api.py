@@ -24,10 +24,10 @@ from edgeseg.export import cache
 from edgeseg.export.calibrate import choose_calibration
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.placing import check_place, place_parts
-from edgeseg.export.plan import NETWORK, Given, Plan, Step, make_plan
+from edgeseg.export.plan import Given, Plan, Step, make_plan
 from edgeseg.export.run import STEM, Event, Outcome, Run
 from edgeseg.hashing import content_hash, sha256_json
-from edgeseg.registry import CHECKPOINTS, target_by_path, targets
+from edgeseg.registry import CHECKPOINTS, NETWORK, target_by_path, targets
 from edgeseg.resources import cache_root
 
 
@@ -301,9 +301,10 @@ def _given(source: Source, options: ExportOptions) -> Given:
     """What the plan starts from. An artifact has its size, batch and head already: asking for others is an error."""
     if source.format == NETWORK:
         return Given() if options.imgsz is not None else Given(usual=trained_size(source.path))
-    from edgeseg.artifact import open_artifact
+    from edgeseg.running.open import open_model
 
-    manifest = open_artifact(source.path).manifest
+    with open_model(source.path) as opened:
+        manifest = opened.manifest
     fixed: dict[str, Any] = {"head": manifest.head}
     if not manifest.dynamic:
         fixed.update(imgsz=manifest.imgsz, batch=manifest.batch)

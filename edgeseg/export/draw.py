@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from edgeseg.export.plan import NETWORK, Plan, Step
+from edgeseg.export.plan import Plan, Step
+from edgeseg.registry import NETWORK
 
 # Sizes in SVG units (pixels at 100 %).
 _BOX_H, _ROW, _GAP, _MARGIN, _CHAR = 44, 60, 70, 20, 7.2

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,25 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from edgeseg import store
-from edgeseg.artifact import Artifact
 from edgeseg.data.dataset import Dataset, load_dataset
-from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
-from edgeseg.evaluate.parity import Subject
 from edgeseg.export import cache
 from edgeseg.export.api import ExportResult, Refused, Source, find_source, trained_size
 from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.plan import NETWORK, Given, make_plan
+from edgeseg.export.plan import Given, make_plan
 from edgeseg.export.run import Event, Run
 from edgeseg.hashing import content_hash, sha256_file, sha256_files, sha256_json
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.recipe import load_recipe
-from edgeseg.registry import Target, target_by_name, targets
+from edgeseg.registry import NETWORK, Target, target_by_name, targets
 from edgeseg.resources import PACKAGE, cache_root
-from edgeseg.running.remote import RemoteRuntime
-from edgeseg.running.runtimes import has_runtime, open_remote, remote_environment
+from edgeseg.running.open import Opened, has_runtime, open_model
 
 #: What decides a verdict beside the artifact and the images.
 _CODE = ("evaluate/gate.py", "evaluate/fidelity.py", "evaluate/tensors.py", "vision")
@@ -58,8 +52,8 @@ class Guard:
         self.name, self.options, self._emit = source, options, on_event or (lambda event: None)
         self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE) if options.int8 else None
         self._stack = ExitStack()
-        self._references: dict[str, Subject] = {}
-        self._twins: dict[tuple[str, str], Subject | None] = {}
+        self._references: dict[str, Opened] = {}
+        self._twins: dict[tuple[str, str], Opened | None] = {}
         self._seen: dict[str, float] = {}
         self._images: dict[bool, tuple[list[Path], str]] = {}
         self._source: Source | None = None
@@ -126,9 +120,7 @@ class Guard:
             return GateVerdict.from_dict(json.loads(note.read_text(encoding="utf-8")))
         label = " ".join([result.format, result.precision, *(["decoded"] if result.head == "decoded" else []), "gate"])
         self._emit(Event("progress", label, 0.0, "opening"))
-        artifact = open_remote(result.path)
-        with contextlib.closing(artifact.runtime):  # type: ignore[type-var]
-            subject = _subject(artifact)
+        with open_model(result.path, apart=True) as subject:
             verdict = judge(
                 self._reference(subject.manifest.head),
                 subject,
@@ -157,19 +149,14 @@ class Guard:
         self._source = self._source or find_source(self.name)
         return self._source
 
-    def _reference(self, head: str) -> Subject:
+    def _reference(self, head: str) -> Opened:
         """The float network in a process of its own: the checkpoint, or the artifact that was exported from."""
         source = self._origin()
         if source.format != NETWORK:
             head = ""
         if head not in self._references:
-            if source.format == NETWORK:
-                self._references[head] = open_network(source.path, head)
-                self._stack.callback(self._references[head].runtime.close)  # type: ignore[attr-defined]
-            else:
-                artifact = open_remote(source.path)
-                self._stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
-                self._references[head] = _subject(artifact)
+            opened = open_model(source.path, head=head or "raw", apart=True)
+            self._references[head] = self._stack.enter_context(opened)
         subject = self._references[head]
         if subject.manifest.precision == "int8":
             raise EdgesegError(
@@ -178,11 +165,11 @@ class Guard:
             )
         return subject
 
-    def _float(self, target: Target, manifest: Manifest) -> list[Subject]:
+    def _float(self, target: Target, manifest: Manifest) -> list[Opened]:
         """Float artifacts of the same network that lie in the cache: of the same format, and one other at most."""
         # What needs no module of its own is no runtime for use, but a slow stand-in for one.
         order = [target, *(t for t in targets().values() if t.name != target.name and t.modules)]
-        found: list[Subject] = []
+        found: list[Opened] = []
         for t in order:
             key = (t.name, manifest.head)
             if key not in self._twins:
@@ -194,7 +181,7 @@ class Guard:
                 break
         return found
 
-    def _twin(self, target: Target, manifest: Manifest) -> Subject | None:
+    def _twin(self, target: Target, manifest: Manifest) -> Opened | None:
         if not has_runtime(target) or manifest.head not in target.heads or "fp32" not in target.precisions:
             return None
         source = self._origin()
@@ -208,28 +195,9 @@ class Guard:
             entry, _ = cache.read(run.key(plan.wanted[0]))
             if entry is None:
                 return None
-            artifact = open_remote(entry.path)
+            return self._stack.enter_context(open_model(entry.path, apart=True))
         except EdgesegError:
             return None  # only speed is compared with it
-        self._stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
-        return _subject(artifact)
-
-
-def open_network(path: Path, head: str = "raw") -> Subject:
-    """A checkpoint in a process of its own, in whatever environment has torch; close its runtime to end the process.
-
-    Raises:
-        EdgesegError: no torch anywhere, or the checkpoint cannot be read.
-    """
-    python = _python_with_torch()
-    kind = NETWORK if head == "raw" else f"{NETWORK}-{head}"
-    env = remote_environment(str(python) == sys.executable)
-    runtime = RemoteRuntime(path, python=python, env=env, format=kind)
-    manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
-    if manifest is None:
-        runtime.close()
-        raise EdgesegError("the network does not say what it is", path=path)
-    return Subject(path, "PyTorch fp32", 0, runtime, manifest)
 
 
 def held_out(dataset: Dataset, calibrated: Iterable[Path], most: int) -> tuple[list[Path], str]:
@@ -273,19 +241,6 @@ def _unrunnable(target: Target, path: Path) -> str:
     missing, extra = ", ".join(target.missing_modules(path)), target.kit_extra if target.is_kit(path) else target.extra
     command = f'pip install "edgeseg[{extra}]", or ' if extra else ""
     return f"{target.title} needs {missing} to run here; {command}edgeseg toolchain install {target.name}"
-
-
-def _python_with_torch() -> Path:
-    if importlib.util.find_spec("torch") is not None:
-        return Path(sys.executable)
-    for target in targets().values():
-        if NETWORK in target.reads and toolchain_of(target).installed:
-            return toolchain_of(target).interpreter
-    raise EdgesegError("torch is needed to run the float network", hint='pip install "edgeseg[export]"')
-
-
-def _subject(artifact: Artifact) -> Subject:
-    return Subject(artifact.path, artifact.title, artifact.size, artifact.runtime, artifact.manifest)
 
 
 def _code_hash(target: Target) -> str:

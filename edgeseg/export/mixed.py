@@ -18,21 +18,17 @@ from edgeseg.export import cache
 from edgeseg.export.api import export, find_source, trained_size
 from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.plan import NETWORK
 from edgeseg.export.run import Event
 from edgeseg.export.search import Found, Islands, Measured, Memory, cheapest, search, to_toml, with_islands
 from edgeseg.hashing import content_hash, sha256_json
 from edgeseg.quantize.flow import STAGES
 from edgeseg.quantize.recipe import Correction, load_recipe
-from edgeseg.registry import target_by_name
+from edgeseg.registry import NETWORK, target_by_name
 from edgeseg.resources import cache_root
-from edgeseg.running.pipeline import Pipeline
-from edgeseg.running.runtimes import open_remote
+from edgeseg.running.open import Opened, open_model
 
 if TYPE_CHECKING:
-    from edgeseg.artifact import Runtime
-    from edgeseg.manifest import Manifest
-    from edgeseg.vision.detections import Detections
+    pass
 
 #: Images for the order of the stages, and for the race of the candidates.
 FEW = 8
@@ -154,9 +150,8 @@ class Mixed:
         path = self.folder / "artifacts" / (with_islands(self.recipe, islands).name + self.target.suffix)
         store.remove(path)
         result.path.rename(path)
-        artifact = open_remote(path)
-        with contextlib.closing(artifact.runtime):  # type: ignore[type-var]
-            box, mask, ms = self._validated(artifact.runtime, artifact.manifest)
+        with open_model(path, apart=True) as opened:
+            box, mask, ms = self._validated(opened)
         key = tuple(sorted(islands.items()))
         return Measured(key, float_box - box, float_mask - mask, ms, result.size, str(path))
 
@@ -165,17 +160,14 @@ class Mixed:
             self._emit(event)
 
     def _float(self) -> tuple[float, float]:
-        from edgeseg.export.guard import open_network
+        with open_model(self.origin.path, apart=True) as network:
+            return self._validated(network.sized(self.options.size))[:2]
 
-        network = open_network(self.origin.path)
-        with contextlib.closing(network.runtime):  # type: ignore[type-var]
-            return self._validated(network.runtime, replace(network.manifest, imgsz=self.options.size))[:2]
-
-    def _validated(self, runtime: Runtime, manifest: Manifest) -> tuple[float, float, float]:
+    def _validated(self, opened: Opened) -> tuple[float, float, float]:
         """Box AP and mask AP in points, and median milliseconds of inference."""
         from edgeseg.evaluate.validate import validate
 
-        timed = _Timed(runtime, manifest)
+        timed = opened.pipeline(size=opened.manifest.imgsz, **AP)
         label = f"{self.target.name} search"
         result = validate(
             timed,
@@ -214,9 +206,8 @@ class Mixed:
             runners = []
             for m in measured:
                 if Path(m.path).exists():
-                    artifact = open_remote(m.path)
-                    stack.callback(artifact.runtime.close)  # type: ignore[attr-defined]
-                    runners.append((m, _Timed(artifact.runtime, artifact.manifest)))
+                    opened = stack.enter_context(open_model(m.path, apart=True))
+                    runners.append((m, opened.pipeline(size=opened.manifest.imgsz, **AP)))
             times: dict[tuple[tuple[str, int], ...], list[float]] = {m.islands: [] for m, _ in runners}
             for path in self.images[: 2 * FEW]:
                 try:
@@ -224,26 +215,9 @@ class Mixed:
                 except EdgesegError:
                     continue
                 for m, runner in runners:
-                    runner.pipeline.raw(image)
+                    runner.raw(image)
                     times[m.islands].append(runner.speed["inference"])
             return {m.islands: replace(m, ms=round(float(np.median(times[m.islands])), 3)) for m, _ in runners}
-
-
-class _Timed:
-    """A pipeline whose inference time is the runtime's own, without the pipes to its process."""
-
-    def __init__(self, runtime: Runtime, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.runtime, self.pipeline = runtime, Pipeline(runtime, manifest, size=manifest.imgsz, **AP)  # type: ignore[arg-type]
-
-    @property
-    def speed(self) -> dict[str, float]:
-        """Milliseconds of the last image."""
-        inside = float(getattr(self.runtime, "seconds", 0.0))
-        return {**self.pipeline.speed, **({"inference": 1e3 * inside} if inside else {})}
-
-    def __call__(self, image: np.ndarray) -> Detections:
-        return self.pipeline(image)
 
 
 def cheapest_options(source: str | Path, format: str, options: ExportOptions, max_drop: float, **more: Any) -> ExportOptions:

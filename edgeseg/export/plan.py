@@ -11,9 +11,8 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.export.options import QUANTIZING, ExportOptions, check_options, options_for
-from edgeseg.registry import Target, target_by_name, targets
+from edgeseg.registry import NETWORK, Target, target_by_name, targets
 
-NETWORK = "network"
 ALL = "all"
 
 

@@ -23,8 +23,9 @@ from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache, scratch
 from edgeseg.export.calibrate import Calibration
 from edgeseg.export.job import Job
-from edgeseg.export.plan import NETWORK, Plan, Step
+from edgeseg.export.plan import Plan, Step
 from edgeseg.export.worker import RESULT
+from edgeseg.registry import NETWORK
 from edgeseg.resources import cache_root
 
 STEM = "model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgeseg.network.model import Network
 
 
 class NetworkRuntime:
-    """The ``Runtime`` of ``artifact.py`` for a checkpoint or a network: fused, float32, on the CPU until ``to`` moves it.
+    """The ``Runtime`` of ``running`` for a checkpoint or a network: fused, float32, on the CPU until ``to`` moves it.
 
     Any input size that is a multiple of 32 and any batch size run. ``manifest.imgsz`` is the size that the network was
     trained at, 640 if unknown.
@@ -35,10 +36,12 @@ class NetworkRuntime:
         self.network = network.fuse().float().cpu()
         self._view = self.network.view(head).eval()
         self.input: Tensor = Tensor("images", (-1, 3, -1, -1))
-        self.outputs: tuple[Output, ...] = self.network.outputs(head, None, batch=-1)
-        self.manifest = replace(network_manifest(self.network, self.input, self.outputs), head=head)
+        outputs = self.network.outputs(head, None, batch=-1)
+        self.outputs: tuple[Tensor, ...] = outputs
+        self.manifest = replace(network_manifest(self.network, self.input, outputs), head=head)
         self.metadata: Mapping[str, Any] = self.manifest.to_metadata()
-        self.device = "cpu"
+        self.guesses: tuple[str, ...] = ()
+        self.device, self.precision, self.seconds = "cpu", "fp32", 0.0
 
     def to(self, device: str) -> None:
         """Run on another device of torch from now on: ``cpu``, ``cuda:0``, ``mps``.
@@ -61,9 +64,15 @@ class NetworkRuntime:
         """
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 32 or x.shape[3] % 32 or x.dtype != np.float32:
             raise EdgesegError(f"the network takes float32 (B, 3, H, W), H and W multiples of 32, not {x.dtype} {x.shape}")
+        start = perf_counter()
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
-            return [t.cpu().numpy() for t in self._view(images)]
+            outputs = [t.cpu().numpy() for t in self._view(images)]
+        self.seconds = perf_counter() - start
+        return outputs
+
+    def close(self) -> None:
+        """Nothing to end: the network is freed with the last who holds it."""
 
 
 def network_manifest(network: Network, input: Tensor, outputs: tuple[Output, ...]) -> Manifest:

@@ -16,15 +16,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 
-from edgeseg.artifact import Runtime
 from edgeseg.environments import python_env as children
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 from edgeseg.registry import target_by_name, target_by_path
+from edgeseg.running.runtime import Local, Runtime, TargetRuntime, stay
 
 
 class RemoteRuntime:
@@ -58,7 +58,7 @@ class RemoteRuntime:
         env: Mapping[str, str] | None = None,
         format: str = "",
     ) -> None:
-        self.path, self.seconds = Path(path), 0.0
+        self.path, self.seconds, self.device = Path(path), 0.0, "cpu"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         command = children.command(python, "edgeseg.running.remote", str(Path(path).resolve()), format, str(threads or 0))
         self._child = subprocess.Popen(
@@ -72,8 +72,7 @@ class RemoteRuntime:
         self.input = Tensor(**hello["input"])
         self.outputs = tuple(Tensor(**o) for o in hello["outputs"])
         self.metadata, self.guesses = hello["metadata"], tuple(hello.get("guesses", ()))
-        if "precision" in hello:
-            self.precision = lambda: str(hello["precision"])
+        self.precision, self.device = str(hello.get("precision", "")), str(hello.get("device", "cpu"))
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""
@@ -84,6 +83,10 @@ class RemoteRuntime:
         answer, arrays = self._receive()
         self.seconds = float(answer["seconds"])
         return arrays
+
+    def to(self, device: str) -> None:
+        """Only where it is."""
+        stay(self.device, device)
 
     def close(self) -> None:
         """End the child. Further runs are errors."""
@@ -169,12 +172,12 @@ def _open(path: Path, format: str, threads: int | None) -> Runtime:
     if format.partition("-")[0] == "network":
         from edgeseg.network.runtime import NetworkRuntime
 
-        return cast("Runtime", NetworkRuntime(path, threads=threads, head=format.partition("-")[2] or "raw"))
+        return NetworkRuntime(path, threads=threads, head=format.partition("-")[2] or "raw")
     target = target_by_name(format) if format else target_by_path(path)
     if target is None:
         raise EdgesegError("no known format has this suffix", path=path)
-    runtime: Runtime = target.load("runtime").Runtime(path, threads=threads)
-    return runtime
+    runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
+    return Local(runtime)
 
 
 def serve(path: Path, format: str, threads: int) -> None:
@@ -185,9 +188,9 @@ def serve(path: Path, format: str, threads: int) -> None:
     try:
         runtime = _open(path, format, threads or None)
         tensors = {"input": _as_dict(runtime.input), "outputs": [_as_dict(o) for o in runtime.outputs]}
-        about = {"metadata": dict(runtime.metadata), "guesses": list(getattr(runtime, "guesses", ()))}
-        if "edgeseg" not in runtime.metadata and hasattr(runtime, "precision"):
-            about["precision"] = runtime.precision()
+        about = {"metadata": dict(runtime.metadata), "guesses": list(runtime.guesses), "device": runtime.device}
+        if "edgeseg" not in runtime.metadata:
+            about["precision"] = runtime.precision
         _send(answers, {**tensors, **about}, [])
         while True:
             try:

@@ -11,11 +11,12 @@ from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.gate import BEFORE, GateVerdict, judge, resolution
-from edgeseg.evaluate.parity import Subject
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.quantize.floors import Floors
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.open import Opened
+from edgeseg.running.runtime import Local
 
 torch = pytest.importorskip("torch")
 ROLES = ("box", "score", "coeff", "proto")
@@ -64,7 +65,8 @@ def images(tmp_path_factory):
 
 
 def subject(runtime, title="toy"):
-    return Subject(Path("toy"), title, 1, runtime, runtime.manifest)
+    untimed = not hasattr(runtime, "seconds")
+    return Opened(Path("toy"), title, Local(runtime) if untimed else runtime, runtime.manifest)
 
 
 FINE = {"box": 0.1, "score": 0.05, "coeff": 0.03, "proto": 0.03}

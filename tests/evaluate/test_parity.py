@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.parity import Subject, compare
+from edgeseg.evaluate.parity import compare
 from edgeseg.evaluate.pictures import write_html
 from edgeseg.evaluate.truth import load_truth, truth_if_any
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.open import Opened
+from edgeseg.running.runtime import Local
 
 pytest.importorskip("torch")
 SIZE = 160
@@ -48,8 +50,8 @@ def seen(dataset):
 
 def subject(network, name, precision="fp32", **changes):
     manifest = replace(network.manifest, precision=precision, imgsz=(SIZE, SIZE))
-    runtime = Disturbed(network, manifest, **changes) if changes else network
-    return Subject(Path(name), name, 1, runtime, manifest)
+    runtime = Local(Disturbed(network, manifest, **changes)) if changes else network
+    return Opened(Path(name), name, runtime, manifest)
 
 
 def test_each_model_is_judged_by_itself(network, shapes_dataset, tmp_path):
@@ -91,7 +93,7 @@ def test_the_other_head_is_compared_by_its_detections(network, shapes_dataset):
                 return [t.numpy() for t in view(torch.from_numpy(x))]
 
     manifest = replace(network.manifest, head="decoded", outputs=outputs, imgsz=(SIZE, SIZE))
-    other = Subject(Path("decoded"), "decoded", 1, Decoded(), manifest)
+    other = Opened(Path("decoded"), "decoded", Local(Decoded()), manifest)
     _, decoded = compare(subject(network, "reference"), [other], *seen(shapes_dataset))
     assert decoded.tensors == {} and decoded.diverges == ""
     assert decoded.fidelity.matched == 1 and decoded.largest_box < 0.01
@@ -106,7 +108,7 @@ def fixed(network, size, precision="fp32", **changes):
     """The network as an artifact of one size."""
     manifest = replace(network.manifest, precision=precision, imgsz=(size, size), dynamic=False)
     manifest = replace(manifest, input=replace(manifest.input, shape=(1, 3, size, size)))
-    return Subject(Path(f"fixed{size}"), "fixed", 1, Disturbed(network, manifest, **changes), manifest)
+    return Opened(Path(f"fixed{size}"), "fixed", Local(Disturbed(network, manifest, **changes)), manifest)
 
 
 def test_the_reference_runs_at_the_size_of_each_model(network, shapes_dataset):

@@ -9,16 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 from edgeseg.running.infer import infer_manifest
+from edgeseg.running.open import open_model
+from edgeseg.running.runtime import Local
 from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
 from edgeseg.vision.preprocess import prepare
 
 TARGET = SimpleNamespace(name="some")
 FILE = Path("foreign.bin")
+
+
+def inferred(runtime, **more):
+    return infer_manifest(FILE, TARGET, Local(runtime), **more)
 
 
 class Foreign:
@@ -69,7 +74,7 @@ def test_raw_roles_come_from_shapes_in_any_order(hw, nc, layout, order, shuffled
     wanted = [f"{r}{s}" for s in (8, 16, 32) for r in order] + ["proto4"]
     given_ = [outputs[i] for i in shuffled]
     shape = (1, 3, *hw) if layout == "nchw" else (1, *hw, 3)
-    manifest = infer_manifest(FILE, TARGET, Foreign(Tensor("x", shape), given_))
+    manifest = inferred(Foreign(Tensor("x", shape), given_))
     assert [f"{o.role}{o.stride or 4}" for o in manifest.outputs] == [wanted[i] for i in shuffled]
     assert [o.name for o in manifest.outputs] == [o.name for o in given_]
     assert (manifest.head, manifest.nc, manifest.imgsz, manifest.input.layout) == ("raw", nc, hw, layout)
@@ -79,12 +84,12 @@ def test_raw_roles_come_from_shapes_in_any_order(hw, nc, layout, order, shuffled
 @pytest.mark.parametrize("nc", [32, 64])
 def test_classes_like_another_role_are_told_by_name_or_by_order(nc):
     plain = raw_outputs(nc=nc)
-    manifest = infer_manifest(FILE, TARGET, Foreign(IMAGE, plain))
+    manifest = inferred(Foreign(IMAGE, plain))
     assert [o.role for o in manifest.outputs[:3]] == ["box", "score", "coeff"] and manifest.nc == nc
     assert any("channels alone do not tell" in n for n in manifest.notes)
     other = raw_outputs(nc=nc, order=("coeff", "score", "box"))
     names = [f"{r}_{s}" for s in (8, 16, 32) for r in ("coeff", "score", "box")] + ["proto"]
-    manifest = infer_manifest(FILE, TARGET, Foreign(IMAGE, [replace(o, name=n) for o, n in zip(other, names)]))
+    manifest = inferred(Foreign(IMAGE, [replace(o, name=n) for o, n in zip(other, names)]))
     assert [o.role for o in manifest.outputs[:3]] == ["coeff", "score", "box"]
     assert not any("channels alone" in n for n in manifest.notes)
 
@@ -94,7 +99,7 @@ def test_classes_like_another_role_are_told_by_name_or_by_order(nc):
 @pytest.mark.parametrize("turned", [True, False])
 def test_decoded_layouts(last, proto_last, turned):
     outputs = decoded_outputs(last=last, proto_last=proto_last)
-    manifest = infer_manifest(FILE, TARGET, Foreign(IMAGE, outputs[::-1] if turned else outputs))
+    manifest = inferred(Foreign(IMAGE, outputs[::-1] if turned else outputs))
     by_role = {o.role: o for o in manifest.outputs}
     assert by_role["prediction"].layout == ("nhwc" if last else "nchw")
     assert by_role["proto"].layout == ("nhwc" if proto_last else "nchw")
@@ -107,7 +112,7 @@ def test_box_units_come_from_one_run_on_grey(highs, normalized):
     runtime = Foreign(IMAGE, decoded_outputs(), lows=0.0, highs=highs)
     # Centres are the first two rows of 41: give the whole tensor the range that its first rows shall have.
     runtime.run = lambda x: [np.full(o.shape, highs, np.float32) for o in runtime.outputs]
-    manifest = infer_manifest(FILE, TARGET, runtime)
+    manifest = inferred(runtime)
     assert manifest.normalized_boxes is normalized
     assert any(("0..1" if normalized else "input pixels") in n for n in manifest.notes)
 
@@ -117,7 +122,7 @@ def test_box_units_of_integers_are_dequantized(scale, normalized):
     outputs = [replace(o, dtype="int8", scale=scale, zero_point=-128) for o in decoded_outputs(proto_last=True)]
     entry = Tensor("x", (1, 64, 96, 3), "int8", scale=1 / 255, zero_point=-128)
     runtime = Foreign(entry, outputs, lows=127, highs=127)
-    manifest = infer_manifest(FILE, TARGET, runtime)
+    manifest = inferred(runtime)
     assert manifest.normalized_boxes is normalized and manifest.precision == "int8"
     assert runtime.runs[0].dtype == np.int8 and np.unique(runtime.runs[0]).tolist() == [-14]
     assert manifest.outputs[0].scale == scale and manifest.outputs[0].zero_point == -128
@@ -125,7 +130,7 @@ def test_box_units_of_integers_are_dequantized(scale, normalized):
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [("uint8", 0), ("int8", -128)])
 def test_integer_input_without_parameters_is_bytes(dtype, zero_point):
-    manifest = infer_manifest(FILE, TARGET, Foreign(replace(IMAGE, dtype=dtype), raw_outputs()))
+    manifest = inferred(Foreign(replace(IMAGE, dtype=dtype), raw_outputs()))
     assert manifest.input.scale == 1 / 255 and manifest.input.zero_point == zero_point
     assert any("0..255 taken as 0..1" in n for n in manifest.notes)
 
@@ -134,7 +139,7 @@ def test_free_sizes_are_run_at_imgsz():
     outputs = [replace(o, shape=(-1, o.shape[1], -1, -1)) for o in raw_outputs()]
     real = [o.shape for o in raw_outputs()]
     runtime = Foreign(replace(IMAGE, shape=(-1, 3, -1, -1)), outputs, {"imgsz": "[64, 96]"}, real=real)
-    manifest = infer_manifest(FILE, TARGET, runtime)
+    manifest = inferred(runtime)
     assert manifest.dynamic and manifest.imgsz == (64, 96) and manifest.batch == 1
     assert manifest.input.shape == (-1, 3, -1, -1) and runtime.runs[0].shape == (1, 3, 64, 96)
     assert [o.shape for o in manifest.outputs] == [o.shape for o in outputs] and len(runtime.runs) == 1
@@ -155,13 +160,13 @@ def test_free_sizes_are_run_at_imgsz():
     ],
 )
 def test_class_names(metadata, names, expected, note):
-    manifest = infer_manifest(FILE, TARGET, Foreign(IMAGE, raw_outputs(nc=2), metadata), names=names)
+    manifest = inferred(Foreign(IMAGE, raw_outputs(nc=2), metadata), names=names)
     assert manifest.names == expected and any(note in n for n in manifest.notes)
 
 
 def refused(runtime, what, names=None):
     with pytest.raises(EdgesegError, match=what) as caught:
-        infer_manifest(FILE, TARGET, runtime, names=names)
+        inferred(runtime, names=names)
     assert "foreign.bin" in str(caught.value) and "\n" not in str(caught.value) and caught.value.hint
 
 
@@ -197,7 +202,7 @@ def test_other_inputs_are_refused():
 def test_grey_and_four_channels(channels, layout):
     shape = (1, channels, 64, 96) if layout == "nchw" else (1, 64, 96, channels)
     runtime = Foreign(Tensor("x", shape), raw_outputs(layout=layout))
-    manifest = infer_manifest(FILE, TARGET, runtime)
+    manifest = inferred(runtime)
     assert (manifest.channels, manifest.input.layout, runtime.runs[0].shape) == (channels, layout, shape)
     assert any(("grey" if channels == 1 else "an opaque alpha") in n for n in manifest.notes)
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
@@ -215,7 +220,7 @@ def test_grey_and_four_channels(channels, layout):
 )
 def test_what_the_input_holds_can_be_said_and_is_noted(said, colour, top):
     runtime = Foreign(IMAGE, raw_outputs())
-    manifest = infer_manifest(FILE, TARGET, runtime, input=said)
+    manifest = inferred(runtime, input=said)
     assert (manifest.colour, manifest.input_max) == (colour, top) and float(runtime.runs[0].max()) == pytest.approx(
         top * 114 / 255
     )
@@ -227,7 +232,7 @@ def test_what_the_input_holds_can_be_said_and_is_noted(said, colour, top):
 
 def test_other_words_for_the_input():
     with pytest.raises(EdgesegError, match="input='yuv' is not understood"):
-        infer_manifest(FILE, TARGET, Foreign(IMAGE, raw_outputs()), input="yuv")
+        inferred(Foreign(IMAGE, raw_outputs()), input="yuv")
 
 
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16, 32, 64)])
@@ -240,7 +245,7 @@ def test_p2_and_p6_heads_other_coefficients_and_plain_distances(strides, coeffs,
     ]
     outputs = [Tensor(f"t{i}", (1, *s)) for i, s in enumerate(shapes)]
     runtime = Foreign(Tensor("x", (1, 3, *hw)), outputs, lows=-9.0, highs=-8.0)
-    manifest = infer_manifest(FILE, TARGET, runtime)
+    manifest = inferred(runtime)
     assert [o.stride for o in manifest.outputs[::3]][:-1] == list(strides) and manifest.nc == 7
     assert (manifest.reg_max, manifest.stride) == (box // 4, strides[-1]) and manifest.outputs[-1].channels == coeffs
     found = runtime.run(None)
@@ -287,16 +292,16 @@ def test_a_square_head_is_read_along_the_axis_that_its_values_show(layout, insid
     # 4 + 300 + 32 channels and as many anchors: the shape says nothing.
     arrays = a_decoded_head(layout)
     assert arrays[0].shape == (1, 336, 336)
-    manifest = infer_manifest(FILE, TARGET, Fixed(arrays, inside))
+    manifest = inferred(Fixed(arrays, inside))
     assert manifest.outputs[0].layout == layout and manifest.nc == 300
     assert any("shapes leave a choice" in n for n in manifest.notes)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_logits_and_corners_are_decoded_as_what_they_are(layout):
-    plain = infer_manifest(FILE, TARGET, Fixed(a_decoded_head(layout, 5), layout))
+    plain = inferred(Fixed(a_decoded_head(layout, 5), layout))
     arrays = a_decoded_head(layout, 5, logits=True, corners=True)
-    manifest = infer_manifest(FILE, TARGET, Fixed(arrays, layout))
+    manifest = inferred(Fixed(arrays, layout))
     assert (plain.score_logits, plain.boxes) == (False, "xywh") and (manifest.score_logits, manifest.boxes) == (True, "xyxy")
     assert any("logits" in n for n in manifest.notes) and any("x1, y1, x2, y2" in n for n in manifest.notes)
     whole = arrays[0][0] if layout == "nchw" else arrays[0][0].T
@@ -309,12 +314,12 @@ def test_logits_and_corners_are_decoded_as_what_they_are(layout):
 def test_outputs_apart_by_role():
     whole, proto = a_decoded_head("nchw", 5)
     arrays = [whole[:, 9:], proto, whole[:, 4:9], whole[:, :4]]
-    manifest = infer_manifest(FILE, TARGET, Fixed(arrays))
+    manifest = inferred(Fixed(arrays))
     assert [o.role for o in manifest.outputs] == ["coeff", "proto", "score", "box"] and manifest.head == "decoded"
     whole[0, 4 + 1, 40] = 0.9
     one, other = (
         detections(manifest, arrays),
-        detections(infer_manifest(FILE, TARGET, Fixed([whole, proto])), [whole, proto]),
+        detections(inferred(Fixed([whole, proto])), [whole, proto]),
     )
     assert len(one) == 1 and np.array_equal(one.boxes, other.boxes) and one.classes.tolist() == [1]
     assert np.array_equal(one.masks, other.masks)
@@ -327,7 +332,7 @@ def test_detections_after_nms_are_taken_as_they_are(top):
     rows[0, :3, :4] *= 1 / 128 if top == 1 else 1
     rows[0, :3, 6:] = np.random.default_rng(0).normal(0, 1, (3, 32))
     proto = np.random.default_rng(1).normal(0, 1, (1, 32, 32, 32)).astype(np.float32)
-    manifest = infer_manifest(FILE, TARGET, Fixed([rows, proto], metadata={"names": "{0: 'a', 1: 'b', 2: 'c'}"}))
+    manifest = inferred(Fixed([rows, proto], metadata={"names": "{0: 'a', 1: 'b', 2: 'c'}"}))
     assert (manifest.head, manifest.nc, manifest.normalized_boxes) == ("nms", 3, top == 1)
     found = detections(manifest, [rows, proto])
     assert found.classes.tolist() == [2, 2, 0], "two that overlap stay: the model has suppressed already"
@@ -362,7 +367,7 @@ def onnx_file(folder, outputs, metadata=None):
 def test_onnx_of_another_tool_opens(tmp_path):
     pytest.importorskip("onnxruntime")
     keys = {"names": "{0: 'cat', 1: 'dog'}", "stride": "32", "imgsz": "[64, 96]", "task": "segment", "author": "someone"}
-    artifact = open_artifact(onnx_file(tmp_path, {"output0": [1, 38, 126], "output1": [1, 32, 16, 24]}, keys))
+    artifact = open_model(onnx_file(tmp_path, {"output0": [1, 38, 126], "output1": [1, 32, 16, 24]}, keys))
     manifest = artifact.manifest
     assert manifest.names == ("cat", "dog") and manifest.imgsz == (64, 96) and manifest.author == "someone"
     assert manifest.format == "onnx" and manifest.head == "decoded" and manifest.notes
@@ -372,5 +377,5 @@ def test_onnx_of_another_network_is_refused_in_one_line(tmp_path):
     pytest.importorskip("onnxruntime")
     file = onnx_file(tmp_path, {"logits": [1, 1000]})
     with pytest.raises(EdgesegError, match="a classification network") as caught:
-        open_artifact(file)
+        open_model(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value) and "edgeseg export" in caught.value.hint

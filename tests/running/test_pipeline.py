@@ -6,6 +6,7 @@ import pytest
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.running.pipeline import Pipeline, output_order
+from edgeseg.running.runtime import Local
 
 OUTPUTS = (Output("prediction", (1, 4 + 2 + 32, 84), role="prediction"), Output("proto", (1, 32, 16, 16), role="proto"))
 MANIFEST = Manifest("test", ("a", "b"), (64, 64), Tensor("images", (1, 3, 64, 64)), OUTPUTS, head="decoded")
@@ -34,7 +35,7 @@ def image(h=30, w=60):
 
 
 def test_picture_in_detections_out():
-    pipeline = Pipeline(Fake(), MANIFEST)
+    pipeline = Pipeline(Local(Fake()), MANIFEST)
     found = pipeline(image())
     assert found.shape == (30, 60) and found.names == ("a", "b") and found.classes.tolist() == [1]
     np.testing.assert_array_equal(found.boxes, [[0, 0, 60, 30]])
@@ -46,18 +47,18 @@ def test_picture_in_detections_out():
 
 
 def test_settings_reach_the_postprocess():
-    assert len(Pipeline(Fake(), MANIFEST, conf=0.95)(image())) == 0
-    assert len(Pipeline(Fake(), MANIFEST, conf=0.05, multi_label=True)(image())) == 2
-    assert len(Pipeline(Fake(), MANIFEST, conf=0.05, multi_label=True, max_det=1)(image())) == 1
-    assert Pipeline(Fake(), MANIFEST, masks=False)(image()).masks is None
+    assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.95)(image())) == 0
+    assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.05, multi_label=True)(image())) == 2
+    assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.05, multi_label=True, max_det=1)(image())) == 1
+    assert Pipeline(Local(Fake()), MANIFEST, masks=False)(image()).masks is None
     for bad in ({"conf": 2}, {"iou": -0.1}, {"max_det": 0}):
         with pytest.raises(EdgesegError):
-            Pipeline(Fake(), MANIFEST, **bad)
+            Pipeline(Local(Fake()), MANIFEST, **bad)
 
 
 def test_the_input_buffer_is_reused_and_refilled():
     runtime = Fake()
-    pipeline = Pipeline(runtime, MANIFEST)
+    pipeline = Pipeline(Local(runtime), MANIFEST)
     pipeline(np.zeros((64, 64, 3), np.uint8))
     pipeline(np.full((64, 64, 3), 255, np.uint8))
     (first, a), (second, b) = runtime.seen
@@ -66,7 +67,7 @@ def test_the_input_buffer_is_reused_and_refilled():
 
 def test_outputs_are_found_by_name_whatever_their_order():
     assert output_order(Fake(order=(1, 0)).outputs, MANIFEST) == [1, 0]
-    assert len(Pipeline(Fake(order=(1, 0)), MANIFEST)(image())) == 1
+    assert len(Pipeline(Local(Fake(order=(1, 0))), MANIFEST)(image())) == 1
 
 
 def test_outputs_of_other_names_are_taken_in_order():
@@ -80,26 +81,26 @@ def test_outputs_of_other_names_are_taken_in_order():
 def test_shapes_are_checked():
     swapped = tuple(replace(o, name=f"x{i}") for i, o in enumerate(OUTPUTS[::-1]))
     with pytest.raises(EdgesegError, match="prediction"):
-        Pipeline(Fake(outputs=swapped), MANIFEST)
+        Pipeline(Local(Fake(outputs=swapped)), MANIFEST)
     with pytest.raises(EdgesegError, match="1 outputs"):
-        Pipeline(Fake(outputs=OUTPUTS[:1]), MANIFEST)
+        Pipeline(Local(Fake(outputs=OUTPUTS[:1])), MANIFEST)
     runtime = Fake()
     runtime.input = Tensor("images", (1, 3, 96, 64))
     with pytest.raises(EdgesegError, match="input"):
-        Pipeline(runtime, MANIFEST)
+        Pipeline(Local(runtime), MANIFEST)
     dynamic = tuple(replace(o, shape=tuple(-1 for _ in o.shape)) for o in OUTPUTS)
     assert output_order(dynamic, MANIFEST) == [0, 1]
     runtime = Fake(outputs=())
     runtime.order = (0,)
     with pytest.raises(EdgesegError, match="gave 1 outputs"):
-        Pipeline(runtime, MANIFEST)(image())
+        Pipeline(Local(runtime), MANIFEST)(image())
 
 
 def test_a_fixed_batch_is_filled():
     outputs = tuple(replace(o, shape=(4, *o.shape[1:])) for o in OUTPUTS)
     manifest = replace(MANIFEST, batch=4, input=Tensor("images", (4, 3, 64, 64)), outputs=outputs)
     runtime = Fake(manifest)
-    assert len(Pipeline(runtime, manifest)(image())) == 1
+    assert len(Pipeline(Local(runtime), manifest)(image())) == 1
     assert runtime.seen[0][0].shape == (4, 3, 64, 64)
 
 
@@ -107,8 +108,8 @@ def test_dynamic_sizes():
     manifest = replace(MANIFEST, dynamic=True)
     runtime = Fake(manifest)
     runtime.input = Tensor("images", (-1, 3, -1, -1))
-    pipeline = Pipeline(runtime, manifest, size=128)
+    pipeline = Pipeline(Local(runtime), manifest, size=128)
     pipeline.raw(image())
     assert runtime.seen[0][0].shape == (1, 3, 128, 128)
     with pytest.raises(EdgesegError, match="64x64"):
-        Pipeline(Fake(), MANIFEST, size=128)
+        Pipeline(Local(Fake()), MANIFEST, size=128)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgeseg.artifact import Artifact, open_artifact
 from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import Opened, open_model
 
 NAMES = ("cat", "dog", 'o"dd, näme')
 Convert = Callable[..., Path]
@@ -71,7 +71,7 @@ def convert(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
 def difference(tiny: Path) -> Callable[..., float]:
     """``difference(artifact)``: largest difference to PyTorch over all outputs, as a share of each one's largest value."""
 
-    def measure(opened: Artifact, size: tuple[int, int] | None = None, batch: int | None = None) -> float:
+    def measure(opened: Opened, size: tuple[int, int] | None = None, batch: int | None = None) -> float:
         height, width = size or opened.manifest.imgsz
         x = torch.rand(batch or opened.manifest.batch, 3, height, width, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -94,11 +94,11 @@ def difference(tiny: Path) -> Callable[..., float]:
 
 
 @pytest.fixture(scope="session")
-def opened() -> Callable[[Path], Artifact]:
+def opened() -> Callable[[Path], Opened]:
     """``opened(path)``: the artifact, after checking that its manifest says what the file itself says."""
 
-    def check(path: Path) -> Artifact:
-        artifact = open_artifact(path)
+    def check(path: Path) -> Opened:
+        artifact = open_model(path)
         manifest, runtime = artifact.manifest, artifact.runtime
         assert manifest.names == NAMES and manifest.format == artifact.target.name
         assert manifest.source["file"] == "tiny.pt" and len(manifest.source["sha256"]) == 64

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import target_by_name, target_by_path
+from edgeseg.running.open import open_model
 
 FLOAT16, FLOAT32, INT32, STRING = 10, 11, 23, 2
 ARRAY = {FLOAT16: 65552, FLOAT32: 65568}
@@ -160,7 +160,7 @@ def test_tensors_are_watched_by_name(tmp_path, x):
 def test_operators_that_are_not_known_are_named(tmp_path):
     path = package(tmp_path, [operation("einsum", "a", OUT), operation("gru", "y", OUT, x="a")])
     with pytest.raises(EdgesegError, match="einsum, gru") as e:
-        open_artifact(path)
+        open_model(path)
     assert e.value.path == path
 
 
@@ -214,7 +214,7 @@ def test_damaged_packages(tmp_path, damage, what):
     path = package(tmp_path, conv())
     damage(path)
     with pytest.raises(EdgesegError, match=what) as e:
-        open_artifact(path)
+        open_model(path)
     assert str(path) in str(e.value)
 
 
@@ -223,7 +223,7 @@ def test_a_package_cannot_name_files_outside_of_it(tmp_path):
     listing = path / "Manifest.json"
     listing.write_text(listing.read_text().replace("com.apple.CoreML/model", "../../../model"))
     with pytest.raises(EdgesegError, match="outside"):
-        open_artifact(path)
+        open_model(path)
 
 
 def test_weights_changed_after_the_export(tmp_path):
@@ -248,4 +248,4 @@ def test_every_truncation_of_the_specification_is_a_clear_error(tmp_path):
     for size in range(0, len(whole) - 1, 3):
         spec_of(path).write_bytes(whole[:size])
         with pytest.raises(EdgesegError):
-            open_artifact(path)
+            open_model(path)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import append_zip, open_artifact, read_zip
+from edgeseg.artifact import append_zip, read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.plan import make_plan
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.registry import target_by_name, target_by_path
+from edgeseg.running.open import open_model
 
 pytest.importorskip("ai_edge_litert")
 
@@ -140,7 +141,7 @@ def test_kit(convert_edgetpu, bare, source, capsys):
     ]  # fmt: skip
     said = capsys.readouterr().out
     assert "@note edgetpu_compiler is not on this machine: this is a kit" in said and "5 of 5 operators (100 %)" in said
-    opened = open_artifact(path)
+    opened = open_model(path)
     assert opened.manifest.format == "edgetpu" and opened.manifest.recipe == "int8"
     assert "nothing is compiled" in opened.manifest.notes[-1]
     x = np.random.default_rng(0).integers(-128, 128, (1, 8, 8, 3), dtype=np.int8)
@@ -148,7 +149,7 @@ def test_kit(convert_edgetpu, bare, source, capsys):
     assert (opened.runtime.outputs[0].scale, opened.runtime.outputs[0].zero_point) == (pytest.approx(0.05), 0)
     (path / "model_int8.tflite").unlink()
     with pytest.raises(EdgesegError, match="no kit"):
-        open_artifact(path)
+        open_model(path)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -210,7 +211,7 @@ def test_compiled(convert_edgetpu, compiler, monkeypatch, tmp_path, capsys, pick
     assert both["compiled"]["operators_cpu"] == 3 and both["predicted"]["percent_mapped"] == 100
     assert "@note on the CPU: 2 CONV_2D" in capsys.readouterr().out
     # The fake maps nothing, so that the CPU runs the file.
-    assert open_artifact(path).manifest.names == ("cat", "dog")
+    assert open_model(path).manifest.names == ("cat", "dog")
 
 
 def test_compiler_that_fails(convert_edgetpu, monkeypatch, tmp_path):
@@ -271,7 +272,7 @@ def test_compiled_file_without_the_library(source, tmp_path, target, monkeypatch
     for load, words in ((missing, "libedgetpu is not installed"), (no_device, "no Edge TPU answers")):
         monkeypatch.setattr(runtime, "load_delegate", load)
         with pytest.raises(EdgesegError, match=words) as caught:
-            open_artifact(file)
+            open_model(file)
         assert "libedgetpu1-std" in caught.value.hint
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.plan import make_plan
 from edgeseg.manifest import Manifest
 from edgeseg.registry import target_by_name, target_by_path
+from edgeseg.running.open import open_model
 
 _spec = importlib.util.spec_from_file_location("fake_tensorrt", Path(__file__).with_name("fake_tensorrt.py"))
 fake = importlib.util.module_from_spec(_spec)
@@ -190,7 +190,7 @@ def test_engines_without_metadata(build, content):
 
 
 def test_metadata_in_front_reads_as_other_tools_read_it(build, convert):
-    manifest = open_artifact(convert("onnx")).manifest
+    manifest = open_model(convert("onnx")).manifest
     content = build.pack(b"ptrt-engine", {**manifest.to_metadata(), "engine": json.dumps(GPU)})
     assert build.unpack(content)[0] == b"ptrt-engine"
     # What the ecosystem's loader does with such a file, in its own steps.
@@ -215,7 +215,7 @@ def test_engine_is_converted_and_runs(convert_engine, tensorrt, driver, build, m
     path = convert_engine(precision="fp16")
     assert path.name == "tiny.engine"
     monkeypatch.setattr(artifact.Target, "missing_modules", lambda self, path=None: [])
-    opened = open_artifact(path)
+    opened = open_model(path)
     assert opened.manifest.format == "engine" and opened.manifest.tools["tensorrt"] == "10.3.0"
     assert [o.name for o in opened.runtime.outputs] == [*raw, "proto"] == [o.name for o in opened.manifest.outputs]
     facts = json.loads(opened.runtime.metadata["engine"])
@@ -286,12 +286,12 @@ def test_kit_runs_in_onnx_runtime(convert_engine, bare, convert, difference, cap
     assert sorted(f.name for f in path.iterdir()) == ["README.md", "build.py", "metadata.json", "model.onnx"]
     said = capsys.readouterr().out
     assert "@note TensorRT is not installed here: this is a build kit" in said and "python3 build.py" in said
-    opened = open_artifact(path)
+    opened = open_model(path)
     assert opened.manifest.format == "engine" and "no engine is built yet" in opened.manifest.notes[-1]
     assert difference(opened) < 1e-5
     (path / "metadata.json").write_text("[]")
     with pytest.raises(EdgesegError, match="no build kit"):
-        open_artifact(path)
+        open_model(path)
 
 
 def run_kit(kit: Path, path: str, library: str | None, *more: str) -> subprocess.CompletedProcess:

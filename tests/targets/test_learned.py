@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from edgeseg import resources
-from edgeseg.artifact import open_artifact
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes, shapes_image
 from edgeseg.export.calibrate import choose_calibration
@@ -24,6 +23,7 @@ from edgeseg.network.model import Network
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.recipe import Recipe, load_recipe
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 from edgeseg.training.qat import QuantizedNetwork, network_flow, prepare
 
 SIZE = 96
@@ -114,7 +114,7 @@ def test_learned_ranges_are_in_the_file(kind: str, act: str, data, convert, tmp_
     with torch.no_grad():
         out = network(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
     want = [t.numpy() for triple in out.maps for t in triple] + [out.proto.numpy()]
-    artifact = open_artifact(path)
+    artifact = open_model(path)
     first = artifact.manifest.input
     x = image.transpose(2, 0, 1)[None] if kind == "onnx" else np.rint(image[None] * 255 - 128).astype(np.int8)
     assert first.dtype == str(x.dtype)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgeseg.artifact import open_artifact
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import QParams, Simulator
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 SMALL = """7767517
 9 10
@@ -175,7 +175,7 @@ def _picture(path):
 
 
 def test_int8_file_says_what_it_is(ncnn_of, opened, calibration):
-    artifact, reference = opened(ncnn_of("int8")), open_artifact(ncnn_of())
+    artifact, reference = opened(ncnn_of("int8")), open_model(ncnn_of())
     manifest = artifact.manifest
     assert manifest.precision == "int8" and manifest.recipe == "int8" and manifest.calibration["images"] == 2
     text = (artifact.path / "model.ncnn.param").read_text()

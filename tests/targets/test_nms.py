@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import open_artifact
 from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.fidelity import fidelity
 from edgeseg.model import Model
 from edgeseg.resources import demo_checkpoint
+from edgeseg.running.open import open_model
 from edgeseg.running.pipeline import Pipeline
 
 pytest.importorskip("torch")
@@ -29,7 +29,7 @@ def test_the_same_detections_as_without(name: str, half: bool, pictures: list[Pa
     if name == "openvino":
         pytest.importorskip("openvino")
     path = Model(demo_checkpoint()).export(format=name, nms=True, half=half, imgsz=160, out=tmp_path)
-    artifact = open_artifact(path)
+    artifact = open_model(path)
     assert artifact.manifest.head == "nms" and "nms" in path.name
     rows, proto = artifact.manifest.outputs
     assert (rows.shape, rows.layout, proto.shape) == ((1, 300, 38), "nhwc", (1, 32, 40, 40))
@@ -43,7 +43,7 @@ def test_the_same_detections_as_without(name: str, half: bool, pictures: list[Pa
 def test_rows_are_sorted_and_end_in_zeros(pictures: list[Path], tmp_path: Path) -> None:
     from edgeseg.data.images import read_image
 
-    artifact = open_artifact(Model(demo_checkpoint()).export(format="onnx", nms=True, imgsz=160, out=tmp_path))
+    artifact = open_model(Model(demo_checkpoint()).export(format="onnx", nms=True, imgsz=160, out=tmp_path))
     (rows, _), _ = Pipeline(artifact.runtime, artifact.manifest).raw(read_image(pictures[0]))
     scores = rows[0, :, 4]
     used = int((scores > 0).sum())

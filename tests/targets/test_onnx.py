@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.export.options import ExportOptions, check_options
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 RAW = [f"{role}_{stride}" for stride in (8, 16, 32) for role in ("box", "score", "coeff")] + ["proto"]
 
@@ -59,7 +59,7 @@ def test_half_decodes_boxes_in_float(convert):
 
 
 def test_ecosystem_finds_its_keys(convert):
-    metadata = open_artifact(convert("onnx")).runtime.metadata
+    metadata = open_model(convert("onnx")).runtime.metadata
     keys = "description author date version license stride task batch imgsz names args channels edgeseg"
     assert set(metadata) == set(keys.split())
     assert metadata["stride"] == "32" and metadata["task"] == "segment" and ast.literal_eval(metadata["imgsz"]) == [64, 96]
@@ -97,7 +97,7 @@ def test_the_lowest_opsets(convert, opened, difference, opset):
 
 
 def test_threads(convert):
-    assert open_artifact(convert("onnx"), threads=1).runtime.run(np.zeros((1, 3, 64, 96), np.float32))[0].shape == (
+    assert open_model(convert("onnx"), threads=1).runtime.run(np.zeros((1, 3, 64, 96), np.float32))[0].shape == (
         1,
         64,
         8,
@@ -112,14 +112,14 @@ def test_runtime_refuses_several_inputs(tmp_path):
     file = tmp_path / "two.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
     with pytest.raises(EdgesegError, match="2 inputs"):
-        open_artifact(file)
+        open_model(file)
 
 
 def test_no_onnx_at_all(tmp_path):
     file = tmp_path / "no.onnx"
     file.write_bytes(b"not a model")
     with pytest.raises(EdgesegError, match="cannot load") as caught:
-        open_artifact(file)
+        open_model(file)
     assert "\n" not in str(caught.value)
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseg.artifact import open_artifact, write_sidecar
+from edgeseg.artifact import write_sidecar
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 ov = pytest.importorskip("openvino")
 
@@ -72,7 +73,7 @@ def test_integers_run_as_integers(convert, opened, quantized_onnx):
 
 def test_integers_are_close_to_those_of_the_onnx_file(convert, quantized_onnx):
     paths = [convert("onnx"), quantized_onnx, convert("openvino", source=quantized_onnx, precision="int8")]
-    runtimes, squares = [open_artifact(p).runtime for p in paths], []
+    runtimes, squares = [open_model(p).runtime for p in paths], []
     for seed in range(3):
         image = shapes_image(seed, 96)[0]
         x = cv2.resize(image, (96, 64))[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255
@@ -127,7 +128,7 @@ def test_two_graphs_in_a_folder(tmp_path):
     output = Output("proto", (1, 32, 16, 16), role="proto")
     write_sidecar(folder, Manifest("openvino", ("a",), (64, 64), Tensor("images", (1, 3, 64, 64)), (output,)))
     with pytest.raises(EdgesegError, match=r"2 \.xml files"):
-        open_artifact(folder)
+        open_model(folder)
 
 
 def test_signals_are_survived_after_a_model_was_freed_in_another_thread(convert):
@@ -135,10 +136,10 @@ def test_signals_are_survived_after_a_model_was_freed_in_another_thread(convert)
     script = (
         "import faulthandler, gc, os, signal, sys, threading\n"
         "from pathlib import Path\n"
-        "from edgeseg.artifact import open_artifact\n"
+        "from edgeseg.running.open import open_model\n"
         "faulthandler.enable()\n"
         "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
-        "held = [open_artifact(Path(sys.argv[1]))]\n"
+        "held = [open_model(Path(sys.argv[1]))]\n"
         "thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))\n"
         "thread.start()\n"
         "thread.join()\n"

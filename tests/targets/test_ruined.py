@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import append_zip, open_artifact
+from edgeseg.artifact import append_zip
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.gate import BEFORE, judge
-from edgeseg.evaluate.parity import Subject
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
 from edgeseg.quantize.floors import Floors
 from edgeseg.registry import target_by_name
 from edgeseg.resources import demo_checkpoint
-from edgeseg.running.runtimes import has_runtime, open_remote
+from edgeseg.running.open import Opened, has_runtime, open_model
 
 pytestmark = pytest.mark.slow
 FACTOR = 50.0
@@ -31,7 +30,7 @@ def ruin_tflite(path: Path, output: str) -> None:
     """The input of the last convolution before ``output``; of the backbone, what its second convolution gives its SiLU."""
     pytest.importorskip("ai_edge_litert")
     flatbuffer = target_by_name("tflite").load("flatbuffer")
-    manifest, content = open_artifact(path).manifest, path.read_bytes()
+    manifest, content = open_model(path).manifest, path.read_bytes()
     model = flatbuffer.read(content)
     graph = model.subgraphs[0]
     producer = {int(o): op for op in graph.operators for o in op.outputs}
@@ -103,7 +102,7 @@ def ruin_openvino(path: Path, output: str) -> None:
 
 def ruin_ncnn(path: Path, output: str) -> None:
     """ncnn keeps the reciprocal of the scale behind the weights of the convolution; stem and last ones are float."""
-    names = [o.name for o in open_remote(path).manifest.outputs]
+    names = [o.name for o in open_model(path, apart=True).manifest.outputs]
     lines = [line.split() for line in (path / "model.ncnn.param").read_text().splitlines()[2:]]
     blob = lambda words, side: words[4 : 4 + int(words[2])] if side == "in" else words[4 + int(words[2]) :][: int(words[3])]  # noqa: E731
     producer = {b: words for words in lines for b in blob(words, "out")}
@@ -147,7 +146,7 @@ def reference():
     from edgeseg.network.runtime import NetworkRuntime
 
     runtime = NetworkRuntime(demo_checkpoint(), threads=1)
-    return Subject(demo_checkpoint(), "PyTorch fp32", 0, runtime, runtime.manifest)
+    return Opened(demo_checkpoint(), "PyTorch fp32", runtime, runtime.manifest)
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +167,10 @@ def exported(data, tmp_path_factory):
     return make
 
 
-def verdict(path: Path, reference: Subject, data: Path):
-    artifact = open_remote(path, threads=1)
+def verdict(path: Path, reference: Opened, data: Path):
+    artifact = open_model(path, threads=1, apart=True)
     try:
-        subject = Subject(path, path.name, 0, artifact.runtime, artifact.manifest)
+        subject = Opened(path, path.name, artifact.runtime, artifact.manifest)
         return judge(reference, subject, load_dataset(data).images("val"), Floors())
     finally:
         artifact.runtime.close()

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import open_artifact, read_zip
+from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.model import Model
+from edgeseg.running.open import open_model
 
 pytest.importorskip("torch")
 
@@ -40,22 +41,22 @@ def test_an_openvino_folder_by_its_file_and_by_any_name(made: Made, tmp_path: Pa
     folder = bare(made["openvino"], tmp_path / "whatever")
     (file,) = folder.glob("*.xml")
     for path in (file, folder):
-        manifest = open_artifact(path).manifest
+        manifest = open_model(path).manifest
         assert manifest.format == "openvino" and manifest.precision == "fp32" and manifest.head == "raw"
         assert any("no metadata.yaml" in n for n in manifest.notes)
     own = next(made["openvino"].glob("*.xml"))
-    assert open_artifact(own).manifest.names[:2] == ("cat", "dog")
+    assert open_model(own).manifest.names[:2] == ("cat", "dog")
     file.with_suffix(".bin").unlink()
     with pytest.raises(EdgesegError, match="its weights are not there"):
-        open_artifact(file)
+        open_model(file)
 
 
 def test_an_ncnn_folder_by_its_file_says_that_it_guesses(made: Made, tmp_path: Path) -> None:
     folder = bare(made["ncnn"], tmp_path / "other")
     (folder / "metadata.yaml").write_text("imgsz: [64, 64]\n")
-    assert open_artifact(folder / "model.ncnn.param").manifest.imgsz == (64, 64)
+    assert open_model(folder / "model.ncnn.param").manifest.imgsz == (64, 64)
     (folder / "metadata.yaml").unlink()
-    manifest = open_artifact(folder).manifest
+    manifest = open_model(folder).manifest
     assert manifest.imgsz == (640, 640) and any("size 640x640 is a guess" in n for n in manifest.notes)
 
 
@@ -71,7 +72,7 @@ def test_the_precision_is_what_is_inside(made: Made, tmp_path: Path, name: str) 
         model = onnx.load(str(path))
         del model.metadata_props[:]
         onnx.save(model, str(target))
-    assert open_artifact(target).manifest.precision == "fp16"
+    assert open_model(target).manifest.precision == "fp16"
 
 
 def test_integers_inside_an_onnx_file(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_damaged_ncnn_graph_is_an_error_and_no_crash(made: Made, tmp_path: Pat
     assert changed != text
     param.write_text(changed)
     with pytest.raises(EdgesegError, match=words):
-        open_artifact(folder)
+        open_model(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -124,15 +125,15 @@ def test_ncnn_weights_that_are_cut_short(made: Made, tmp_path: Path, share: floa
     weights = folder / "model.ncnn.bin"
     weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
     with pytest.raises(EdgesegError, match="its weights end"):
-        open_artifact(folder)
+        open_model(folder)
 
 
 def test_sound_ncnn_files_pass_the_check(made: Made) -> None:
     for folder in (made["ncnn"], made["half ncnn"]):
-        assert open_artifact(folder).manifest.names[:2] == ("cat", "dog")
+        assert open_model(folder).manifest.names[:2] == ("cat", "dog")
 
 
 def test_input_is_for_strangers_only(made: Made) -> None:
     with pytest.raises(EdgesegError, match="edgeseg wrote this file"):
-        open_artifact(made["onnx"], input="bgr")
+        open_model(made["onnx"], input="bgr")
     assert read_zip(made["onnx"]) == {}

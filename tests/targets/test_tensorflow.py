@@ -19,7 +19,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
 from edgeseg.registry import target_by_name
-from edgeseg.running.opened import Opened, open_model
+from edgeseg.running.open import Opened, open_model
 
 pytestmark = pytest.mark.slow
 TFJS = target_by_name("tfjs")

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.artifact import open_artifact
 from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 TARGET = target_by_name("tfjs")
 node = pytest.mark.skipif(
@@ -212,14 +212,14 @@ def test_no_model_in_the_folder(tmp_path) -> None:
     folder = tmp_path / "x_web_model"
     folder.mkdir()
     with pytest.raises(EdgesegError, match=r"no model\.json|node is needed"):
-        open_artifact(folder)
+        open_model(folder)
 
 
 def test_without_node(tmp_path, weights, monkeypatch) -> None:
     make(tmp_path / "x_web_model", weights)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EdgesegError, match="node is needed"):
-        open_artifact(tmp_path / "x_web_model")
+        open_model(tmp_path / "x_web_model")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
@@ -228,7 +228,7 @@ def test_without_packages_and_network(tmp_path, weights, monkeypatch) -> None:
     monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EDGESEG_OFFLINE", "1")
     with pytest.raises(EdgesegError, match="offline") as caught:
-        open_artifact(tmp_path / "x_web_model")
+        open_model(tmp_path / "x_web_model")
     assert "edgeseg toolchain install tfjs" in caught.value.hint
 
 
@@ -320,7 +320,7 @@ def test_damaged_files(tmp_path, weights, damage) -> None:
         next(folder.glob("*.bin")).unlink()
     (folder / "model.json").write_text("{" if damage == "not json" else json.dumps(content))
     with pytest.raises(EdgesegError) as caught:
-        artifact = open_artifact(folder)
+        artifact = open_model(folder)
         artifact.runtime.run(picture())
     assert "\n" not in str(caught.value) and "x_web_model" in str(caught.value)
 

@@ -10,10 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from edgeseg.artifact import open_artifact, read_zip
+from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Output
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 RAW = [f"{role}_{stride}" for stride in (8, 16, 32) for role in ("box", "score", "coeff")] + ["proto"]
 
@@ -59,7 +60,7 @@ def test_metadata_is_an_appended_zip(raw):
 
 def test_describe_refuses_what_is_not_expected(raw, flatbuffer):
     content = raw.read_bytes()
-    manifest = open_artifact(raw).manifest
+    manifest = open_model(raw).manifest
     with pytest.raises(EdgesegError, match="unexpected output"):
         flatbuffer.describe(content, manifest.outputs[1:])
     extra = Output("more", (1, 4, 2, 2), role="proto")
@@ -104,7 +105,7 @@ def test_older_runtime_will_do(raw, monkeypatch):
 
 
 def test_arrays_stay_while_held(raw):
-    runtime = open_artifact(raw).runtime
+    runtime = open_model(raw).runtime
     first = runtime.run(np.zeros((1, 64, 64, 3), np.float32))
     kept = [a.copy() for a in first]
     runtime.run(np.ones((1, 64, 64, 3), np.float32))
@@ -117,9 +118,9 @@ import sys
 for name in ("torch", "tensorflow", "onnx", "litert_torch", "ai_edge_quantizer"):
     sys.modules[name] = None
 import numpy as np
-from edgeseg.artifact import open_artifact
+from edgeseg.running.open import open_model
 from edgeseg.running.pipeline import Pipeline
-artifact = open_artifact({str(raw)!r})
+artifact = open_model({str(raw)!r})
 found = Pipeline(artifact.runtime, artifact.manifest, conf=0.0, max_det=5)(np.full((40, 50, 3), 90, np.uint8))
 assert len(found) <= 5 and found.shape == (40, 50)
 """
@@ -135,7 +136,7 @@ def test_no_tflite_at_all(tmp_path):
     file = tmp_path / "no.tflite"
     file.write_bytes(b"not a model")
     with pytest.raises(EdgesegError, match="cannot load") as caught:
-        open_artifact(file)
+        open_model(file)
     assert "\n" not in str(caught.value)
 
 
@@ -168,7 +169,7 @@ def test_names_do_not_cross_where_shapes_are_equal(tmp_path, convert, opened):
 
     torch.manual_seed(0)
     source = save_checkpoint(tmp_path / "c64.pt", Network(Definition(variant="n", nc=64, depth=0.33, width=0.125)))
-    artifact = open_artifact(convert("tflite", source=source, imgsz=(64, 64), apart=True))
+    artifact = open_model(convert("tflite", source=source, imgsz=(64, 64), apart=True))
     x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
     with torch.no_grad():
         wanted = load_checkpoint(source).fuse().view("raw")(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeseg.artifact import open_artifact
 from edgeseg.errors import EdgesegError
+from edgeseg.running.open import open_model
 
 
 @pytest.mark.parametrize("head", ["raw", "decoded"])
@@ -50,7 +50,7 @@ def test_archive_of_another_tool(tmp_path):
     save_foreign(
         file, json.dumps({"imgsz": [64, 64], "batch": 1, "names": {"0": "a", "1": "b", "2": "c"}, "task": "segment"})
     )
-    artifact = open_artifact(file)
+    artifact = open_model(file)
     assert artifact.manifest.names == ("a", "b", "c") and artifact.manifest.head == "decoded"
     assert not artifact.manifest.normalized_boxes and artifact.manifest.input.shape == (1, 3, 64, 64)
     assert [a.shape for a in artifact.runtime.run(np.zeros((1, 3, 64, 64), np.float32))] == [(1, 39, 84), (1, 32, 16, 16)]
@@ -61,10 +61,10 @@ def test_bad_metadata(tmp_path):
     # A size that is none is not believed: the guess is 640, and the network shows that it is another.
     save_foreign(file, json.dumps({"imgsz": "large"}))
     with pytest.raises(EdgesegError, match="do not belong together"):
-        open_artifact(file)
+        open_model(file)
 
 
 def test_the_manifest_is_read_without_loading_the_archive(convert, monkeypatch):
     path = convert("torchscript", head="decoded")
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("the archive was loaded"))
-    assert open_artifact(path).manifest.names
+    assert open_model(path).manifest.names

@@ -17,8 +17,8 @@ from edgeseg.running.infer.heads import Head, find_head
 from edgeseg.running.infer.probe import Probe
 
 if TYPE_CHECKING:
-    from edgeseg.artifact import Runtime
     from edgeseg.registry import Target
+    from edgeseg.running.runtime import Runtime
 
 _TASKS = {"detect": "detection", "classify": "classification", "pose": "poses", "obb": "oriented boxes"}
 
@@ -31,8 +31,7 @@ def infer_manifest(
     Args:
         path: the file, for messages.
         target: its target.
-        runtime: the opened file; it is run once on a grey image (114/255) where its tensors alone do not tell. It may have
-            ``guesses`` (sentences) and ``precision()``.
+        runtime: the opened file; it is run once on a grey image (114/255) where its tensors alone do not tell.
         names: class names; they win over those of the metadata.
         input: what its input holds, where that is not RGB in 0..1: ``bgr``, ``0..255``, or both with a comma.
 
@@ -40,7 +39,7 @@ def infer_manifest(
         EdgesegError: this is no segmentation network (says what it is), or ``names`` do not fit.
     """
     metadata, notes = dict(runtime.metadata), [f"manifest inferred: {path.name} was not written by edgeseg"]
-    notes += getattr(runtime, "guesses", ())
+    notes += runtime.guesses
     task = str(metadata.get("task", "segment"))[:40]
     if task != "segment":
         what = _TASKS.get(task, task)
@@ -52,7 +51,6 @@ def infer_manifest(
     shapes = [o.shape if min(o.shape, default=-1) > 0 else probe.outputs[i].shape for i, o in enumerate(runtime.outputs)]
     head = find_head(runtime.outputs, shapes, entry, probe, path, notes)
     classes = _names(metadata, names, head, path, notes)
-    precision = getattr(runtime, "precision", None)
     return Manifest(
         format=target.name,
         names=classes,
@@ -60,7 +58,7 @@ def infer_manifest(
         input=replace(entry, shape=tuple(runtime.input.shape)) if dynamic else entry,
         outputs=head.outputs,
         head=head.layout,
-        precision=precision() if precision is not None else _by_type(entry.dtype),
+        precision=runtime.precision or _by_type(entry.dtype),
         stride=max(head.strides),
         batch=entry.shape[0],
         channels=entry.channels,

@@ -9,7 +9,7 @@ import numpy as np
 from edgeseg.manifest import Output, Tensor
 
 if TYPE_CHECKING:
-    from edgeseg.artifact import Runtime
+    from edgeseg.running.runtime import Runtime
 
 GREY = 114
 
