@@ -275,8 +275,6 @@ class Model:
             EdgesegError: an option that the format does not take, or an exported artifact as source.
             StepFailed: the conversion failed, or the gate refused an int8 artifact (``force`` keeps it).
         """
-        from contextlib import ExitStack
-
         from edgeseg.export.api import export
         from edgeseg.export.options import ExportOptions
         from edgeseg.habits import EXPORT, QUIET, check
@@ -299,12 +297,7 @@ class Model:
             from edgeseg.export.mixed import cheapest_options
 
             given = cheapest_options(self.path, format, given, **wish, on_event=running.get("on_event"))
-        with ExitStack() as stack:
-            if given.int8:
-                from edgeseg.export.guard import Guard
-
-                running["after"] = stack.enter_context(Guard(self.path, given, running.get("on_event")))
-            result = export(self.path, [format], given, **running)[0]
+        (result,) = export(self.path, [format], given, **running)
         if result.error is not None:
             raise result.error
         if result.path is None:

@@ -14,7 +14,7 @@ from edgeseg.cli.graph import split_list
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Verdict
-    from edgeseg.export.api import ExportResult
+    from edgeseg.export.result import ExportResult
 
 HEADER = (
     "format",

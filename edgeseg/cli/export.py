@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,7 @@ from edgeseg.cli import console
 from edgeseg.cli.graph import split_list
 
 if TYPE_CHECKING:
-    from edgeseg.export.api import ExportResult
+    from edgeseg.export.result import ExportResult
     from edgeseg.export.run import Event
 
 QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
@@ -184,13 +184,7 @@ def export(
             source, split_list(format), options, max_drop, split=split, limit=limit, force=force, running=running, **places
         )
         raise typer.Exit(code)
-    with ExitStack() as stack:
-        on_event = stack.enter_context(shown_events())
-        guard = None
-        if int8:
-            from edgeseg.export.guard import Guard
-
-            guard = stack.enter_context(Guard(source, options, on_event))
+    with shown_events() as on_event:
         results = run(
             source,
             split_list(format) or ["torchscript"],
@@ -201,7 +195,6 @@ def export(
             offline=offline,
             force=force,
             rebuild=rebuild,
-            after=guard,
         )
     with console.json_file(json) as stream:
         console.write_json(stream, {"model": str(source), "exports": [r.to_dict() for r in results]})

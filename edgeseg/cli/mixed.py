@@ -11,8 +11,8 @@ from edgeseg.cli import console
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
-    from edgeseg.export.api import ExportResult
     from edgeseg.export.options import ExportOptions
+    from edgeseg.export.result import ExportResult
     from edgeseg.export.search import Found
 
 HEADER = ("precision", "box AP", "mask AP", "ms", "size", "")
@@ -38,7 +38,6 @@ def export_mixed(
     """
     from edgeseg.cli.export import shown_events, summary
     from edgeseg.export.api import export
-    from edgeseg.export.guard import Guard
     from edgeseg.export.mixed import Mixed, nothing_fits
 
     if not options.int8:
@@ -62,8 +61,7 @@ def export_mixed(
         chosen = replace(options, recipe=str(mixed.recipe_file(dict(found.best.islands))))
         with ExitStack() as stack:
             on_event = stack.enter_context(shown_events())
-            guard = stack.enter_context(Guard(source, chosen, on_event))
-            results += export(source, [name], chosen, out=out, on_event=on_event, force=force, after=guard, **running)
+            results += export(source, [name], chosen, out=out, on_event=on_event, force=force, **running)
     with console.json_file(json) as stream:
         done = {"model": source, "exports": [r.to_dict() for r in results], "searches": searches}
         console.write_json(stream, done)

@@ -6,99 +6,29 @@ and head have the bare name, so ``yolov8n-seg.onnx`` is fp32 and raw, ``yolov8n-
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import importlib.util
-import json
 import os
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgeseg import store
 from edgeseg.artifact import size_on_disk
-from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.errors import EdgesegError
 from edgeseg.export import cache
 from edgeseg.export.calibrate import choose_calibration
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.placing import check_place, place_parts
-from edgeseg.export.plan import Given, Plan, Step, make_plan
+from edgeseg.export.plan import Plan, Step, make_plan
+from edgeseg.export.result import ExportResult
 from edgeseg.export.run import STEM, Event, Outcome, Run
-from edgeseg.hashing import content_hash, sha256_json
-from edgeseg.registry import CHECKPOINTS, NETWORK, target_by_path, targets
-from edgeseg.resources import cache_root
+from edgeseg.export.source import Source, find_source, given_of
+from edgeseg.hashing import content_hash
+from edgeseg.registry import NETWORK
 
-
-@dataclass(frozen=True)
-class ExportResult:
-    """One format of an export.
-
-    Attributes:
-        format: name of the format.
-        precision: ``fp32``, ``fp16`` or ``int8``.
-        head: ``raw`` or ``decoded``.
-        path: the artifact in its place; None when it failed.
-        size: bytes, of the file or the whole folder.
-        seconds: time of its step in this export (of the look-up, when cached).
-        cached: whether it was taken from the cache.
-        toolchain: ``current``, or the name of the toolchain whose environment made it.
-        error: what went wrong, None when nothing did.
-        log: log of the step, None when it did not run.
-        notes: what the converter wants a person to know.
-        key: key of the entry in the cache.
-        gate: what the gate found of an int8 artifact (``GateVerdict.to_dict``), None when it did not run.
-    """
-
-    format: str
-    precision: str
-    head: str = "raw"
-    path: Path | None = None
-    size: int = 0
-    seconds: float = 0.0
-    cached: bool = False
-    toolchain: str = ""
-    error: EdgesegError | None = None
-    log: Path | None = None
-    notes: tuple[str, ...] = ()
-    key: str = ""
-    gate: Mapping[str, Any] | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the artifact is in its place."""
-        return self.error is None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``--json``."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("path", "log", "error"):
-            values[name] = None if values[name] is None else str(values[name])
-        return {**values, "notes": list(self.notes)}
-
-
-class Refused(StepFailed):
-    """What ``After`` raises to refuse an artifact with a verdict, which becomes ``ExportResult.gate``."""
-
-    def __init__(self, what: str, *, verdict: Mapping[str, Any], hint: str = "") -> None:
-        super().__init__(what, hint=hint)
-        self.verdict = verdict
-
-
-#: Looks at a finished artifact before it is put in place: ``result.path`` is then the cache's copy. It may return a changed
-#: result (more notes); an ``EdgesegError`` that it raises refuses the artifact.
-After = Callable[[ExportResult], ExportResult | None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """The model to export: its file or folder, what it is (``network`` or a format), its stem, and where artifacts go."""
-
-    path: Path
-    format: str
-    stem: str
-    home: Path
+if TYPE_CHECKING:
+    from edgeseg.export.guard import Guard
 
 
 def export(
@@ -112,7 +42,7 @@ def export(
     offline: bool = False,
     force: bool = False,
     rebuild: bool = False,
-    after: After | None = None,
+    gate: bool = True,
 ) -> list[ExportResult]:
     """Export a model to formats, sharing what their conversions share.
 
@@ -126,9 +56,9 @@ def export(
         on_event: called for every ``Event``, one at a time, from several threads.
         jobs: steps at once; None: by cores. Memory limits them further.
         offline: never install a toolchain; so does ``EDGESEG_OFFLINE=1``.
-        force: keep an artifact that ``after`` refuses (its reason becomes a note).
+        force: keep an artifact that the gate refuses or cannot judge (the reason becomes a note).
         rebuild: take nothing from the cache.
-        after: see ``After``; called in this thread for each artifact as soon as it is there.
+        gate: compare int8 artifacts with the float network before they are put in place; see ``edgeseg.export.guard``.
 
     Returns:
         One result for each format, in the order asked for. A step that failed is a result with its ``error``: the others are
@@ -140,40 +70,55 @@ def export(
     """
     options = options or ExportOptions()
     found = find_source(source)
-    plan = make_plan(formats, options, _given(found, options))
+    plan = make_plan(formats, options, given_of(found, options))
     places = _places(plan, found, out)
     left = [path for folder in {p.parent for p in places.values()} for path in store.sweep_folder(folder)]
     for place in places.values():
         check_place(place)
     results: dict[Step, ExportResult] = {}
+    with ExitStack() as stack:
 
-    def finish(outcome: Outcome) -> None:
-        results[outcome.step] = _finish(outcome, places[outcome.step], run, after, force)
+        def finish(outcome: Outcome) -> None:
+            results[outcome.step] = _finish(outcome, places[outcome.step], run, guard, force)
 
-    run = Run(plan, found.path, "", on_event=on_event, on_outcome=finish, jobs=jobs, offline=offline, rebuild=rebuild)
-    for note in plan.notes:
-        run.emit(Event("note", text=note))
-    for path in left:
-        run.emit(Event("note", text=f"put in order what an interrupted export had left ({path})"))
-    run.source_hash = content_hash(found.path)
-    if any(step.quantized for step in plan.steps):
-        pictures = any(step.calibrated for step in plan.steps)
-        checkpoint = found.path if found.format == NETWORK else None
-
-        def tell(text: str) -> None:
-            run.emit(Event("note", text=text))
-
-        try:
-            run.calibration = choose_calibration(options, tell, pictures, checkpoint)
-        except EdgesegError as e:
-            if all(any(s.quantized for s in step.chain()) for step in plan.wanted):
-                raise
-            run.no_calibration = e  # what needs no images is made all the same
-    run.go()
+        run = Run(plan, found.path, "", on_event=on_event, on_outcome=finish, jobs=jobs, offline=offline, rebuild=rebuild)
+        for note in plan.notes:
+            run.emit(Event("note", text=note))
+        for path in left:
+            run.emit(Event("note", text=f"put in order what an interrupted export had left ({path})"))
+        run.source_hash = content_hash(found.path)
+        _calibrate(run, options, found)
+        guard = stack.enter_context(_guard(run, options, found)) if gate else None
+        run.go()
     return [results[step] for step in plan.wanted]
 
 
-def _finish(outcome: Outcome, place: Path, run: Run, after: After | None, force: bool) -> ExportResult:
+def _calibrate(run: Run, options: ExportOptions, source: Source) -> None:
+    """Choose the images and the recipe of the steps that quantize; where that fails, those steps will."""
+    if not any(step.quantized for step in run.plan.steps):
+        return
+
+    def tell(text: str) -> None:
+        run.emit(Event("note", text=text))
+
+    pictures = any(step.calibrated for step in run.plan.steps)
+    try:
+        run.calibration = choose_calibration(options, tell, pictures, source.path if source.format == NETWORK else None)
+    except EdgesegError as e:
+        if all(any(s.quantized for s in step.chain()) for step in run.plan.wanted):
+            raise
+        run.no_calibration = e  # what needs no images is made all the same
+
+
+def _guard(run: Run, options: ExportOptions, source: Source) -> AbstractContextManager[Guard | None]:
+    if run.calibration is None:
+        return nullcontext()
+    from edgeseg.export.guard import Guard
+
+    return Guard(source, options, run.calibration, run.emit)
+
+
+def _finish(outcome: Outcome, place: Path, run: Run, guard: Guard | None, force: bool) -> ExportResult:
     step, entry = outcome.step, outcome.entry
     result = ExportResult(
         step.format,
@@ -187,21 +132,20 @@ def _finish(outcome: Outcome, place: Path, run: Run, after: After | None, force:
     )
     if entry is None:
         return result
-    result = replace(result, path=entry.path, size=size_on_disk(entry.path), notes=entry.notes, key=entry.key)
+    result = replace(result, size=size_on_disk(entry.path), notes=entry.notes, key=entry.key)
     try:
-        if after is not None:
-            try:
-                result = after(result) or result
-            except EdgesegError as e:
-                result = replace(result, gate=getattr(e, "verdict", None))
-                if not force:
-                    raise
-                result = replace(result, notes=(*result.notes, f"kept by force: {e}"))
+        if guard is not None and any(s.quantized for s in step.chain()):
+            judged = guard.judge(step, entry)
+            result = replace(result, notes=(*result.notes, *judged.notes), gate=judged.verdict)
+            if judged.error is not None and not force:
+                raise judged.error
+            if judged.error is not None:
+                result = replace(result, notes=(*result.notes, f"kept by force: {judged.error}"))
         path, said = _put(entry, step, place)
         return replace(result, path=path, notes=(*result.notes, *said))
     except EdgesegError as e:
         run.emit(Event("failed", step.label, 1.0, str(e)))
-        return replace(result, path=None, size=0, error=e)
+        return replace(result, size=0, error=e)
 
 
 def _put(entry: cache.Entry, step: Step, place: Path) -> tuple[Path, list[str]]:
@@ -230,90 +174,3 @@ def artifact_name(stem: str, step: Step) -> str:
     precision = "" if step.precision == target.precisions[0] else f"_{step.precision}"
     usual = "raw" if "raw" in target.heads else target.heads[0]
     return target.artifact_name(f"{stem}{precision}" + ("" if step.head == usual else f"_{step.head}"))
-
-
-def find_source(source: str | os.PathLike[str]) -> Source:
-    """What ``source`` is and where it lies. A well-known name that is not on disk is left to ``edgeseg.network``.
-
-    Raises:
-        EdgesegError: there is no such model, or its suffix is unknown.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        if path.suffix.lower() in CHECKPOINTS:
-            return Source(path, NETWORK, path.stem, path.parent)
-        target = target_by_path(path)
-        if target is None:
-            known = ", ".join((*CHECKPOINTS[:1], ".yaml", *(t.suffix for t in targets().values())))
-            raise EdgesegError("no known kind of model has this suffix", path=path, hint=f"Known: {known}")
-        return Source(path, target.name, target.stem(path), path.parent)
-    if path.suffix.lower() not in ("", *CHECKPOINTS):
-        raise EdgesegError(
-            "no such file or folder", path=path, hint="Check the path, or export it from its checkpoint (.pt)"
-        )
-    return Source(_well_known(os.fspath(source)), NETWORK, path.stem if path.suffix else path.name, Path.cwd())
-
-
-def _well_known(name: str) -> Path:
-    from edgeseg.network.definition import builtin_definition
-
-    if Path(name).suffix.lower() in (".yaml", ".yml"):
-        definition = builtin_definition(name)
-        if definition is None:
-            raise EdgesegError("no such definition", path=name, hint="Built in: yolov8n-seg.yaml (n, s, m, l, x)")
-        return definition
-    # Downloaded before: found without the import of torch that `edgeseg.network.checkpoint` brings.
-    weights = cache_root() / "weights" / f"{name.removesuffix('.pt')}.pt"
-    if Path(name).name == name and weights.is_file():
-        return weights
-    from edgeseg.network.checkpoint import find_checkpoint
-
-    return find_checkpoint(name)
-
-
-def trained_size(path: Path) -> tuple[int, int]:
-    """(height, width) that a network was trained at; 640 by 640 where it does not say. Remembered while the file stays.
-
-    A file that is no checkpoint, or a machine without torch, is left to the step that reads it: it says what is wrong.
-    """
-    usual = ExportOptions().size
-    if not zipfile.is_zipfile(path) or importlib.util.find_spec("torch") is None:
-        return usual
-    stat = path.stat()
-    state = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-    note = cache_root() / "networks" / f"{sha256_json(state)[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        height, width = json.loads(note.read_text(encoding="utf-8"))
-        return int(height), int(width)
-    from edgeseg.network.checkpoint import load_checkpoint
-    from edgeseg.network.runtime import trained_imgsz
-
-    try:
-        size = trained_imgsz(load_checkpoint(path), usual[0])
-    except EdgesegError:
-        return usual
-    store.make_folder(note.parent)
-    store.write_atomically(note, json.dumps(size))
-    return size
-
-
-def _given(source: Source, options: ExportOptions) -> Given:
-    """What the plan starts from. An artifact has its size, batch and head already: asking for others is an error."""
-    if source.format == NETWORK:
-        return Given() if options.imgsz is not None else Given(usual=trained_size(source.path))
-    from edgeseg.running.open import open_model
-
-    with open_model(source.path) as opened:
-        manifest = opened.manifest
-    fixed: dict[str, Any] = {"head": manifest.head}
-    if not manifest.dynamic:
-        fixed.update(imgsz=manifest.imgsz, batch=manifest.batch)
-    for name, value in fixed.items():
-        asked = getattr(options, name)
-        if asked is not None and asked != value:
-            raise EdgesegError(
-                f"this artifact was exported with {name}={value}, not {asked}",
-                path=source.path,
-                hint="Export from the checkpoint (.pt) to change it",
-            )
-    return Given(source.format, manifest.precision, **fixed)

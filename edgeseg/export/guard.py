@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeseg import store
 from edgeseg.data.dataset import Dataset, load_dataset
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
 from edgeseg.export import cache
-from edgeseg.export.api import ExportResult, Refused, Source, find_source, trained_size
-from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
+from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, Calibration
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.plan import Given, make_plan
+from edgeseg.export.plan import Given, Step, make_plan
 from edgeseg.export.run import Event, Run
+from edgeseg.export.source import Source, trained_size
 from edgeseg.hashing import content_hash, sha256_file, sha256_files, sha256_json
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.recipe import load_recipe
-from edgeseg.registry import NETWORK, Target, target_by_name, targets
+from edgeseg.registry import NETWORK, Target, targets
 from edgeseg.resources import PACKAGE, cache_root
 from edgeseg.running.open import Opened, has_runtime, open_model
 
@@ -32,63 +33,57 @@ from edgeseg.running.open import Opened, has_runtime, open_model
 _CODE = ("evaluate/gate.py", "evaluate/fidelity.py", "evaluate/tensors.py", "vision")
 
 
-class Guard:
-    """``After`` of an export (see ``edgeseg.export.api``): lets int8 artifacts pass that are still their float network.
+@dataclass(frozen=True)
+class Judged:
+    """What the gate found: the verdict as plain data, lines for people, and why the artifact must not be used, if so."""
 
-    Leave the ``with`` block, or call ``close``, to end the processes of the models.
+    verdict: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    error: EdgesegError | None = None
+
+
+class Guard:
+    """Lets int8 artifacts pass that are still their float network. Leave the ``with`` block to end the models' processes.
 
     Args:
         source: the model that is exported.
         options: the export's options; ``data`` and ``recipe`` count here.
+        calibration: what the quantized steps were given.
         on_event: told of progress.
     """
 
     def __init__(
-        self,
-        source: str | Path,
-        options: ExportOptions,
-        on_event: Callable[[Event], None] | None = None,
+        self, source: Source, options: ExportOptions, calibration: Calibration, on_event: Callable[[Event], None]
     ) -> None:
-        self.name, self.options, self._emit = source, options, on_event or (lambda event: None)
-        self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE) if options.int8 else None
+        self.source, self.options, self.calibration, self._emit = source, options, calibration, on_event
+        self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
         self._stack = ExitStack()
         self._references: dict[str, Opened] = {}
         self._twins: dict[tuple[str, str], Opened | None] = {}
         self._seen: dict[str, float] = {}
         self._images: dict[bool, tuple[list[Path], str]] = {}
-        self._source: Source | None = None
 
     def __enter__(self) -> Guard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the processes that were started."""
         self._stack.close()
 
-    def __call__(self, result: ExportResult) -> ExportResult:
-        """Judge a finished artifact and return the result with the verdict in ``gate`` and ``notes``.
-
-        Raises:
-            Refused: it is not its float network any more.
-        """
-        if result.precision != "int8" or result.path is None or self.recipe is None:
-            return result
-        target = target_by_name(result.format)
+    def judge(self, step: Step, entry: cache.Entry) -> Judged:
+        """Judge the finished artifact of a step."""
         try:
-            why = _unrunnable(target, result.path)
+            why = _unrunnable(step.target, entry.path)
             if why:
                 raise EdgesegError(why)
-            verdict = self._verdict(result, target)
+            verdict = self._verdict(step, entry)
         except EdgesegError as e:
             what = f"the gate could not run: {e.what}. {e.hint or self._by_hand()}"
-            raise Refused(what, verdict={"passed": None, "error": e.what}, hint="--force keeps the artifact unjudged") from e
+            hint = "--force keeps the artifact unjudged"
+            return Judged({"passed": None, "error": e.what}, error=StepFailed(what, hint=hint))
         if verdict.passed:
-            lines = [line for line in (verdict.summary(), verdict.speed() + self._faster(verdict)) if line]
-            return replace(result, notes=(*result.notes, *lines), gate=verdict.to_dict())
-        raise Refused(f"INT8 lost too much: {verdict.blame()}", verdict=verdict.to_dict(), hint=self._hint())
+            lines = (verdict.summary(), verdict.speed() + self._faster(verdict))
+            return Judged(verdict.to_dict(), tuple(filter(None, lines)))
+        return Judged(verdict.to_dict(), error=StepFailed(f"INT8 lost too much: {verdict.blame()}", hint=self._hint()))
 
     def _faster(self, verdict: GateVerdict) -> str:
         """Where INT8 is slower than float: the fastest INT8 among those of this export before, if it is faster."""
@@ -99,28 +94,27 @@ class Guard:
         return f", {best} ({self._seen[best]:.1f} ms)" if slow and best and self._seen[best] < ms else ""
 
     def _by_hand(self) -> str:
-        return f"Where it runs, try: edgeseg validate ARTIFACT --reference {self.name} data=YOUR.yaml"
+        return f"Where it runs, try: edgeseg validate ARTIFACT --reference {self.source.path} data=YOUR.yaml"
 
     def _hint(self) -> str:
         recipe, data = self.recipe, self.options.data or DEFAULT_DATA
-        words = [f"images={2 * max(recipe.images, self.options.images or 0)}" if recipe else ""]
-        if recipe is not None and recipe.name == DEFAULT_RECIPE:
+        words = [f"images={2 * max(recipe.images, self.options.images or 0)}"]
+        if recipe.name == DEFAULT_RECIPE:
             words.insert(0, "--recipe int8-accurate")
-        words.append(f"or see where it is lost: edgeseg sensitivity {self.name} data={data}")
-        return f"Try {', '.join(w for w in words if w)}. --force keeps it"
+        words.append(f"or see where it is lost: edgeseg sensitivity {self.source.path} data={data}")
+        return f"Try {', '.join(words)}. --force keeps it"
 
-    def _verdict(self, result: ExportResult, target: Target) -> GateVerdict:
-        if self.recipe is None or result.path is None:
-            raise EdgesegError("nothing was quantized")
-        images, where = self._held_out(target)
+    def _verdict(self, step: Step, entry: cache.Entry) -> GateVerdict:
+        target = step.target
+        images, where = self._held_out(any(s.calibrated for s in step.chain()))
         rows = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in images]
-        state = [result.key, rows, where, self.recipe.gate.to_dict(), _code_hash(target)]
+        state = [entry.key, rows, where, self.recipe.gate.to_dict(), _code_hash(target)]
         note = cache_root() / "gates" / f"{sha256_json(state)[:40]}.json"
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return GateVerdict.from_dict(json.loads(note.read_text(encoding="utf-8")))
-        label = " ".join([result.format, result.precision, *(["decoded"] if result.head == "decoded" else []), "gate"])
+        label = f"{step.label} gate"
         self._emit(Event("progress", label, 0.0, "opening"))
-        with open_model(result.path, apart=True) as subject:
+        with open_model(entry.path, apart=True) as subject:
             verdict = judge(
                 self._reference(subject.manifest.head),
                 subject,
@@ -135,23 +129,17 @@ class Guard:
         store.write_atomically(note, json.dumps(verdict.to_dict()))
         return verdict
 
-    def _held_out(self, target: Target) -> tuple[list[Path], str]:
+    def _held_out(self, calibrated: bool) -> tuple[list[Path], str]:
         """The images that judge, and which they are in words."""
-        needs = not target.settings.get("weights_only", False)
-        if needs not in self._images:
-            calibration = choose_calibration(self.options, lambda text: None, needs) if needs else None
+        if calibrated not in self._images:
             dataset = load_dataset(self.options.data or DEFAULT_DATA)
-            most = self.recipe.gate.images if self.recipe is not None else 0
-            self._images[needs] = held_out(dataset, calibration.images if calibration else (), most)
-        return self._images[needs]
-
-    def _origin(self) -> Source:
-        self._source = self._source or find_source(self.name)
-        return self._source
+            used = self.calibration.images if calibrated else ()
+            self._images[calibrated] = held_out(dataset, used, self.recipe.gate.images)
+        return self._images[calibrated]
 
     def _reference(self, head: str) -> Opened:
         """The float network in a process of its own: the checkpoint, or the artifact that was exported from."""
-        source = self._origin()
+        source = self.source
         if source.format != NETWORK:
             head = ""
         if head not in self._references:
@@ -184,7 +172,7 @@ class Guard:
     def _twin(self, target: Target, manifest: Manifest) -> Opened | None:
         if not has_runtime(target) or manifest.head not in target.heads or "fp32" not in target.precisions:
             return None
-        source = self._origin()
+        source = self.source
         network = source.format == NETWORK
         given = Given(usual=trained_size(source.path)) if network else Given(source.format, "fp32", manifest.head)
         batch = self.options.batch if "batch" in target.options else None

@@ -15,11 +15,12 @@ from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache
-from edgeseg.export.api import export, find_source, trained_size
+from edgeseg.export.api import export
 from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.run import Event
 from edgeseg.export.search import Found, Islands, Measured, Memory, cheapest, search, to_toml, with_islands
+from edgeseg.export.source import find_source, trained_size
 from edgeseg.hashing import content_hash, sha256_json
 from edgeseg.quantize.flow import STAGES
 from edgeseg.quantize.recipe import Correction, load_recipe
@@ -143,6 +144,7 @@ class Mixed:
             options,
             out=self.folder / "artifacts",
             on_event=self._progress,
+            gate=False,  # average precision judges here
             **self.running,
         )
         if result.error is not None or result.path is None:

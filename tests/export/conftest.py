@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from edgeseg import registry
-from edgeseg.export.api import ExportResult, export
+from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
+from edgeseg.export.result import ExportResult
 from edgeseg.export.run import Event
 
 COPY = """

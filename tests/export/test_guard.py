@@ -8,10 +8,10 @@ from edgeseg import registry
 from edgeseg.cli import run as cli
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import guard as guard_module
-from edgeseg.export.api import Refused, export
-from edgeseg.export.guard import Guard, held_out
+from edgeseg.export.api import export
+from edgeseg.export.guard import held_out
 from edgeseg.export.options import ExportOptions
 from edgeseg.model import Model
 from edgeseg.resources import demo_checkpoint
@@ -74,8 +74,7 @@ def data(tmp_path_factory):
 def run(data, out, **more):
     options = ExportOptions(imgsz=160, int8=True, data=data, recipe=more.pop("recipe", None))
     events = []
-    with Guard(demo_checkpoint(), options, events.append) as guard:
-        (result,) = export(demo_checkpoint(), ["toy"], options, out=out, after=guard, on_event=events.append, **more)
+    (result,) = export(demo_checkpoint(), ["toy"], options, out=out, on_event=events.append, **more)
     return result, events
 
 
@@ -90,7 +89,7 @@ def test_a_sound_artifact_passes_and_the_verdict_is_remembered(toy, data, monkey
         raise AssertionError("the verdict was known")
 
     monkeypatch.setattr(guard_module, "judge", never)
-    monkeypatch.setattr(guard_module, "RemoteRuntime", never)
+    monkeypatch.setattr(guard_module, "open_model", never)
     again, _ = run(data, toy)
     assert again.cached and again.gate == result.gate and again.notes == result.notes
 
@@ -98,7 +97,7 @@ def test_a_sound_artifact_passes_and_the_verdict_is_remembered(toy, data, monkey
 def test_a_ruined_artifact_is_refused_with_its_role_and_kept_by_force(toy, data, monkeypatch, capsys):
     monkeypatch.setenv("TOY_STEPS", json.dumps({"score": 9.0}))
     result, _ = run(data, toy)
-    assert isinstance(result.error, Refused) and result.error.exit_code == 1 and result.path is None
+    assert isinstance(result.error, StepFailed) and result.error.exit_code == 1 and result.path is None
     assert result.gate is not None and list(result.gate["culprits"]) == ["score"]
     text = str(result.error)
     assert "the score branch" in text and "--recipe int8-accurate" in text and "edgeseg sensitivity" in text
@@ -110,14 +109,14 @@ def test_a_ruined_artifact_is_refused_with_its_role_and_kept_by_force(toy, data,
     words = ["export", str(demo_checkpoint()), "-f", "toy", "--int8", "--imgsz", "160", f"data={data}", "--out", str(toy)]
     assert cli(words) == 1
     assert "score branch" in capsys.readouterr().err
-    with pytest.raises(Refused):
+    with pytest.raises(StepFailed, match="score branch"):
         Model(demo_checkpoint()).export("toy", int8=True, imgsz=160, data=str(data), out=toy)
 
 
 def test_a_runtime_that_does_not_work_here_is_said(toy, data, monkeypatch):
     monkeypatch.setenv("TOY_BROKEN", "1")
     result, _ = run(data, toy)
-    assert isinstance(result.error, Refused) and result.path is None
+    assert isinstance(result.error, StepFailed) and result.path is None
     assert "the gate could not run" in str(result.error) and "no such accelerator" in str(result.error)
     kept, _ = run(data, toy, force=True)
     assert kept.ok and kept.gate["passed"] is None and any("kept by force: the gate could not run" in n for n in kept.notes)
@@ -134,8 +133,7 @@ def test_a_runtime_that_is_missing_is_said_with_the_command(toy, data, monkeypat
 
 def test_float_exports_are_not_judged(toy):
     options = ExportOptions(imgsz=160)
-    with Guard(demo_checkpoint(), options) as guard:
-        (result,) = export(demo_checkpoint(), ["toy"], options, out=toy, after=guard)
+    (result,) = export(demo_checkpoint(), ["toy"], options, out=toy)
     assert result.ok and result.gate is None and not result.notes
 
 
