@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -13,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a child, in the unit of Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process, as Linux tells it")
 MOST_MB = 500
+# The peak of the process itself: what wait4 says of a child begins at the peak of the process that started it.
+RUN = """
+import sys
+from edgeseg import cli
+code = cli.run(sys.argv[1:])
+print(open("/proc/self/status").read(), flush=True)
+sys.exit(code)
+"""
 
 
 def _sparse(path: Path) -> Path:
@@ -81,13 +90,10 @@ def test_refused_within_500_mb(name: str, tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     make, words = CASES[name]
     file = make(tmp_path / name)
-    argv = [sys.executable, "-m", "edgeseg", *(str(tiny) if w == "MODEL" else w.replace("{}", str(file)) for w in words)]
-    said = tmp_path / "said.txt"
-    actions = [(os.POSIX_SPAWN_OPEN, fd, str(said), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for fd in (1, 2)]
-    pid = os.posix_spawn(sys.executable, argv, {**os.environ, "EDGESEG_OFFLINE": "1"}, file_actions=actions)
-    _, status, used = os.wait4(pid, 0)
-    text = said.read_text()
-    assert os.waitstatus_to_exitcode(status) == 2, text
-    assert name in text
-    # ru_maxrss of a child begins at that of the process that started it, unless it is spawned without a copy.
-    assert used.ru_maxrss / 1024 < MOST_MB, f"{used.ru_maxrss / 1024:.0f} MB: {text}"
+    argv = [sys.executable, "-c", RUN, *(str(tiny) if w == "MODEL" else w.replace("{}", str(file)) for w in words)]
+    env = {**os.environ, "EDGESEG_OFFLINE": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 2, done.stderr
+    assert name in done.stderr
+    peak = int(done.stdout.rpartition("VmHWM:")[2].split()[0]) / 1024
+    assert peak < MOST_MB, f"{peak:.0f} MB: {done.stderr}"

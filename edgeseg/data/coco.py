@@ -17,6 +17,7 @@ from edgeseg.vision import rle
 from edgeseg.vision.outline import fill, join, mask_outline
 
 MOST_BYTES = 4 << 30  # the largest public set has 1.2 GB
+BEYOND = 1e18  # no length or area in pixels is; infinite and undefined numbers and those that no float holds are not below
 MAX_PIXELS = 1 << 26
 """Run lengths for a picture larger than this are decoded only where a picture of that size is known to be there."""
 
@@ -63,6 +64,17 @@ def short(value: Any) -> str:
         return repr(value[:40])[1:-1]
     plain = value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 64)
     return repr(value) if plain else type(value).__name__
+
+
+def number_of(value: Any) -> float | None:
+    """A length or an area in pixels from a file, None where it is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) < BEYOND else None
+
+
+def box_of(value: Any) -> list[float] | None:
+    """x, y, width, height in pixels from a file, None where they are none."""
+    numbers = [number_of(v) for v in value] if isinstance(value, list) and len(value) == 4 else []
+    return None if not numbers or None in numbers else [n for n in numbers if n is not None]
 
 
 def read_json(path: Path, hint: str) -> Any:

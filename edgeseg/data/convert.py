@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.data.coco import CocoFile, outline_of, read_coco, short
+from edgeseg.data.coco import CocoFile, box_of, outline_of, read_coco, short
 from edgeseg.data.folders import made_beside
 from edgeseg.data.labelme import read_labelme
 from edgeseg.data.labels import Label, write_labels
@@ -92,8 +91,7 @@ def _labels(
 
 def _annotation(a: Mapping[str, Any], entry: Entry, ring: np.ndarray) -> Mapping[str, Any]:
     """An annotation in pixels of the picture, with the box that validation needs; the same object where nothing changes."""
-    box = a.get("bbox")
-    good = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+    good = box_of(a.get("bbox")) is not None
     if entry.frame == entry.size and good and not a.get("iscrowd"):
         return a
     new: dict[str, Any] = {**a, "iscrowd": 0}

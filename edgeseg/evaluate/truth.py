@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeseg.data.coco import read_coco, rle_size
+from edgeseg.data.coco import box_of, number_of, read_coco, rle_size, short
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.inventory import Inventory
 from edgeseg.data.labels import Label, read_label_file
@@ -170,17 +170,17 @@ def _disagreement(file: Path, dataset: Dataset, objects: Mapping[Path, int]) -> 
 def _annotation(a: Mapping[str, Any], category: int, file: Path) -> dict[str, Any]:
     segmentation = a.get("segmentation")
     if not segmentation:
-        raise EdgesegError(f"annotation {a.get('id')} has no segmentation", path=file, hint="Segmentation needs masks")
-    try:
-        bbox = [float(v) for v in a["bbox"]]
-    except (KeyError, TypeError, ValueError):
-        bbox = []
-    if len(bbox) != 4:
-        raise EdgesegError(f"annotation {a.get('id')} has no bbox of 4 numbers", path=file, hint="It is x, y, width, height")
+        raise EdgesegError(
+            f"annotation {short(a.get('id'))} has no segmentation", path=file, hint="Segmentation needs masks"
+        )
+    bbox, area = box_of(a.get("bbox")), number_of(a.get("area"))
+    if bbox is None:
+        what = f"annotation {short(a.get('id'))} has no bbox of 4 numbers"
+        raise EdgesegError(what, path=file, hint="It is x, y, width, height")
     return {
         "category_id": category,
         "iscrowd": int(bool(a.get("iscrowd", 0))),
         "bbox": bbox,
-        "area": float(a.get("area", bbox[2] * bbox[3])),
+        "area": bbox[2] * bbox[3] if area is None else area,
         "segmentation": segmentation,
     }

@@ -359,3 +359,16 @@ def test_validation_compares_run_lengths_with_the_image(tmp_path: Path) -> None:
     (file,) = dataset.images("train")
     with pytest.raises(EdgesegError, match=r"run lengths of a\.jpg are not of its 20x31 pixels"):
         load_truth(dataset, "train").of(file, (20, 31))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), "x", None, [1]])
+def test_boxes_and_areas_that_are_no_numbers(tmp_path: Path, value: Any) -> None:
+    picture(tmp_path / "imgs/a.jpg")
+    thing_ = {**thing(1, 1), "bbox": [1, value, 2, 3], "area": value}
+    done = run(tmp_path, [image(1, "a.jpg")], [thing_])
+    assert done.splits["train"].objects == 1
+    (kept,) = next(iter(read_coco(next(done.yaml.parent.rglob("*.json"))).annotations.values()))
+    assert all(isinstance(v, int | float) and abs(v) < 1000 for v in kept["bbox"])
+    dataset = load_dataset(done.yaml)
+    (file,) = dataset.images("train")
+    assert len(load_truth(dataset, "train").of(file, (20, 30))) == 1
