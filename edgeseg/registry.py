@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.abc
 import importlib.util
 import shutil
 import sys
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +25,7 @@ else:
     import tomli as tomllib
 
 
+PACKAGE = "edgeseg_targets"
 DEFINITIONS = (".yaml", ".yml")
 NETWORK = "network"
 """What stands for a network of PyTorch where a format is named."""
@@ -93,22 +97,15 @@ class Target:
         return stem + self.suffix
 
     def load(self, part: str) -> ModuleType:
-        """Import ``convert``, ``runtime`` or a helper beside them from the target's folder under a private module name."""
-        name = f"_edgeseg_target_{self.name}_{part}"
-        if name in sys.modules:
-            return sys.modules[name]
-        file = self.folder / f"{part}.py"
-        spec = importlib.util.spec_from_file_location(name, file)
-        if not file.is_file() or spec is None or spec.loader is None:
+        """Import ``convert`` or ``runtime`` from the target's folder, a package called ``edgeseg_targets.<name>``."""
+        if not (self.folder / f"{part}.py").is_file():
             raise EdgesegError(f"the target {self.name} has no {part}.py", path=self.folder)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module
+        package = f"{PACKAGE}.{self.name}"
+        if package in sys.modules and list(sys.modules[package].__path__) != [str(self.folder)]:
+            # Another folder took this format's name: nothing of the old one stays.
+            for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+                del sys.modules[name]
+        return importlib.import_module(f"{package}.{part}")
 
     def missing_modules(self, path: Path | None = None) -> list[str]:
         """Modules and programs of the runtime that cannot be found here (nothing is imported).
@@ -122,6 +119,22 @@ class Target:
         wanted = [m.split("|") for m in (self.kit_modules if kit else self.modules)]
         missing = [alternatives[0] for alternatives in wanted if not any(_findable(m) for m in alternatives)]
         return missing if kit else [*missing, *(p for p in self.programs if shutil.which(p) is None)]
+
+
+class _Packages(importlib.abc.MetaPathFinder):
+    """Makes the folder of every target a package, wherever it lies: ``from . import helper``, ``from ..onnx import qdq``."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        root, _, name = fullname.partition(".")
+        if root != PACKAGE or (name and name not in targets()):
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = [str(targets()[name].folder)] if name else []
+        return spec
+
+
+if not any(type(f).__name__ == _Packages.__name__ for f in sys.meta_path):
+    sys.meta_path.append(_Packages())
 
 
 def _findable(module: str) -> bool:

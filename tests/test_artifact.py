@@ -41,7 +41,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "target_roots", lambda: [folder.parent])
     monkeypatch.setattr(registry, "_scan", registry._scan.__wrapped__)
     yield folder
-    sys.modules.pop("_edgeseg_target_fake_runtime", None)
+    sys.modules.pop("edgeseg_targets.fake.runtime", None)
 
 
 @pytest.mark.parametrize("before", [b"", b"x", b"some flatbuffer", bytes(70_000)])

@@ -121,5 +121,19 @@ def test_load_once_and_only_what_is_there(outside):
         target.load("helper")
     with pytest.raises(RuntimeError, match="broken"):
         target.load("runtime")
-    assert "_edgeseg_target_mine_runtime" not in sys.modules
-    del sys.modules["_edgeseg_target_mine_convert"]
+    assert "edgeseg_targets.mine.runtime" not in sys.modules
+    del sys.modules["edgeseg_targets.mine.convert"]
+
+
+def test_a_folder_anywhere_is_a_package_and_the_newest_of_a_name_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_scan", registry._scan.__wrapped__)
+    for n, line in ((1, "from . import helper\nvalue = helper.VALUE"), (2, "from ..mine.helper import VALUE as value")):
+        folder = tmp_path / str(n) / "mine"
+        folder.mkdir(parents=True)
+        (folder / "target.toml").write_text(toml())
+        (folder / "helper.py").write_text(f"VALUE = {n}\n")
+        (folder / "convert.py").write_text(line)
+        monkeypatch.setattr(registry, "target_roots", lambda root=folder.parent: [root])
+        assert targets()["mine"].load("convert").value == n
+    for name in [m for m in sys.modules if m.startswith("edgeseg_targets.mine")]:
+        del sys.modules[name]

@@ -18,7 +18,8 @@ from edgeseg.manifest import Manifest
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network
 from edgeseg.network.views import FixedDecodedView
-from edgeseg.registry import target_by_name
+
+from .program import read_program
 
 
 def convert(job: Job) -> None:
@@ -39,10 +40,11 @@ def convert(job: Job) -> None:
     model = _program(network, job, job.head, half=job.precision != "fp32")
     if job.precision == "int8":
         job.progress(0.3, "converting in float32 to calibrate on")
-        target = target_by_name("coreml")
+        from .quantize import quantize
+
         place = job.work / "float.mlpackage"
         _program(network, job, "raw", half=False).save(str(place))
-        model, notes = target.load("quantize").quantize(model, target.load("program").read_program(place), job)
+        model, notes = quantize(model, read_program(place), job)
         manifest = replace(manifest, notes=(*manifest.notes, *notes))
         for note in notes:
             job.note(note)
@@ -97,7 +99,8 @@ def _half() -> Any:
 
 def _save(model: Any, manifest: Manifest, output: Path) -> None:
     """Save with the metadata; the hash of the weights follows once they are written."""
-    program = target_by_name("coreml").load("program")
+    from . import program
+
     model.short_description, model.author = manifest.description, manifest.author
     model.version, model.license = manifest.version, manifest.license
     model.user_defined_metadata.update(manifest.to_metadata())

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError
-from edgeseg.registry import target_by_name
+
+from . import operators
+from .program import Name
 
 Watch = Callable[[str, np.ndarray], None]
 
@@ -30,8 +32,7 @@ class Evaluator:
 
     def __init__(self, program: Any) -> None:
         self.program = program
-        operators = target_by_name("coreml").load("operators")
-        self._name = target_by_name("coreml").load("program").Name
+        self._name = Name
         constants, self._known = operators.CONSTANTS, operators.OPERATORS
         unknown = sorted({op.type for op in program.operations if op.type not in constants | self._known or op.blocks})
         if unknown:

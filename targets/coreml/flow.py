@@ -8,7 +8,8 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.quantize.flow import Flow, Node
-from edgeseg.registry import target_by_name
+
+from .evaluate import Evaluator
 
 
 def read_flow(program: Any) -> tuple[Flow, dict[str, str]]:
@@ -20,7 +21,7 @@ def read_flow(program: Any) -> tuple[Flow, dict[str, str]]:
     Raises:
         EdgesegError: an operator that the quantizer does not know, or a form of one.
     """
-    evaluator = target_by_name("coreml").load("evaluate").Evaluator(program)
+    evaluator = Evaluator(program)
     reader = _Reader(program, evaluator.constants)
     nodes = [node for op in program.operations if op.outputs[0].name not in evaluator.constants for node in reader.nodes(op)]
     outputs = tuple(o.name for o in program.outputs)

@@ -17,7 +17,9 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
-from edgeseg.registry import target_by_name
+
+from . import wire
+from .blob import BlobFile
 
 WEIGHTS_HASH = "edgeseg.weights"
 """Key in the user's metadata: SHA-256 of the weight file as it was exported."""
@@ -82,7 +84,6 @@ def read_program(path: Path) -> Program:
         EdgesegError: files are missing, truncated, changed or no ML program with one image as input.
     """
     spec_file, weights = _items(path)
-    wire = target_by_name("coreml").load("wire")
     try:
         model = wire.Message(spec_file.read_bytes())
         description = model.message(2)
@@ -227,7 +228,7 @@ class _Reader:
     def _blob(self, message: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         name = PurePosixPath(message.text(1)).name
         if name not in self.blobs:
-            self.blobs[name] = target_by_name("coreml").load("blob").BlobFile(self.weights / name)
+            self.blobs[name] = BlobFile(self.weights / name)
         offset = message.integer(2)
         return _shaped(self.blobs[name].read(offset), dtype, shape, f"the weights at {offset} in {name}")
 

@@ -28,7 +28,8 @@ from edgeseg.quantize.flow import MOVES, Flow
 from edgeseg.quantize.observe import Histogram, observe
 from edgeseg.quantize.recipe import Activations, Correction, Recipe
 from edgeseg.quantize.simulate import QParams
-from edgeseg.registry import target_by_name
+
+from .flow import read_flow
 
 FLOAT = 32
 IOS16, IOS17 = 7, 8
@@ -66,7 +67,7 @@ def quantize(model: Any, reference: Any, job: Job) -> tuple[Any, tuple[str, ...]
         EdgesegError: no calibration images where the recipe needs some, or a convolution of the network was not found.
     """
     recipe = WEIGHTS_ONLY if job.recipe is None else Recipe.from_dict(job.recipe)
-    flow, names = target_by_name("coreml").load("flow").read_flow(reference)
+    flow, names = read_flow(reference)
     layers = _layers(flow, names, recipe, job)
     job.progress(0.8, "writing integers")
     entries = any(layer.entry is not None for layer in layers.values())

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
-from edgeseg.registry import target_by_name
+
+from .program import read_program
 
 
 class Runtime:
@@ -31,15 +32,16 @@ class Runtime:
     metadata: Mapping[str, Any]
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        coreml = target_by_name("coreml")
-        program = coreml.load("program").read_program(path)
+        program = read_program(path)
         self.input, self.outputs, self.metadata = program.input, program.outputs, program.metadata
         self._image = program.image
         self._model, self._evaluator = None, None
         if sys.platform == "darwin":
             self._model = _core_ml(path)
         else:
-            self._evaluator = coreml.load("evaluate").Evaluator(program)
+            from .evaluate import Evaluator
+
+            self._evaluator = Evaluator(program)
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one float array (N, 3, H, W), RGB in 0..1."""

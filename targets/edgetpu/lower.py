@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeseg.registry import target_by_name
+from ..tflite import flatbuffer
 
 #: Version that TensorFlow's converter writes for an int8 operator (tensorflow/lite/tools/versioning/op_version.cc).
 INT8_VERSION = {
@@ -27,7 +27,6 @@ def lower(content: bytes) -> tuple[bytes, list[str]]:
       without, it reads source pixel ``x // factor``.
     - Operators get the version that says int8; quantizers leave that of the float file.
     """
-    flatbuffer = target_by_name("tflite").load("flatbuffer")
     model = flatbuffer.read(content)
     notes = []
     resized = sum(_plain_resize(model, graph, op) for graph in model.subgraphs for op in graph.operators)
@@ -41,7 +40,7 @@ def lower(content: bytes) -> tuple[bytes, list[str]]:
 
 def _kind(model: Any, op: Any) -> str:
     code = model.operatorCodes[op.opcodeIndex]
-    names = target_by_name("tflite").load("flatbuffer")._OPERATORS
+    names = flatbuffer._OPERATORS
     return str(names.get(max(code.builtinCode, code.deprecatedBuiltinCode), code.builtinCode))
 
 
@@ -66,7 +65,7 @@ def _set_versions(model: Any) -> list[str]:
     for index, version in needed.items():
         code = model.operatorCodes[index]
         if code.version != version:
-            name = target_by_name("tflite").load("flatbuffer")._OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            name = flatbuffer._OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
             changed.append(f"{name} {code.version} to {version}")
             code.version = version
         code.deprecatedBuiltinCode = min(max(code.builtinCode, code.deprecatedBuiltinCode), 127)

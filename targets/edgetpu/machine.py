@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from edgeseg.registry import target_by_name
+from .compile import find_compiler
 
 
 def facts() -> dict[str, Any]:
     """Part of the cache key: a kit must not outlive the lack of the compiler."""
-    compiler = target_by_name("edgetpu").load("compile").find_compiler()
+    compiler = find_compiler()
     if compiler is None or not os.path.isfile(compiler[0]):
         return {"compiler": compiler}
     about = os.stat(compiler[0])

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.registry import target_by_name
+from ..tflite import flatbuffer
 
 ASSUMED = "16.0"
 CHIP_BYTES = 8 << 20
@@ -97,7 +97,6 @@ class Report:
 
 def report(content: bytes) -> Report:
     """Predict the mapping of the file ``content``."""
-    flatbuffer = target_by_name("tflite").load("flatbuffer")
     model = flatbuffer.read(content)
     views = [_View(model, graph, i, flatbuffer._OPERATORS) for graph in model.subgraphs for i in range(len(graph.operators))]
     unmapped: set[int] = set()

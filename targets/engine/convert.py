@@ -41,14 +41,14 @@ def convert(job: Job) -> Path:
     Raises:
         EdgesegError: TensorRT refused the network, or the ONNX file does not run.
     """
-    target = target_by_name("engine")
-    build = target.load("build")
+    from . import build, qdq
+
     job.progress(0.02, "reading the ONNX file")
     model = onnx.load(str(job.source))
     props = {p.key: p.value for p in model.metadata_props}
     manifest = derive(job, Manifest.from_metadata(props, path=str(job.source)), ("onnx",))
     if job.precision == "int8":
-        for note in target.load("qdq").fit(model):
+        for note in qdq.fit(model):
             job.note(note)
         onnx.checker.check_model(model)
     settings = {
@@ -110,7 +110,9 @@ def _kit(job: Job, model: onnx.ModelProto, manifest: Manifest, settings: Mapping
 
 def _check(folder: Path, manifest: Manifest, shape: tuple[int, ...]) -> None:
     """One run in ONNX Runtime: every output is there, in its shape, and finite."""
-    runtime = target_by_name("onnx").load("runtime").Runtime(folder / "model.onnx")
+    from ..onnx.runtime import Runtime
+
+    runtime = Runtime(folder / "model.onnx")
     found = runtime.run(np.full(shape, 114 / 255, np.float32))
     names = [o.name for o in runtime.outputs]
     if names != [o.name for o in manifest.outputs] or not all(np.isfinite(a).all() for a in found):

@@ -7,12 +7,11 @@ import importlib.util
 import os
 from typing import Any
 
-from edgeseg.registry import target_by_name
-
 
 def facts() -> dict[str, Any]:
     """Part of the cache key: an engine fits one GPU and one version; a kit must not outlive the lack of TensorRT."""
-    build = target_by_name("engine").load("build")
+    from . import build
+
     trtexec = build.find_trtexec()
     return {"tensorrt": _tensorrt(), "trtexec": trtexec and _stamp(trtexec), "gpu": build.gpu_facts()}
 

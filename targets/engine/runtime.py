@@ -13,7 +13,6 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
-from edgeseg.registry import target_by_name
 
 KIT_NOTE = "a build kit: its ONNX file was run in ONNX Runtime, no engine is built yet"
 
@@ -51,7 +50,9 @@ class _Kit:
             metadata.pop("build", None)
         except (OSError, ValueError, AttributeError, TypeError) as e:
             raise EdgesegError("no build kit: its metadata cannot be read", path=file, hint="Export it again") from e
-        self._runtime = target_by_name("onnx").load("runtime").Runtime(path / "model.onnx", threads=threads)
+        from ..onnx.runtime import Runtime as OnnxRuntime
+
+        self._runtime = OnnxRuntime(path / "model.onnx", threads=threads)
         self.input, self.outputs, self.run = self._runtime.input, self._runtime.outputs, self._runtime.run
         manifest = Manifest.from_metadata(metadata, path=str(path))
         if manifest is not None:
@@ -61,7 +62,8 @@ class _Kit:
 
 class _Engine:
     def __init__(self, path: Path) -> None:
-        build = target_by_name("engine").load("build")
+        from . import build
+
         engine, self.metadata = build.unpack(path.read_bytes())
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         trt = build.import_tensorrt()
@@ -153,7 +155,8 @@ def refusal(built: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     Both hold ``gpu``, ``compute_capability`` and ``tensorrt``; what is missing is not compared (engines of other tools).
     NVIDIA: an engine fits the version and the GPU model that it was built with.
     """
-    key = target_by_name("engine").load("build").version_key
+    from .build import version_key as key
+
     differs = [k for k in ("gpu", "compute_capability") if k in built and built[k] != here.get(k)]
     if "tensorrt" in built and key(built["tensorrt"]) != key(here.get("tensorrt", "")):
         differs.append("tensorrt")

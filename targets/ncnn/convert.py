@@ -13,7 +13,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Tensor
-from edgeseg.registry import target_by_name
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
@@ -36,7 +35,9 @@ def convert(job: Job) -> None:
     outputs = tuple(replace(o, name=f"out{i}") for i, o in enumerate(manifest.outputs))
     _check(job.output / PARAM, outputs)
     if job.precision == "int8":
-        target_by_name("ncnn").load("quantize").quantize(job.output / PARAM, job.output / BIN, job, outputs)
+        from .quantize import quantize
+
+        quantize(job.output / PARAM, job.output / BIN, job, outputs)
     write_sidecar(job.output, manifest.with_tensors(Tensor("in0", manifest.input.shape), outputs))
     job.progress(1.0, "written")
 

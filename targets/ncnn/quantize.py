@@ -15,7 +15,8 @@ from edgeseg.manifest import Output
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.recipe import Recipe, load_recipe
-from edgeseg.registry import target_by_name
+
+from . import flow as ncnn_flow
 
 
 def quantize(param: Path, weights: Path, job: Job, outputs: Sequence[Output]) -> None:
@@ -28,14 +29,13 @@ def quantize(param: Path, weights: Path, job: Job, outputs: Sequence[Output]) ->
     """
     if job.head != "raw":
         raise EdgesegError("ncnn's int8 needs the raw head", hint="Export int8 with head=raw")
-    here = target_by_name("ncnn").load("flow")
     recipe = load_recipe("int8") if job.recipe is None else Recipe.from_dict(job.recipe)
-    layers = here.read(param.read_text(encoding="utf-8"), weights.read_bytes())
-    flow: Flow = here.as_flow(layers, job.imgsz, [o.name for o in outputs], [o.role for o in outputs])
+    layers = ncnn_flow.read(param.read_text(encoding="utf-8"), weights.read_bytes())
+    flow: Flow = ncnn_flow.as_flow(layers, job.imgsz, [o.name for o in outputs], [o.role for o in outputs])
     decisions = decide(flow, recipe, job.calibration, job.imgsz, lambda d, what: job.progress(0.3 + 0.6 * d, what))
     for said in unfollowed(flow, recipe):
         job.note(said)
-    text, content = here.pack(*adjusted(layers, flow, decisions))
+    text, content = ncnn_flow.pack(*adjusted(layers, flow, decisions))
     param.write_text(text, encoding="utf-8")
     weights.write_bytes(content)
 

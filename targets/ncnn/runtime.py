@@ -12,7 +12,8 @@ import numpy as np
 from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor, imgsz_of
-from edgeseg.registry import target_by_name
+
+from . import check
 
 
 class Runtime:
@@ -32,8 +33,8 @@ class Runtime:
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         param, weights = _files(path)
-        check = target_by_name("ncnn").load("check")
-        tags, self.guesses = check.check(param, weights), ()
+        tags = check.check(param, weights)
+        self.guesses: tuple[str, ...] = ()
         # The first layer of an INT8 file is often float: one layer of integers makes it one.
         self._precision = "int8" if check.INTEGER in tags else "fp16" if check.HALF in tags else "fp32"
         self._net = ncnn.Net()

@@ -15,7 +15,6 @@ from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network, RawOutput
-from edgeseg.registry import target_by_name
 
 DEFAULT_OPSET = 17
 # Below, QuantizeLinear has no axis.
@@ -86,7 +85,9 @@ def _quantized(model: onnx.ModelProto, job: Job, network: Network) -> onnx.Model
     raw = network.outputs("raw", job.imgsz)
     present = {o.name for o in model.graph.output}
     names = [o.name if o.name in present else f"{_MARK}{o.name}" for o in raw]
-    made: onnx.ModelProto = target_by_name("onnx").load("quantize").quantize(model, job, names, [o.role for o in raw])
+    from .quantize import quantize
+
+    made: onnx.ModelProto = quantize(model, job, names, [o.role for o in raw])
     kept = [o for o in made.graph.output if not o.name.startswith(_MARK)]
     del made.graph.output[:]
     made.graph.output.extend(kept)

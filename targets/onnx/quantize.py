@@ -11,7 +11,8 @@ from edgeseg.export.job import Job
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.recipe import Recipe, load_recipe
-from edgeseg.registry import target_by_name
+
+from .flow import read_flow
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ def quantize(
     Raises:
         EdgesegError: an operator before ``outputs`` that the quantizer does not know, or an empty calibration set.
     """
-    here = target_by_name("onnx")
     recipe = load_recipe("int8") if job.recipe is None else Recipe.from_dict(job.recipe)
-    flow = restrict(here.load("flow").read_flow(model, job.imgsz, outputs, roles), reader)
+    flow = restrict(read_flow(model, job.imgsz, outputs, roles), reader)
     decisions = decide(flow, recipe, job.calibration, job.imgsz, lambda d, what: job.progress(0.3 + 0.5 * d, what))
     for said in unfollowed(flow, recipe, reader):
         job.note(said)
@@ -60,7 +60,8 @@ def quantize(
 
 def write(model: onnx.ModelProto, flow: Flow, decisions: Decisions) -> onnx.ModelProto:
     """Q/DQ pairs as the decisions say. Activations of more than 8 bits stay float: convolutions have no kernels for them."""
-    qdq = target_by_name("onnx").load("qdq")
+    from . import qdq
+
     params = {name: q for name, q in decisions.params(flow).items() if decisions.bits.get(name, 8) == 8}
     weights = {n.output: decisions.weights.get(n.output, n.weight) for n in flow.nodes if n.weight is not None}
     made: onnx.ModelProto = qdq.write(model, flow, params, weights, decisions.weight_scales, decisions.biases, qdq.Writing())

@@ -13,7 +13,8 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
-from edgeseg.registry import target_by_name
+
+from . import qdq
 
 
 def convert(job: Job) -> None:
@@ -33,7 +34,7 @@ def convert(job: Job) -> None:
     if job.precision == "int8":
         source = job.work / "openvino.onnx"
         scores = [o.name for o in manifest.outputs if o.role == "score"]
-        if not target_by_name("openvino").load("qdq").keep_inputs_of_convolutions(given, scores):
+        if not qdq.keep_inputs_of_convolutions(given, scores):
             raise EdgesegError("the ONNX file rounds nothing that a convolution reads", path=job.source, hint="Export int8")
         onnx.save(given, str(source))
     job.progress(0.3, "converting")

@@ -14,7 +14,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
-from edgeseg.registry import target_by_name
 
 KERAS = "model.keras"
 # Sums in another order differ by a few units in the last place; a wrong layout differs by the size of the values.
@@ -36,7 +35,8 @@ def convert(job: Job) -> None:
     manifest = derive(job, Manifest.from_metadata(props, path=str(job.source)), ("tensorflow-cpu", "keras"))
     manifest = replace(manifest, dynamic=False, imgsz=job.imgsz, batch=job.batch)
     job.progress(0.1, "starting TensorFlow")
-    network = target_by_name(job.format).load("network")
+    from . import network
+
     job.progress(0.4, "building the network")
     graph = _static(graph, job)
     model = network.Builder(graph, job.batch, job.imgsz).build()

@@ -16,7 +16,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
-from edgeseg.registry import target_by_name
 
 # tensorflowjs imports these for models that are none of ours; its own requirements never resolve together.
 STUBS: dict[str, tuple[str, ...]] = {
@@ -31,7 +30,8 @@ def convert(job: Job) -> None:
 
     ``fp16`` and ``int8`` are about the weights in the files: TF.js loads them into floats and computes in floats.
     """
-    weights = target_by_name(job.format).load("weights")
+    from . import weights
+
     job.progress(0.05, "reading the SavedModel")
     source = Manifest.from_metadata(read_sidecar(job.source), path=str(job.source))
     manifest = derive(job, source, ("tensorflow-cpu", "tensorflowjs"))

@@ -15,7 +15,8 @@ from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView
-from edgeseg.registry import target_by_name
+
+from . import flatbuffer
 
 
 def convert(job: Job) -> None:
@@ -28,7 +29,6 @@ def convert(job: Job) -> None:
     Raises:
         EdgesegError: the checkpoint cannot be read, or the converter left transpositions in a raw head.
     """
-    flatbuffer = target_by_name("tflite").load("flatbuffer")
     job.progress(0.05, "loading the checkpoint")
     network = load_checkpoint(job.source).fuse().eval()
     manifest = describe(job, network, ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert"))
@@ -42,7 +42,9 @@ def convert(job: Job) -> None:
         raise EdgesegError(f"the converter left {count} transpositions in the graph", hint="Use litert-torch 0.10")
     if job.precision == "int8":
         job.progress(0.4, "quantizing")
-        content = target_by_name("tflite").load("quantize").quantize(content, job)
+        from .quantize import quantize
+
+        content = quantize(content, job)
     elif job.precision == "fp16":
         job.progress(0.9, "half-precision weights")
         content = _to_half(content)

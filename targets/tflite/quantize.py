@@ -13,7 +13,8 @@ from edgeseg.manifest import ROLES
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.recipe import FLOAT, Recipe, load_recipe
-from edgeseg.registry import target_by_name
+
+from . import flatbuffer, graph
 
 
 def quantize(content: bytes, job: Job) -> bytes:
@@ -24,8 +25,6 @@ def quantize(content: bytes, job: Job) -> bytes:
     Raises:
         EdgesegError: an operator that integers cannot serve (the decoded head), an empty calibration set.
     """
-    target = target_by_name("tflite")
-    flatbuffer, graph = target.load("flatbuffer"), target.load("graph")
     recipe = load_recipe("int8") if job.recipe is None else Recipe.from_dict(job.recipe)
     model = flatbuffer.read(content)
     names = [graph.tensor_name(model.subgraphs[0], i) for i in model.subgraphs[0].outputs]
