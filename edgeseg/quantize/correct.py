@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.kinds import kind_of, silu_slope
 from edgeseg.quantize.simulate import QParams, operate, round_to
 
 if TYPE_CHECKING:
@@ -237,17 +238,8 @@ def _slope(flow: Flow, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     import torch
 
     if name in flow.silu_inputs:
-
-        def silu_slope(x: torch.Tensor) -> torch.Tensor:
-            s = torch.sigmoid(x)
-            return (s * (1 + x * (1 - s))) ** 2
-
         return silu_slope
-    kind = flow.producer[flow.activated[name]].kind if name in flow.activated else ""
-    if kind == "relu6":
-        return lambda x: ((x > 0) & (x < 6)).float()
-    if kind == "hardswish":
-        return lambda x: torch.where(x.abs() < 3, (2 * x + 3) / 6, (x >= 3).float()) ** 2
-    if name in flow.outputs and flow.roles[flow.outputs.index(name)] == "score":
-        return torch.sigmoid
-    return torch.ones_like
+    if name in flow.activated:
+        return kind_of(flow.producer[flow.activated[name]].kind).slope or torch.ones_like
+    score = name in flow.outputs and flow.roles[flow.outputs.index(name)] == "score"
+    return torch.sigmoid if score else torch.ones_like

@@ -14,10 +14,11 @@ from edgeseg.quantize.calibration import iterate
 from edgeseg.quantize.correct import Adjusted, level_scores, sequential
 from edgeseg.quantize.equalize import equalized
 from edgeseg.quantize.flow import Flow
+from edgeseg.quantize.kinds import channels, kind_of
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.observe import Histogram, observe
 from edgeseg.quantize.recipe import FLOAT, Recipe
-from edgeseg.quantize.simulate import SIGMOID, QParams, fake_quantize_weight
+from edgeseg.quantize.simulate import QParams, fake_quantize_weight, fixed
 from edgeseg.quantize.simulate import weight_scales as largest
 
 Report = Callable[[float, str], None]
@@ -45,7 +46,7 @@ class Decisions:
         for n in flow.nodes:
             if n.output in found:
                 gain = found[n.output].gain
-                weights[n.output] = rounded[n.output] * gain.reshape((-1, 1, 1, 1) if n.kind == "conv" else (1, -1, 1, 1))
+                weights[n.output] = rounded[n.output] * channels(n.kind, gain)
                 if n.output in scales:
                     scales[n.output] = scales[n.output] * gain
         return replace(self, weight_scales=scales, weights=weights, biases={k: a.bias for k, a in found.items()})
@@ -56,11 +57,9 @@ class Decisions:
         for name, (lo, hi) in self.ranges.items():
             node, bits = flow.producer.get(name), self.bits.get(name, 8)
             if bits != FLOAT:
-                sigmoid = node is not None and node.kind == "sigmoid" and bits == 8
+                given = fixed(node.kind) if node is not None and bits == 8 else None
                 symmetric = flow.symmetric and bits == 8
-                found[name] = (
-                    QParams.symmetric(lo, hi) if symmetric else SIGMOID if sigmoid else QParams.from_range(lo, hi, bits)
-                )
+                found[name] = QParams.symmetric(lo, hi) if symmetric else given or QParams.from_range(lo, hi, bits)
         return found
 
 
@@ -85,9 +84,8 @@ def decide(
         return Decisions({}, bits, scales, {}, {})
     learned = learned_ranges(flow, recipe.learned) if recipe.learned else {}
     if learned:
-        known = {n.output for n in flow.nodes if n.kind == "sigmoid"}
-        known |= {name for name, leader in flow.groups.items() if leader == flow.groups[flow.input]}
-        learned = {**dict.fromkeys(known, UNIT), **learned}
+        known = {name: UNIT for name, leader in flow.groups.items() if leader == flow.groups[flow.input]}
+        learned = {**known, **_spans(flow), **learned}
     if learned and all(name in learned for name, b in bits.items() if b != FLOAT):
         # Weights and biases were trained for these very ranges: there is nothing left to correct.
         return Decisions(learned, bits, scales, {}, {})
@@ -185,7 +183,7 @@ def weight_scales(flow: Flow, recipe: Recipe) -> dict[str, np.ndarray]:
     for n in flow.nodes:
         if n.weight is None or n.output in flow.floating or recipe.weight_bits(flow.stages[n.output]) != 8:
             continue
-        axis = 0 if n.kind == "conv" else 1
+        axis = kind_of(n.kind).axis or 0
         if recipe.weights.granularity == "tensor":
             found[n.output] = np.full(n.weight.shape[axis], np.abs(n.weight).max() / 127.0)
         elif recipe.learned:
@@ -221,8 +219,10 @@ def choose_ranges(flow: Flow, seen: Mapping[str, Histogram], recipe: Recipe) -> 
     return found
 
 
-_BEHIND = {"mul": ranges.silu, "hardswish": ranges.hardswish}
-"""What lets little of a tensor's negative values through, by the kind of the node that ends the activation."""
+def _spans(flow: Flow) -> dict[str, tuple[float, float]]:
+    """The ranges that are known without looking."""
+    spans = {n.output: kind_of(n.kind).span for n in flow.nodes}
+    return {name: span for name, span in spans.items() if span is not None}
 
 
 def _range(flow: Flow, names: Sequence[str], seen: Mapping[str, Histogram], recipe: Recipe) -> tuple[float, float]:
@@ -239,8 +239,7 @@ def _range(flow: Flow, names: Sequence[str], seen: Mapping[str, Histogram], reci
     if together is None:
         return UNIT
     a = recipe.activations
-    behind = [flow.producer[flow.activated[name]].kind for name in names if name in flow.activated]
-    function = next((_BEHIND[kind] for kind in behind if kind in _BEHIND), None)
+    function = next((f for f in (flow.flattened(name) for name in names) if f is not None), None)
     method = a.silu_input if function else a.method
     if method == "mse" and flow.symmetric:
         return ranges.mse_symmetric(together)

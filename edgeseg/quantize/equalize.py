@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.kinds import channels
 
 #: A tensor whose channels differ by less than this (largest to median) is left as it is.
 UNEVEN = 2.0
@@ -25,7 +26,8 @@ def pairs(flow: Flow) -> list[tuple[Node, Node]]:
         readers = flow.consumers[first.output]
         while len(readers) == 1 and readers[0].kind == "copy":
             readers = flow.consumers[readers[0].output]
-        if len(readers) == 1 and readers[0].kind == "conv" and readers[0].weight is not None:
+        plain = len(readers) == 1 and readers[0].kind == "conv" and readers[0].attrs.get("groups", 1) == 1
+        if plain and readers[0].weight is not None:
             found.append((first, readers[0]))
     return found
 
@@ -74,7 +76,6 @@ def equalized(flow: Flow, images: Iterable[np.ndarray]) -> Flow:
         s = np.ones_like(a, dtype=np.float64)
         s[alive] = np.sqrt(a[alive] / w[alive])
         s[alive] /= np.exp(np.log(s[alive]).mean())
-        outgoing = (-1, 1, 1, 1) if first.kind == "conv" else (1, -1, 1, 1)
-        new[first.output] = (w1 / s.reshape(outgoing)).astype(np.float32), (b1 / s).astype(np.float32)
+        new[first.output] = (w1 / channels(first.kind, s)).astype(np.float32), (b1 / s).astype(np.float32)
         new[second.output] = (w2 * s.reshape(1, -1, 1, 1)).astype(np.float32), b2
     return flow.with_weights(new) if new else flow

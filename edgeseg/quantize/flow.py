@@ -13,39 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.errors import EdgesegError
+from edgeseg.quantize.kinds import Function, kind_of, silu
 
-KINDS = (
-    "conv",
-    "deconv",
-    "sigmoid",
-    "relu6",
-    "hardswish",
-    "mul",
-    "add",
-    "concat",
-    "slice",
-    "maxpool",
-    "resize",
-    "pad",
-    "copy",
-)
-# Kinds that hand on values without changing them: one scale must serve input and output.
-MOVES = ("concat", "slice", "maxpool", "resize", "pad")
-# Activations in one operator; a SiLU is a sigmoid and a product.
-ACTIVATIONS = ("relu6", "hardswish")
 HEAD_STAGES = ("box", "score", "coeff", "proto")
 STAGES = ("backbone", "neck", *HEAD_STAGES)
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operator with a single output tensor; tensors are float NCHW with a batch axis.
+    """One operator with a single output tensor; tensors are float with a batch axis, those of pictures NCHW.
 
     A ``copy`` is the same tensor for one kind of reader, so that it may be rounded for that reader alone.
-    ``weight`` is (out, in, kh, kw) for ``conv``, (in, out, kh, kw) for ``deconv``. ``attrs`` holds ``stride`` (h, w),
-    ``pad`` (top, left, bottom, right), ``kernel`` (h, w), ``size`` (h, w) of a resize, ``begin`` and ``count`` of a slice of
-    channels.
+    ``weight`` is (out, in / groups, kh, kw) for ``conv``, (in, out, kh, kw) for ``deconv``. ``attrs`` holds ``stride``
+    (h, w), ``pad`` (top, left, bottom, right), ``groups`` and ``dilation`` where they are not one, ``kernel`` (h, w),
+    ``size`` (h, w) of a resize, ``begin``, ``count`` and ``axis`` of a slice, ``axis`` of a concatenation (1 where it is
+    left out) or a softmax, ``shape`` of a reshape, ``order`` of a transpose, ``factor`` of a scale.
     """
 
     kind: str
@@ -56,8 +38,7 @@ class Node:
     bias: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise EdgesegError(f"the operator {self.kind!r} is none that the quantizer knows ({', '.join(KINDS)})")
+        kind_of(self.kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +89,18 @@ class Flow:
     @cached_property
     def activated(self) -> dict[str, str]:
         """Input tensor of each activation, to the tensor that the activation writes."""
-        return {**self.silu_inputs, **{n.inputs[0]: n.output for n in self.nodes if n.kind in ACTIVATIONS}}
+        return {**self.silu_inputs, **{n.inputs[0]: n.output for n in self.nodes if kind_of(n.kind).activation}}
+
+    def flattened(self, name: str) -> Function | None:
+        """The function behind a tensor that lets little of some values through, if there is one."""
+        if name in self.silu_inputs:
+            return silu
+        return kind_of(self.producer[self.activated[name]].kind).flattens if name in self.activated else None
 
     @cached_property
     def clipped(self) -> frozenset[str]:
         """Tensors that a ReLU6 reads: never rounded themselves, since integer convolutions clip while they round."""
-        return frozenset(n.inputs[0] for n in self.nodes if n.kind == "relu6")
+        return frozenset(n.inputs[0] for n in self.nodes if kind_of(n.kind).clips)
 
     @cached_property
     def stages(self) -> dict[str, str]:
@@ -157,7 +144,7 @@ class Flow:
             return name
 
         for n in self.nodes:
-            if n.kind in MOVES:
+            if kind_of(n.kind).moves:
                 for name in n.inputs:
                     a, b = find(name), find(n.output)
                     if a != b:

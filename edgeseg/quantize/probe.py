@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeseg.quantize.flow import MOVES, Flow
+from edgeseg.quantize.flow import Flow
+from edgeseg.quantize.kinds import kind_of
 from edgeseg.quantize.simulate import Simulator, operate
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MASK = 0.1
 
 def watched(flow: Flow) -> set[str]:
     """Tensors that have values of their own: not a sigmoid's output (its range is known), nor what only moves values."""
-    return {flow.input} | {n.output for n in flow.nodes if n.kind != "sigmoid" and n.kind not in MOVES}
+    return {flow.input} | {n.output for n in flow.nodes if kind_of(n.kind).span is None and not kind_of(n.kind).moves}
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,12 @@ is the error of ``silu(x)``, so that values which the SiLU flattens to zero cost
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from edgeseg.quantize.kinds import Function
 from edgeseg.quantize.observe import Histogram
 
 METHODS = ("minmax", "percentile", "mse", "kl")
-Function = Callable[[np.ndarray], np.ndarray]
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-    """``x * sigmoid(x)``."""
-    return x / (1.0 + np.exp(-np.clip(x, -60.0, 60.0)))
-
-
-def hardswish(x: np.ndarray) -> np.ndarray:
-    """``x * clip(x + 3, 0, 6) / 6`` (Howard et al., arXiv:1905.02244)."""
-    return x * np.clip(x + 3.0, 0.0, 6.0) / 6.0
 
 
 def identity(x: np.ndarray) -> np.ndarray:

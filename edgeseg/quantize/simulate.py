@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.kinds import channels, kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,58 +45,29 @@ class QParams:
         return self.scale * (self.low - self.zero_point), self.scale * (self.high - self.zero_point)
 
 
-SIGMOID = QParams(1 / 256, -128)
+def fixed(kind: str) -> QParams | None:
+    """What integer kernels make of the 8-bit output of a kind, whatever its range."""
+    grid = kind_of(kind).kernels
+    return None if grid is None else QParams(*grid)
 
 
 def weight_scales(weight: np.ndarray, kind: str, bits: int = 8) -> np.ndarray:
     """Symmetric scale of each output channel from the largest magnitude."""
-    axes = (1, 2, 3) if kind == "conv" else (0, 2, 3)
+    axes = tuple(i for i in range(weight.ndim) if i != kind_of(kind).axis)
     return np.maximum(np.abs(weight).max(axes), 1e-9) / (2 ** (bits - 1) - 1)
 
 
 def fake_quantize_weight(weight: np.ndarray, kind: str, bits: int = 8, scales: np.ndarray | None = None) -> np.ndarray:
     """The weight rounded to its per-channel grid, as float32."""
     scales = weight_scales(weight, kind, bits) if scales is None else scales
-    s = scales.reshape((-1, 1, 1, 1) if kind == "conv" else (1, -1, 1, 1))
+    s = channels(kind, scales)
     top = 2 ** (bits - 1) - 1
     return (np.clip(np.rint(weight / s), -top, top) * s).astype(np.float32)
 
 
 def operate(node: Node, inputs: list[torch.Tensor], weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
-    """One operator in float; tensors are (n, c, h, w)."""
-    import torch
-    import torch.nn.functional as f
-
-    a, x = node.attrs, inputs[0]
-    if node.kind == "conv" and weight is not None:
-        t, left, b, r = a["pad"]
-        if (t, left) == (b, r):
-            return f.conv2d(x, weight, bias, a["stride"], (t, left))
-        return f.conv2d(f.pad(x, (left, r, t, b)), weight, bias, a["stride"])
-    if node.kind == "deconv" and weight is not None:
-        return f.conv_transpose2d(x, weight, bias, a["stride"])
-    if node.kind == "sigmoid":
-        return torch.sigmoid(x)
-    if node.kind == "relu6":
-        return x.clamp(0, 6)
-    if node.kind == "hardswish":
-        return f.hardswish(x)
-    if node.kind == "copy":
-        return x.view_as(x)  # a tensor of its own for autograd
-    if node.kind == "mul":
-        return x * inputs[1]
-    if node.kind == "add":
-        return x + inputs[1]
-    if node.kind == "concat":
-        return torch.cat(inputs, 1)
-    if node.kind == "slice":
-        return x[:, a["begin"] : a["begin"] + a["count"]]
-    if node.kind == "resize":
-        return f.interpolate(x, size=a["size"], mode="nearest")
-    t, left, b, r = a["pad"]
-    if node.kind == "pad":
-        return f.pad(x, (left, r, t, b))
-    return f.max_pool2d(f.pad(x, (left, r, t, b), value=float("-inf")), a["kernel"], a["stride"])
+    """One operator in float."""
+    return kind_of(node.kind).run(node, inputs, weight, bias)
 
 
 def round_to(x: torch.Tensor, q: QParams | None) -> torch.Tensor:

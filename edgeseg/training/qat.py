@@ -22,9 +22,10 @@ from edgeseg.manifest import Output
 from edgeseg.network.model import Network, RawOutput
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.kinds import kind_of
 from edgeseg.quantize.learned import fingerprint
 from edgeseg.quantize.recipe import Recipe
-from edgeseg.quantize.simulate import SIGMOID, operate
+from edgeseg.quantize.simulate import fixed, operate
 
 INPUT = "images"
 ROLES = (*("box", "score", "coeff") * 3, "proto")
@@ -118,7 +119,7 @@ def fake_quantize(x: Tensor, low: Tensor, high: Tensor, bits: int = 8) -> Tensor
 
 def fake_quantize_weight(weight: Tensor, kind: str, per_tensor: bool = False) -> Tensor:
     """A weight on its symmetric 8-bit grid, one scale per output channel (or one for all), from its present maximum."""
-    axes = (1, 2, 3) if kind == "conv" else (0, 2, 3)
+    axes = tuple(i for i in range(weight.dim()) if i != kind_of(kind).axis)
     top = weight.detach().abs()
     scale = (top.max() if per_tensor else top.amax(axes, keepdim=True)).clamp_min(1e-9) / 127
     v = weight / scale
@@ -149,8 +150,8 @@ class QuantizedNetwork(nn.Module):
         )
         self.rounded = {n.output for n in weighted if n.output in decisions.weight_scales}
         self.bits = {k: b for k, b in decisions.bits.items() if b < 32 and k in decisions.ranges}
-        gates = {n.output for n in flow.nodes if n.kind == "sigmoid"}
-        self._fixed = {k for k in self.bits if k in gates and self.bits[k] == 8}
+        grids = {n.output: fixed(n.kind) for n in flow.nodes}
+        self._fixed = {k: q.range for k, q in grids.items() if q is not None and self.bits.get(k) == 8}
         leaders = sorted({flow.groups[k] for k in self.bits if k not in self._fixed})
         self._slot = {leader: i for i, leader in enumerate(leaders)}
         self.register_buffer("initial", torch.tensor([decisions.ranges[k] for k in leaders]).reshape(-1, 2))
@@ -170,7 +171,7 @@ class QuantizedNetwork(nn.Module):
         if name not in self.bits:
             return x
         if name in self._fixed:
-            low, high = SIGMOID.range
+            low, high = self._fixed[name]
             return fake_quantize(x, x.new_tensor(low), x.new_tensor(high))
         return fake_quantize(x, *self.limits(name), self.bits[name])
 

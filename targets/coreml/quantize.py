@@ -24,7 +24,8 @@ from edgeseg.quantize import ranges
 from edgeseg.quantize.calibration import iterate
 from edgeseg.quantize.correct import Adjusted, sequential
 from edgeseg.quantize.decide import UNIT, activation_bits, rounded_weights, weight_scales
-from edgeseg.quantize.flow import MOVES, Flow
+from edgeseg.quantize.flow import Flow
+from edgeseg.quantize.kinds import kind_of
 from edgeseg.quantize.observe import Histogram, observe
 from edgeseg.quantize.recipe import Activations, Correction, Recipe
 from edgeseg.quantize.simulate import QParams
@@ -133,7 +134,7 @@ def _range(flow: Flow, name: str, seen: Mapping[str, Histogram], how: Activation
 def _sources(flow: Flow, name: str) -> set[str]:
     """The computed tensors whose values a tensor holds, through operators that only move values."""
     node = flow.producer[name]
-    return {s for i in node.inputs for s in _sources(flow, i)} if node.kind in MOVES else {name}
+    return {s for i in node.inputs for s in _sources(flow, i)} if kind_of(node.kind).moves else {name}
 
 
 def _half_scale(q: QParams) -> QParams:
