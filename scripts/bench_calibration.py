@@ -36,11 +36,11 @@ def peak() -> float:
 def one(model: Path, folder: Path, count: int, imgsz: int, recipe: str) -> dict[str, Any]:
     """Calibrate once, in this process."""
     from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.flow import network_flow
     from edgeseg.quantize.calibration import iterate
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import load_recipe
     from edgeseg.quantize.simulate import Simulator, to_tensor
-    from edgeseg.training.qat import network_flow
 
     flow = network_flow(load_checkpoint(model), (imgsz, imgsz))
     files = sorted(folder.rglob("*.png"))

@@ -48,13 +48,13 @@ def sensitivity(
     from edgeseg.evaluate.sensitivity import measure
     from edgeseg.export.guard import held_out
     from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.flow import network_flow
     from edgeseg.network.runtime import NetworkRuntime
     from edgeseg.quantize.calibration import choose
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import Correction, load_recipe
     from edgeseg.quantize.sensitivity import layer_parts, stage_parts
     from edgeseg.running.open import is_checkpoint, newest_checkpoint, parse_imgsz
-    from edgeseg.training.qat import network_flow
 
     if by not in BY:
         raise EdgesegError(f"by={by} is neither stage nor layer", hint="Write --by stage or --by layer")

@@ -186,10 +186,10 @@ class Mixed:
         from edgeseg.evaluate.sensitivity import measure
         from edgeseg.export.guard import held_out
         from edgeseg.network.checkpoint import load_checkpoint
+        from edgeseg.network.flow import network_flow
         from edgeseg.network.runtime import NetworkRuntime
         from edgeseg.quantize.decide import decide
         from edgeseg.quantize.sensitivity import stage_parts
-        from edgeseg.training.qat import network_flow
 
         self.say("which stages are sensitive")
         network = load_checkpoint(self.origin.path)

@@ -107,12 +107,14 @@ def observe(
         corner = float(places.random())
 
         def take(t: torch.Tensor, corner: float = corner) -> torch.Tensor:
+            if t.dim() != 4:
+                return t
             step = max(1, int((t.shape[2] * t.shape[3] / POSITIONS) ** 0.5))
             return t[:, :, int(corner * step) :: step, int(corner * step) :: step]
 
         for name, seen in probe(simulator, to_tensor([image]), random, take).items():
             if seen.squared is not None:
-                share = seen.positions / (seen.values.shape[2] * seen.values.shape[3])
+                share = seen.positions / seen.values[0, 0].numel()
                 counts = seen.squared.numpy() * share
                 found.setdefault(name, Histogram()).add(seen.values.numpy(), counts, (seen.low, seen.high))
         progress(done)

@@ -55,7 +55,7 @@ def probe(
         simulator: the float network.
         x: (1, 3, h, w) RGB in 0..1.
         random: where the probe comes from.
-        take: picks positions out of (1, c, h, w); applied to values and gradients alike as they arise, so that no second
+        take: picks positions out of (1, c, h, w), or of another rank; applied to values and gradients alike as they arise, so that no second
             set of whole tensors is ever held.
 
     Returns:
@@ -73,8 +73,8 @@ def probe(
     squared: dict[str, torch.Tensor] = {}
 
     def watch(name: str, y: torch.Tensor) -> None:
-        low, high = y.detach().permute(0, 2, 3, 1).aminmax()
-        values[name] = take(y.detach()).clone(), float(low), float(high), y.shape[2] * y.shape[3]
+        low, high = (y.permute(0, 2, 3, 1) if y.dim() == 4 else y).detach().aminmax()
+        values[name] = take(y.detach()).clone(), float(low), float(high), y[0, 0].numel()
         if name not in flow.activated:
             y.register_hook(lambda g: squared.__setitem__(name, take(g) ** 2))
 

@@ -8,7 +8,7 @@ arXiv:1712.05877), and ranges get theirs as in Learned Step Size Quantization (E
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,84 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Output
+from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network, RawOutput
 from edgeseg.quantize.decide import Decisions, decide
-from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.kinds import kind_of
 from edgeseg.quantize.learned import fingerprint
 from edgeseg.quantize.recipe import Recipe
 from edgeseg.quantize.simulate import fixed, operate
-
-INPUT = "images"
-ROLES = (*("box", "score", "coeff") * 3, "proto")
-
-
-def network_flow(network: Network, imgsz: tuple[int, int]) -> Flow:
-    """The fused network with raw head as a ``Flow`` for images of (height, width) ``imgsz``.
-
-    Raises:
-        EdgesegError: an operator that the quantizer does not know.
-    """
-    view = network.fuse().view("raw").eval()
-    program = torch.export.export(view, (torch.zeros(1, 3, *imgsz),), strict=False)
-    state = {**dict(program.named_parameters()), **dict(program.named_buffers())}
-    stored = {s.arg.name: state[s.target] for s in program.graph_signature.input_specs if s.target in state}
-    arrays = {k: v.detach().numpy() for k, v in stored.items()}
-    images = next(n.name for n in program.graph.nodes if n.op == "placeholder" and n.name not in arrays)
-    nodes: list[Node] = []
-    channels = {images: 3}
-    outputs: tuple[str, ...] = ()
-    for n in program.graph.nodes:
-        if n.op == "call_function":
-            value = n.meta["val"]
-            if isinstance(value, Tensor):
-                channels[n.name] = int(value.shape[1])
-            nodes += _nodes(n, arrays, channels)
-        elif n.op == "output":
-            outputs = tuple(a.name for a in n.args[0])
-    return Flow(tuple(nodes), images, outputs, ROLES, channels)
-
-
-def _nodes(n: Any, arrays: Mapping[str, np.ndarray], channels: dict[str, int]) -> list[Node]:
-    """One operator of the exported program as nodes of a flow."""
-    kind = getattr(n.target, "__name__", str(n.target)).split(".")[0].rstrip("_")
-    x = n.args[0].name if hasattr(n.args[0], "name") else ""
-    if kind in ("conv2d", "conv_transpose2d"):
-        given = [*n.args[3:], None, None][:2]
-        stride = tuple(given[0] or (1, 1))
-        pad = tuple(given[1] or (0, 0))
-        weight, bias = (arrays[a.name] for a in n.args[1:3])
-        attrs = {"stride": stride, "pad": (*pad, *pad)}
-        return [Node("conv" if kind == "conv2d" else "deconv", (x,), n.name, attrs, weight, bias)]
-    if kind == "silu":
-        gate = f"{n.name}.gate"
-        channels[gate] = channels[n.name]
-        return [Node("sigmoid", (x,), gate), Node("mul", (x, gate), n.name)]
-    if kind in ("relu6", "hardtanh", "hardswish"):  # a ReLU6 is exported as the clip that it is
-        return [Node("hardswish" if kind == "hardswish" else "relu6", (x,), n.name)]
-    if kind == "add":
-        return [Node("add", (x, n.args[1].name), n.name)]
-    if kind == "cat":
-        return [Node("concat", tuple(a.name for a in n.args[0]), n.name)]
-    if kind in ("chunk", "split"):
-        return []
-    if kind == "getitem":
-        source, index = n.args[0], n.args[1]
-        sizes = [int(v.shape[1]) for v in source.meta["val"]]
-        part = {"begin": sum(sizes[:index]), "count": sizes[index]}
-        return [Node("slice", (source.args[0].name,), n.name, part)]
-    if kind == "max_pool2d":
-        pad = tuple(n.args[3]) if len(n.args) > 3 else (0, 0)
-        return [Node("maxpool", (x,), n.name, {**_window(n), "pad": (*pad, *pad)})]
-    if kind == "upsample_nearest2d":
-        return [Node("resize", (x,), n.name, {"size": tuple(int(s) for s in n.meta["val"].shape[2:])})]
-    raise EdgesegError(f"quantization-aware training does not know the operator {kind}")
-
-
-def _window(n: Any) -> dict[str, Any]:
-    return {"kernel": tuple(n.args[1]), "stride": tuple(n.args[2])}
 
 
 def _straight(rounded: Tensor, x: Tensor) -> Tensor:

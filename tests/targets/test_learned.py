@@ -19,12 +19,13 @@ from edgeseg.export.calibrate import choose_calibration
 from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import ACTIVATIONS
+from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.recipe import Recipe, load_recipe
 from edgeseg.registry import target_by_name
 from edgeseg.running.open import open_model
-from edgeseg.training.qat import QuantizedNetwork, network_flow, prepare
+from edgeseg.training.qat import QuantizedNetwork, prepare
 
 SIZE = 96
 DEMO = resources.PACKAGE / "demo" / "demo-seg.pt"

@@ -17,13 +17,14 @@ from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import ACTIVATIONS, Definition
+from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network
 from edgeseg.quantize.decide import decide
 from edgeseg.quantize.learned import fingerprint
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import QParams, Simulator, round_to
 from edgeseg.training import TrainOptions, train
-from edgeseg.training.qat import fake_quantize, network_flow, prepare
+from edgeseg.training.qat import fake_quantize, prepare
 
 NAMES = ("circle", "square", "triangle", "star")
 
