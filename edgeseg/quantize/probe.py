@@ -55,8 +55,8 @@ def probe(
         simulator: the float network.
         x: (1, 3, h, w) RGB in 0..1.
         random: where the probe comes from.
-        take: picks positions out of (1, c, h, w), or of another rank; applied to values and gradients alike as they arise, so that no second
-            set of whole tensors is ever held.
+        take: picks positions out of (1, c, h, w), or of another rank; applied to values and gradients alike as they arise,
+            so that no second set of whole tensors is ever held.
 
     Returns:
         By tensor name. An activation's input comes with the gradient of its output, because its error is judged there.
