@@ -10,7 +10,7 @@ import ast
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,8 +105,10 @@ def open_artifact(
     except EdgesegError:
         raise
     except Exception as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise EdgesegError(f"the {target.title} runtime cannot load it ({first})", path=path, hint="Export it again") from e
+        raise EdgesegError(
+            f"the {target.title} runtime cannot load it ({_first(e)})", path=path, hint="Export it again"
+        ) from e
+    runtime.run = _told(runtime.run, path, target)  # type: ignore[method-assign]
     manifest = Manifest.from_metadata(runtime.metadata, path=str(path))
     if manifest is None:
         from edgeseg.infer import infer_manifest
@@ -115,6 +117,25 @@ def open_artifact(
     elif input:
         raise EdgesegError("edgeseg wrote this file: it knows its input", path=path, hint="Leave input= out")
     return Artifact(path, target, runtime, manifest)
+
+
+def _told(run: Callable[[np.ndarray], list[np.ndarray]], path: Path, target: Target) -> Callable[..., list[np.ndarray]]:
+    """``run`` whose faults name the file: some runtimes find out only there what is wrong with it."""
+
+    def guarded(x: np.ndarray) -> list[np.ndarray]:
+        try:
+            return run(x)
+        except EdgesegError:
+            raise
+        except Exception as e:
+            what = f"the {target.title} runtime cannot run it ({_first(e)})"
+            raise EdgesegError(what, path=path, hint="Export it again") from e
+
+    return guarded
+
+
+def _first(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
 
 
 def append_zip(path: Path, manifest: Manifest) -> None:
