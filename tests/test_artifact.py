@@ -27,6 +27,8 @@ class Runtime:
         self.threads, self.metadata = threads, read_zip(path)
         self.input, self.outputs = Tensor("images", (1, 3, 64, 64)), (Tensor("proto", (1, 32, 16, 16)),)
     def run(self, x):
+        if x.ndim != 4:
+            raise RuntimeError("no such group\\nand so on")
         return [np.zeros((1, 32, 16, 16), np.float32)]
 """
 
@@ -107,6 +109,15 @@ def test_open(fake, tmp_path):
     assert artifact.manifest == MANIFEST and artifact.target.name == "fake" and artifact.size == file.stat().st_size
     assert artifact.runtime._runtime.threads == 3
     assert artifact.runtime.run(np.zeros((1, 3, 64, 64), np.float32))[0].shape == (1, 32, 16, 16)
+
+
+def test_a_runtime_that_fails_while_running_names_the_file(fake, tmp_path):
+    file = tmp_path / "m.fake"
+    file.write_bytes(bytes(9))
+    append_zip(file, MANIFEST)
+    runtime = open_model(file).runtime
+    with pytest.raises(EdgesegError, match=r"m\.fake: its runtime cannot run it \(no such group\)"):
+        runtime.run(np.zeros(1, np.float32))
 
 
 def test_open_without_our_manifest_infers_one(fake, tmp_path):

@@ -14,7 +14,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
 from edgeseg.registry import CHECKPOINTS, DEFINITIONS, NETWORK, Target, target_by_path, targets
 from edgeseg.running.pipeline import Pipeline
-from edgeseg.running.runtime import Local, Runtime, TargetRuntime
+from edgeseg.running.runtime import Local, Runtime, TargetRuntime, first_line
 from edgeseg.store import recover
 
 DEFAULT_MODEL = "yolov8n-seg.pt"
@@ -135,12 +135,12 @@ def open_model(
 def _here(path: Path, target: Target, threads: int | None) -> Runtime:
     try:
         runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
-        return Local(runtime)
+        return Local(runtime, path)
     except EdgesegError:
         raise
     except Exception as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise EdgesegError(f"the {target.title} runtime cannot load it ({first})", path=path, hint="Export it again") from e
+        what = f"the {target.title} runtime cannot load it ({first_line(e)})"
+        raise EdgesegError(what, path=path, hint="Export it again") from e
 
 
 def _apart(path: Path, python: Path, threads: int | None, format: str = "") -> Runtime:

@@ -24,7 +24,7 @@ from edgeseg.environments import python_env as children
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 from edgeseg.registry import target_by_name, target_by_path
-from edgeseg.running.runtime import Local, Runtime, TargetRuntime, stay
+from edgeseg.running.runtime import Local, Runtime, TargetRuntime, first_line, stay
 
 
 class RemoteRuntime:
@@ -177,7 +177,7 @@ def _open(path: Path, format: str, threads: int | None) -> Runtime:
     if target is None:
         raise EdgesegError("no known format has this suffix", path=path)
     runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
-    return Local(runtime)
+    return Local(runtime, path)
 
 
 def serve(path: Path, format: str, threads: int) -> None:
@@ -204,8 +204,7 @@ def serve(path: Path, format: str, threads: int) -> None:
         error = {"what": e.what, "path": None if e.path is None else str(e.path), "line": e.line, "hint": e.hint}
         _send(answers, {"error": error}, [])
     except Exception as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0]
-        _send(answers, {"error": {"what": f"its runtime failed ({first})", "path": str(path), "hint": ""}}, [])
+        _send(answers, {"error": {"what": f"its runtime failed ({first_line(e)})", "path": str(path), "hint": ""}}, [])
 
 
 if __name__ == "__main__":

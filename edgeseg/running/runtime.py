@@ -56,10 +56,11 @@ class Runtime(Protocol):
 
 
 class Local:
-    """A target's runtime in this process."""
+    """A target's runtime in this process; its faults name the file, some of which come to light only while it runs."""
 
-    def __init__(self, runtime: TargetRuntime) -> None:
+    def __init__(self, runtime: TargetRuntime, path: Path | None = None) -> None:
         self._runtime: TargetRuntime | None = runtime
+        self._path = path
         self.input, self.outputs, self.metadata = runtime.input, runtime.outputs, runtime.metadata
         self.guesses: tuple[str, ...] = tuple(getattr(runtime, "guesses", ()))
         self.device = str(getattr(runtime, "device", "cpu"))
@@ -76,7 +77,14 @@ class Local:
         if self._runtime is None:
             raise EdgesegError("this model was closed", hint="Open it again")
         start = perf_counter()
-        outputs = self._runtime.run(x)
+        try:
+            outputs = self._runtime.run(x)
+        except EdgesegError:
+            raise
+        except Exception as e:
+            raise EdgesegError(
+                f"its runtime cannot run it ({first_line(e)})", path=self._path, hint="Export it again"
+            ) from e
         self.seconds = perf_counter() - start
         return outputs
 
@@ -87,6 +95,11 @@ class Local:
     def close(self) -> None:
         """Let go of the runtime and its memory."""
         self._runtime = None
+
+
+def first_line(e: BaseException) -> str:
+    """What an exception says, without the story behind it."""
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
 
 
 def stay(here: str, device: str) -> None:
