@@ -77,7 +77,10 @@ def test_a_crash_is_an_error_with_the_signal(toy):
 
 
 def test_a_bug_is_its_first_line(toy):
-    with RemoteRuntime(toy("bug")) as runtime, pytest.raises(EdgesegError, match=r"its runtime failed \(shape mismatch\)"):
+    with (
+        RemoteRuntime(toy("bug")) as runtime,
+        pytest.raises(EdgesegError, match=r"its runtime cannot run it \(shape mismatch\)"),
+    ):
         runtime.run(np.zeros((1, 3, 4, 4), np.float32))
 
 
