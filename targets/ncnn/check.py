@@ -16,6 +16,8 @@ HALF, INTEGER = 0x01306B47, 0x000D4B38
 #: Bytes of a weight by its tag; with other tags a table of 256 floats and one byte each follow.
 _TAGS = {0: 4, HALF: 2, INTEGER: 1, 0x0002C056: 4}
 _TABLE = 256 * 4
+_CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
+_NUMBERS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 19)
 
 
 def check(param: Path, weights: Path) -> frozenset[int]:
@@ -76,6 +78,15 @@ def _layer(words: list[str], made: set[str], param: Path, number: int) -> tuple[
     return kind, params
 
 
+def _convolution(here: dict[int, int], kind: str, param: Path, number: int) -> None:
+    """ncnn divides by these without a look, and with 19 takes the weights from a second input."""
+    width, outputs = here.get(1, 0), here.get(0, 0)
+    kernel = width * here.get(11, width)
+    sizes = [here.get(k, 1) for k in (2, 3, 7)] + [here.get(12, 1), here.get(13, 1)]
+    if min(kernel, outputs, *sizes) < 1 or here.get(6, 0) % (kernel * outputs) or here.get(19, 0):
+        raise EdgesegError(f"no {kind}: its sizes contradict each other", path=param, line=number, hint=HINT)
+
+
 def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param: Path) -> frozenset[int]:
     """Walk through the weights of the kinds whose layout is known, as far as those go."""
     size, at = weights.stat().st_size, 0
@@ -83,10 +94,11 @@ def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param
     with open(weights, "rb") as f:
         for number, kind, params in claims:
             try:
-                here = {k: int(v) for k, v in params.items() if k in (0, 1, 2, 5, 6, 8)}
+                here = {k: int(v) for k, v in params.items() if k in _NUMBERS}
             except ValueError:
                 here = {}
-            if kind in ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"):
+            if kind in _CONVOLUTIONS:
+                _convolution(here, kind, param, number)
                 count, outputs, bias, int8 = here.get(6, 0), here.get(0, 0), here.get(5, 0), here.get(8, 0)
             elif kind == "InnerProduct":
                 count, outputs, bias, int8 = here.get(2, 0), here.get(0, 0), here.get(1, 0), here.get(8, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -99,7 +100,13 @@ DAMAGE = {
     "no magic": (lambda t: t.replace("7767517", "7767518"), "no ncnn graph"),
     "no input": (lambda t: t.replace("Input ", "Noop ", 1), "no input"),
     "a parameter that is none": (lambda t: t.replace("0=8 ", "0:8 ", 1), "is no parameter"),
-    "more weights than there are": (lambda t: t.replace("6=", "6=99999", 1), "its weights end"),
+    "more weights than there are": (
+        lambda t: re.sub(r"6=(\d+)", lambda m: f"6={int(m[1]) * 99999}", t, count=1),
+        "its weights end",
+    ),
+    "weights that fit no kernel": (lambda t: t.replace("6=", "6=1", 1), "sizes contradict"),
+    "weights from a second input": (lambda t: t.replace(" 11=3 ", " 19=3 ", 1), "sizes contradict"),
+    "a kernel without a side": (lambda t: t.replace(" 1=3 ", " 1=0 ", 1), "sizes contradict"),
     "empty": (lambda t: "", "no ncnn graph"),
 }
 
