@@ -107,6 +107,7 @@ DAMAGE = {
     "weights from a second input": (lambda t: t.replace(" 11=3 ", " 19=3 ", 1), "sizes contradict"),
     "a kernel without a side": (lambda t: t.replace(" 1=3 ", " 1=0 ", 1), "sizes contradict"),
     "empty": (lambda t: "", "no ncnn graph"),
+    "an output of another name": (lambda t: t.replace(" out0 ", " :  ", 1), "has no out0"),
 }
 
 
