@@ -83,6 +83,8 @@ def read(key: str) -> tuple[Entry | None, str]:
             files = {name: (int(size), str(digest)) for name, (size, digest) in raw.pop("files").items()}
             entry = Entry(key=key, files=files, notes=tuple(raw.pop("notes")), **raw)
             problem = _damage(folder / "data", files)
+            if not problem and entry.artifact not in {name.partition("/")[0] for name in files}:
+                problem = "names another file than it has"
     except (OSError, ValueError, KeyError, TypeError) as e:
         problem = f"cannot be read ({type(e).__name__})"
     if problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edgeseg.errors import EdgesegError, brief
@@ -16,6 +17,8 @@ HALF, INTEGER = 0x01306B47, 0x000D4B38
 #: Bytes of a weight by its tag; with other tags a table of 256 floats and one byte each follow.
 _TAGS = {0: 4, HALF: 2, INTEGER: 1, 0x0002C056: 4}
 _TABLE = 256 * 4
+_Size = tuple[int, int, int]
+_NOMINAL = (640, 640)
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
 _NUMBERS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 19)
 
@@ -43,9 +46,14 @@ def check(param: Path, weights: Path) -> frozenset[int]:
         raise EdgesegError(f"it names {layers} layers and has {len(rows)}", path=param, hint=HINT)
     made: set[str] = set()
     claims: list[tuple[int, str, dict[int, str]]] = []
+    sizes: dict[str, _Size] = {}
     for number, words in rows:
         kind, params = _layer(words, made, param, number)
         claims.append((number, kind, params))
+        inputs, outputs = int(words[2]), int(words[3])
+        given = [sizes.get(b) for b in words[4 : 4 + inputs]]
+        found = _size(kind, params, given, (param, number))
+        sizes.update({b: found for b in words[4 + inputs : 4 + inputs + outputs] if found is not None})
     if len(made) > blobs:
         raise EdgesegError(f"it names {blobs} blobs and has {len(made)}", path=param, hint=HINT)
     if not any(kind == "Input" for _, kind, _ in claims):
@@ -85,6 +93,48 @@ def _convolution(here: dict[int, int], kind: str, param: Path, number: int) -> N
     sizes = [here.get(k, 1) for k in (2, 3, 7)] + [here.get(12, 1), here.get(13, 1)]
     if min(kernel, outputs, *sizes) < 1 or here.get(6, 0) % (kernel * outputs) or here.get(19, 0):
         raise EdgesegError(f"no {kind}: its sizes contradict each other", path=param, line=number, hint=HINT)
+
+
+def _size(kind: str, params: dict[int, str], given: list[_Size | None], where: tuple[Path, int]) -> _Size | None:
+    """(channels, height, width) of what a layer writes where the image is ``_NOMINAL``; None where that is not known, and no
+    channels where those are not. ncnn reads past the end of a tensor that is smaller than the layer believes."""
+    known = [s for s in given if s is not None]
+    if kind == "Input":
+        return 0, *_NOMINAL
+    if kind in ("BinaryOp", "Concat") and len({s[1:] for s in known}) > 1 and params.get(0, "0") in ("0", "2"):
+        what = f"the {kind} reads tensors of different sizes"
+        raise EdgesegError(what, path=where[0], line=where[1], hint=HINT)
+    if not known or len(known) < len(given):
+        return None
+    (channels, height, width), n = known[0], {k: int(v) for k, v in params.items() if v.lstrip("-").isdigit()}
+    if kind in ("Swish", "Sigmoid", "HardSwish", "ReLU", "Clip", "Split", "BinaryOp"):
+        return channels, height, width
+    if kind == "Concat":
+        return sum(s[0] for s in known) if all(s[0] for s in known) else 0, height, width
+    if kind == "Slice":
+        parts = params.get(_ARRAYS, "").split(",")[1:]
+        even = bool(parts) and set(parts) == {"-233"}
+        return (channels // len(parts) if even else 0, height, width) if n.get(1, 0) == 0 else None
+    if kind == "Interp":
+        scale = [int(m[1]) for k in (1, 2) if (m := re.fullmatch(r"(\d+)(\.0*)?(e\+00)?", params.get(k, "1")))]
+        return (channels, height * scale[0], width * scale[1]) if len(scale) == 2 and not {3, 4} & set(params) else None
+    pooling, k = kind == "Pooling", 3 if kind == "Pooling" else 4
+    if not pooling and kind not in _CONVOLUTIONS[:2]:
+        return None
+    wide = n.get(1, 1)
+    high = n.get(11, wide)
+    step = (n.get(2, 1), n.get(12, n.get(2, 1))) if pooling else (n.get(3, 1), n.get(13, n.get(3, 1)))
+    left = n.get(k, 0)
+    top, right = n.get(k + 10, left), n.get(k + 11, left)
+    bottom = n.get(k + 12, top)
+    if kind == "Convolution" and channels and n.get(6, 0) != channels * n.get(0, 0) * wide * high:
+        what = f"the weights of the Convolution are not for the {channels} channels that it reads"
+        raise EdgesegError(what, path=where[0], line=where[1], hint=HINT)
+    plain = n.get(4, 0) == 0 and n.get(5, 0) == 1 if pooling else n.get(2, 1) == n.get(12, 1) == 1
+    if not plain or min(left, top, right, bottom) < 0 or min(*step, wide, high) < 1:
+        return None
+    size = (height + top + bottom - high) // step[1] + 1, (width + left + right - wide) // step[0] + 1
+    return channels if pooling else n.get(0, 0), *size
 
 
 def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param: Path) -> frozenset[int]:

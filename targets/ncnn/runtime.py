@@ -51,6 +51,11 @@ class Runtime:
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs
+            # ncnn gives an empty tensor for a name that it does not know, and reading that ends the process.
+            lost = {o.name for o in self.outputs} - set(self._net.output_names())
+            if lost or self.input.name not in self._net.input_names():
+                what = f"its graph has no {min(lost, default=self.input.name)}, which its metadata.yaml names"
+                raise EdgesegError(what, path=param, hint="Export the model again")
             return
         if "imgsz" not in self.metadata:
             lost = "there is no metadata.yaml beside it" if not self.metadata else "its metadata.yaml names no imgsz"

@@ -21,6 +21,12 @@ def convert(job):
 """
 
 
+def _replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 def entry_of(result) -> Path:
     return cache.entry_folder(result.key)
 
@@ -38,6 +44,8 @@ def entry_of(result) -> Path:
         (lambda d: (d / "entry.json").write_text("[]"), "cannot be read"),
         (lambda d: (d / "entry.json").write_text('{"schema": 0}'), "another version"),
         (lambda d: shutil.rmtree(d / "data"), "lost or gained files"),
+        (lambda d: _replace(d / "entry.json", '"artifact": "model.web"', '"artifact": "mode0.web"'), "names another file"),
+        (lambda d: _replace(d / "entry.json", '"artifact": "model.web"', '"artifact": 7'), "names another file"),
     ],
 )
 def test_a_damaged_entry_is_noticed_dropped_and_made_again(toys, damage, words) -> None:
