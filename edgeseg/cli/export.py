@@ -69,9 +69,7 @@ def export(
     ] = None,
     nms: Annotated[
         bool | None,
-        typer.Option(
-            help="Non-maximum suppression inside the graph (onnx, openvino).", show_default=False, rich_help_panel=SHAPE
-        ),
+        typer.Option(help="Non-maximum suppression inside the graph.", show_default=False, rich_help_panel=SHAPE),
     ] = None,
     keras: Annotated[
         bool | None, typer.Option(help="Write a Keras model too.", show_default=False, rich_help_panel=SHAPE)

@@ -19,8 +19,9 @@ _TAGS = {0: 4, HALF: 2, INTEGER: 1, 0x0002C056: 4}
 _TABLE = 256 * 4
 _Size = tuple[int, int, int]
 _NOMINAL = (640, 640)
-_CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
-_NUMBERS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 19)
+#: The convolutions, and the parameter that says that the weights are a second input (19 is a padding of the others).
+_FED = {"Convolution": 19, "ConvolutionDepthWise": 19, "Deconvolution": 28, "DeconvolutionDepthWise": 28}
+_NUMBERS = (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 19, 28)
 
 
 def check(param: Path, weights: Path) -> frozenset[int]:
@@ -87,11 +88,11 @@ def _layer(words: list[str], made: set[str], param: Path, number: int) -> tuple[
 
 
 def _convolution(here: dict[int, int], kind: str, param: Path, number: int) -> None:
-    """ncnn divides by these without a look, and with 19 takes the weights from a second input."""
+    """ncnn divides by these without a look, and takes the weights from a second input that may not be there."""
     width, outputs = here.get(1, 0), here.get(0, 0)
     kernel = width * here.get(11, width)
     sizes = [here.get(k, 1) for k in (2, 3, 7)] + [here.get(12, 1), here.get(13, 1)]
-    if min(kernel, outputs, *sizes) < 1 or here.get(6, 0) % (kernel * outputs) or here.get(19, 0):
+    if min(kernel, outputs, *sizes) < 1 or here.get(6, 0) % (kernel * outputs) or here.get(_FED[kind], 0):
         raise EdgesegError(f"no {kind}: its sizes contradict each other", path=param, line=number, hint=HINT)
 
 
@@ -101,10 +102,12 @@ def _size(kind: str, params: dict[int, str], given: list[_Size | None], where: t
     known = [s for s in given if s is not None]
     if kind == "Input":
         return 0, *_NOMINAL
-    if kind in ("BinaryOp", "Concat") and len({s[1:] for s in known}) > 1 and params.get(0, "0") in ("0", "2"):
+    # Of a concatenation 0 is the axis, of two tensors what is done with them: add or multiply.
+    aligned = {"Concat": ("0",), "BinaryOp": ("0", "2")}.get(kind, ())
+    if len({s[1:] for s in known}) > 1 and params.get(0, "0") in aligned:
         what = f"the {kind} reads tensors of different sizes"
         raise EdgesegError(what, path=where[0], line=where[1], hint=HINT)
-    if not known or len(known) < len(given):
+    if not known or len(known) < len(given) or (kind == "Concat" and params.get(0, "0") != "0"):
         return None
     (channels, height, width), n = known[0], {k: int(v) for k, v in params.items() if v.lstrip("-").isdigit()}
     if kind in ("Swish", "Sigmoid", "HardSwish", "ReLU", "Clip", "Split", "BinaryOp"):
@@ -119,7 +122,7 @@ def _size(kind: str, params: dict[int, str], given: list[_Size | None], where: t
         scale = [int(m[1]) for k in (1, 2) if (m := re.fullmatch(r"(\d+)(\.0*)?(e\+00)?", params.get(k, "1")))]
         return (channels, height * scale[0], width * scale[1]) if len(scale) == 2 and not {3, 4} & set(params) else None
     pooling, k = kind == "Pooling", 3 if kind == "Pooling" else 4
-    if not pooling and kind not in _CONVOLUTIONS[:2]:
+    if not pooling and _FED.get(kind) != 19:
         return None
     wide = n.get(1, 1)
     high = n.get(11, wide)
@@ -147,7 +150,7 @@ def _weights(claims: list[tuple[int, str, dict[int, str]]], weights: Path, param
                 here = {k: int(v) for k, v in params.items() if k in _NUMBERS}
             except ValueError:
                 here = {}
-            if kind in _CONVOLUTIONS:
+            if kind in _FED:
                 _convolution(here, kind, param, number)
                 count, outputs, bias, int8 = here.get(6, 0), here.get(0, 0), here.get(5, 0), here.get(8, 0)
             elif kind == "InnerProduct":

@@ -12,6 +12,7 @@ import pytest
 from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.model import Model
+from edgeseg.registry import target_by_name
 from edgeseg.running.open import open_model
 
 pytest.importorskip("torch")
@@ -88,8 +89,6 @@ def test_integers_inside_an_onnx_file(tmp_path: Path) -> None:
         helper.make_graph(nodes, "g", [x], [y], [weights, scale]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
     onnx.save(model, str(tmp_path / "q.onnx"))
-    from edgeseg.registry import target_by_name
-
     assert target_by_name("onnx").load("runtime").Runtime(tmp_path / "q.onnx").precision() == "int8"
 
 
@@ -133,6 +132,23 @@ def test_a_damaged_ncnn_graph_is_an_error_and_no_crash(made: Made, tmp_path: Pat
     param.write_text(changed)
     with pytest.raises(EdgesegError, match=words):
         open_model(folder)
+
+
+def test_what_is_sound_in_ncnn_and_not_in_ours_passes(tmp_path: Path) -> None:
+    """Joined along the width, and a transposed convolution that pads what it writes: neither is a fault."""
+    layers = [
+        "Input in 0 1 a",
+        "Convolution c 1 1 a b 0=4 1=3 3=2 4=1 5=1 6=108",
+        "Concat j 2 1 a b d 0=2",
+        "Deconvolution u 1 1 b e 0=2 1=2 3=2 6=32 18=1 19=1",
+    ]
+    (tmp_path / "x.param").write_text("\n".join(["7767517", "4 4", *layers]))
+    (tmp_path / "x.bin").write_bytes(bytes(4 + 108 * 4 + 4 * 4 + 4 + 32 * 4))
+    check = target_by_name("ncnn").load("check").check
+    assert check(tmp_path / "x.param", tmp_path / "x.bin") == {0}
+    (tmp_path / "x.param").write_text("\n".join(["7767517", "4 4", *layers]).replace("0=2\nDe", "0=0\nDe"))
+    with pytest.raises(EdgesegError, match="different sizes"):
+        check(tmp_path / "x.param", tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
