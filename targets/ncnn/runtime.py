@@ -58,8 +58,8 @@ class Runtime:
                 raise EdgesegError(what, path=param, hint="Export the model again")
             return
         if "imgsz" not in self.metadata:
-            lost = "there is no metadata.yaml beside it" if not self.metadata else "its metadata.yaml names no imgsz"
-            self.guesses = (f"{lost}: the size 640x640 is a guess, ncnn files do not say it",)
+            why = "there is no metadata.yaml beside it" if not self.metadata else "its metadata.yaml names no imgsz"
+            self.guesses = (f"{why}: the size 640x640 is a guess, ncnn files do not say it",)
         height, width = imgsz_of(self.metadata.get("imgsz"))
         self.input = Tensor(self._net.input_names()[0], (1, 3, height, width))
         self.outputs = tuple(Tensor(name, ()) for name in sorted(self._net.output_names()))
