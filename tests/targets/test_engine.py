@@ -204,7 +204,7 @@ def test_metadata_in_front_reads_as_other_tools_read_it(build, convert):
 
 def test_engine_is_converted_and_runs(convert_engine, tensorrt, driver, build, monkeypatch):
     """The whole way on a fake GPU: ONNX, builder, file, driver calls, outputs in the manifest's order."""
-    from edgeseg import artifact
+    from edgeseg import registry
 
     raw = {
         f"{role}_{s}": (1, c, 64 // s, 96 // s)
@@ -214,7 +214,7 @@ def test_engine_is_converted_and_runs(convert_engine, tensorrt, driver, build, m
     tensorrt("10.3.0", dict(reversed([*raw.items(), ("proto", (1, 32, 16, 24))])))
     path = convert_engine(precision="fp16")
     assert path.name == "tiny.engine"
-    monkeypatch.setattr(artifact.Target, "missing_modules", lambda self, path=None: [])
+    monkeypatch.setattr(registry.Target, "missing_modules", lambda self, path=None: [])
     opened = open_model(path)
     assert opened.manifest.format == "engine" and opened.manifest.tools["tensorrt"] == "10.3.0"
     assert [o.name for o in opened.runtime.outputs] == [*raw, "proto"] == [o.name for o in opened.manifest.outputs]
