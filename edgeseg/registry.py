@@ -50,7 +50,8 @@ class Target:
     ``kit_suffix`` ends the name of the folder that is written in place of the artifact where the last step cannot run: what
     it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
 
-    ``limits``: least and largest value of an option.
+    ``limits``: least and largest value of an option. ``quantize``: what its integers can follow (``Constraints``); a format
+    with this table gets decisions when it quantizes.
 
     ``members``: how the file ends that stands for a folder artifact; given itself, or in a folder of another name, it opens.
     """
@@ -77,6 +78,7 @@ class Target:
     kit_extra: str = ""
     members: tuple[str, ...] = ()
     limits: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    quantize: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
     settings: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @property

@@ -36,6 +36,17 @@ class Calibration:
     info: Mapping[str, Any] | None
     recipe: Mapping[str, Any]
 
+    @property
+    def observes(self) -> bool:
+        """Whether decisions start from what is seen on the images; ranges that training learned need none."""
+        return bool(self.images) and not self.recipe.get("learned")
+
+    def observation(self) -> Calibration:
+        """What of it an observation depends on: not the rules of the recipe, so that recipes share one."""
+        weights = {"equalization": self.recipe["weights"]["equalization"]}
+        correction = {"images": self.recipe["correction"]["images"]}
+        return replace(self, recipe={"name": "observation", "weights": weights, "correction": correction})
+
     def key(self) -> list[Any]:
         """What it contributes to the key of an artifact."""
         return [self.info and self.info.get("hash"), self.recipe]

@@ -9,7 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.quantize.carried import Carried
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Job:
         recipe: the parsed recipe (a file of ``calib/``) for quantized precisions, else None.
         calibration: paths of the calibration images, in order.
         calibration_info: what goes into the manifest: ``{"hash", "images", "source"}``.
+        given: the decisions that a quantized precision writes down (``decisions``); for decisions, the observation.
         work: a scratch folder of this step's own.
     """
 
@@ -44,6 +50,7 @@ class Job:
     recipe: Mapping[str, Any] | None = None
     calibration: tuple[Path, ...] = ()
     calibration_info: Mapping[str, Any] | None = None
+    given: Path | None = None
 
     def to_json(self) -> str:
         """The job as JSON, paths as strings."""
@@ -55,9 +62,25 @@ class Job:
         raw = json.loads(text)
         for key in ("source", "output", "work"):
             raw[key] = Path(raw[key])
+        raw["given"] = raw["given"] and Path(raw["given"])
         raw["calibration"] = tuple(Path(p) for p in raw["calibration"])
         raw["imgsz"] = tuple(raw["imgsz"])
         return cls(**raw)
+
+    def decisions(self) -> Carried:
+        """What was decided for this network and this format's kind of integers; what cannot be followed becomes notes.
+
+        Raises:
+            EdgesegError: there are no decisions: int8 is made from a network, by the graph.
+        """
+        from edgeseg.quantize.carried import load
+
+        if self.given is None:
+            raise EdgesegError("this step was given no decisions", hint="Export with edgeseg export --int8")
+        (found,) = load(self.given)
+        for said in found.notes:
+            self.note(said)
+        return found
 
     def progress(self, done: float, what: str = "") -> None:
         """Tell the runner how far the step is (0..1) and what it is doing; the runner draws it."""

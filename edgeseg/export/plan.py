@@ -6,11 +6,13 @@ Nothing here runs anything. A step is a value: two steps that are equal are one 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.deciding import DECISIONS, OBSERVATION, OWN
 from edgeseg.export.options import QUANTIZING, ExportOptions, check_options, options_for
+from edgeseg.quantize.constraints import Constraints
 from edgeseg.registry import NETWORK, Target, target_by_name, targets
 
 ALL = "all"
@@ -22,6 +24,7 @@ class Step:
 
     ``source`` is the step whose artifact it reads, None when it reads the model that was given, which has the format
     ``source_format`` and, an artifact, ``source_precision``. ``options`` are sorted pairs: the target's remaining options.
+    ``given`` is the step whose artifact it gets besides: a format that quantizes gets decisions, those get the observation.
     """
 
     target: Target
@@ -33,6 +36,7 @@ class Step:
     source: Step | None = None
     source_format: str = NETWORK
     source_precision: str = "fp32"
+    given: Step | None = None
 
     @property
     def format(self) -> str:
@@ -53,8 +57,21 @@ class Step:
     @property
     def label(self) -> str:
         """What a person reads: ``tflite int8``, ``onnx fp32 decoded opset=13``."""
+        if self.target.name in OWN:
+            return " ".join([self.format, *(f"({Constraints.of(v).title})" for _, v in self.options)])
         extra = [f"{k}={v}" for k, v in self.options]
         return " ".join([self.format, self.precision, *(["decoded"] if self.head == "decoded" else []), *extra])
+
+    @property
+    def sources(self) -> tuple[Step, ...]:
+        """The steps whose artifacts it reads."""
+        return tuple(s for s in (self.source, self.given) if s is not None)
+
+    def all(self) -> Iterator[Step]:
+        """Every step that it depends on, each after its own sources, and itself last."""
+        for source in self.sources:
+            yield from source.all()
+        yield self
 
     def chain(self) -> Iterator[Step]:
         """This step and those before it, last first."""
@@ -73,8 +90,8 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def readers(self, step: Step | None) -> tuple[Step, ...]:
-        """The steps that read the artifact of ``step`` (None: the model itself)."""
-        return tuple(s for s in self.steps if s.source == step)
+        """The steps that stand below ``step`` (None: the model itself) in a tree of the plan."""
+        return tuple(s for s in self.steps if next(iter(s.sources), None) == step)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: nodes with the index of their source (None: the model) and whether they were asked for."""
@@ -89,6 +106,7 @@ class Plan:
                 "batch": s.batch,
                 "options": dict(s.options),
                 "source": None if s.source is None else index[s.source],
+                "given": None if s.given is None else index[s.given],
                 "source_format": s.source_format,
                 "wanted": s in self.wanted,
             }
@@ -221,7 +239,7 @@ def _reach(
             source = _reach(before, wanted, head, inner, given, (*above, target.name))
             if source is None:
                 continue
-        return Step(
+        step = Step(
             target,
             precision,
             head,
@@ -232,7 +250,15 @@ def _reach(
             given.format,
             given.precision or "fp32",
         )
+        return replace(step, given=_decisions(step)) if step.quantized and target.quantize else step
     return None
+
+
+def _decisions(step: Step) -> Step:
+    """The step that decides for one that quantizes, by what its target's integers can follow, and the observation before."""
+    limits = Constraints.from_table(step.target.quantize, str(step.target.folder / "target.toml"))
+    root = Step(OBSERVATION, "int8", "raw", step.imgsz, 1, source_format=step.source_format)
+    return replace(root, target=DECISIONS, options=(("constraints", limits.to_json()),), given=root)
 
 
 def _for_source(before: Target, options: ExportOptions, forced: Mapping[str, Any]) -> ExportOptions:
@@ -258,7 +284,7 @@ def source_precision(target: Target, precision: str) -> str:
 def _assemble(wanted: Sequence[Step], notes: tuple[str, ...]) -> Plan:
     order: dict[Step, None] = {}
     for step in wanted:
-        for s in reversed(list(step.chain())):
+        for s in step.all():
             order.setdefault(s)
     return Plan(tuple(order), tuple(dict.fromkeys(wanted)), notes)
 

@@ -22,6 +22,7 @@ from edgeseg.environments.toolchains import CURRENT, interpreter_for, toolchain_
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache, scratch
 from edgeseg.export.calibrate import Calibration
+from edgeseg.export.deciding import OBSERVATION
 from edgeseg.export.job import Job
 from edgeseg.export.plan import Plan, Step
 from edgeseg.export.worker import RESULT
@@ -121,6 +122,7 @@ class Run:
             self._keys[step] = cache.make_key(
                 {
                     "source": self.source_hash if step.source is None else self.key(step.source),
+                    "given": [self.key(s) for s in self.sources(step) if s is not step.source],
                     "format": [step.source_format if step.source is None else step.source.format, step.format],
                     "job": [step.precision, step.head, step.imgsz, step.batch, step.options],
                     "calibration": calibration and calibration.key(),
@@ -152,9 +154,14 @@ class Run:
         if entry is not None:
             self._ended(Outcome(step, entry, seconds=time.monotonic() - start, cached=True, toolchain=entry.toolchain))
             return
-        if step.source is not None:
-            self._need(step.source, required)
+        for source in self.sources(step):
+            self._need(source, required)
         required[step] = None
+
+    def sources(self, step: Step) -> tuple[Step, ...]:
+        """The steps that it reads in this run: decisions that need no images need no observation."""
+        unseen = self.calibration is not None and not self.calibration.observes
+        return tuple(s for s in step.sources if not (unseen and s.target is OBSERVATION))
 
     def _cached(self, step: Step, key: str) -> cache.Entry | None:
         entry, problem = cache.read(key)
@@ -173,25 +180,26 @@ class Run:
         jobs = self.jobs or (max(2, cores() // 2) if cores() > 1 else 1)
         budget = available_mb()
         running: dict[Future[Outcome], Step] = {}
-        threads = max(1, cores() // min(jobs, max(1, len(pending))))
+        few = max(1, cores() // min(jobs, max(1, len(pending))))
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="edgeseg-step") as pool:
             try:
                 while pending or running:
                     for step in list(pending):
-                        source = None if step.source is None else self.outcomes.get(step.source)
-                        if step.source is not None and source is None:
-                            continue
-                        if source is not None and source.error is not None:
+                        sources = [self.outcomes.get(s) for s in self.sources(step)]
+                        failed = next((s for s in sources if s is not None and s.error is not None), None)
+                        if failed is not None:
                             pending.remove(step)
-                            why = f"{step.label} was not made: {source.step.label}, which it reads, failed ({source.error})"
-                            self._ended(Outcome(step, error=StepFailed(why, path=source.log), log=source.log))
+                            why = f"{step.label} was not made: {failed.step.label}, which it reads, failed ({failed.error})"
+                            self._ended(Outcome(step, error=StepFailed(why, path=failed.log), log=failed.log))
+                            continue
+                        if None in sources:
                             continue
                         reserved = sum(needs_mb(s) for s in running.values())
                         if len(running) >= jobs or (running and reserved + needs_mb(step) > budget):
                             continue
                         pending.remove(step)
-                        entry = None if source is None else source.entry
-                        running[pool.submit(self._step, step, entry, folder, threads)] = step
+                        threads = cores() if step.target.settings.get("all_cores") else few
+                        running[pool.submit(self._step, step, folder, threads)] = step
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
                         del running[future]
@@ -200,7 +208,7 @@ class Run:
                 self._cancelled.set()
                 raise
 
-    def _step(self, step: Step, source: cache.Entry | None, folder: Path, threads: int) -> Outcome:
+    def _step(self, step: Step, folder: Path, threads: int) -> Outcome:
         """Build one step, or take what another process has built meanwhile. Never raises."""
         start = time.monotonic()
         key = self.key(step)
@@ -217,7 +225,7 @@ class Run:
                     seconds = time.monotonic() - start
                     return Outcome(step, entry, seconds=seconds, cached=True, toolchain=entry.toolchain)
                 self.emit(Event("start", step.label))
-                entry = self._build(step, key, source, folder, log, threads)
+                entry = self._build(step, key, folder, log, threads)
             return Outcome(step, entry, log=log, seconds=time.monotonic() - start, toolchain=entry.toolchain)
         except EdgesegError as e:
             error = e
@@ -228,7 +236,7 @@ class Run:
             error = StepFailed(f"{step.label}: {type(e).__name__}: {e}", path=log)
         return Outcome(step, error=error, log=log if log.is_file() else None, seconds=time.monotonic() - start)
 
-    def _build(self, step: Step, key: str, source: cache.Entry | None, folder: Path, log: Path, threads: int) -> cache.Entry:
+    def _build(self, step: Step, key: str, folder: Path, log: Path, threads: int) -> cache.Entry:
         def progress(done: float, words: str) -> None:
             self.emit(Event("progress", step.label, done, words))
 
@@ -236,7 +244,7 @@ class Run:
         python, used = interpreter_for(toolchain_of(step.target), offline=self.offline, say=progress)
         place = store.make_folder(folder / f"{step.format}-{key[:12]}")
         try:
-            job = self._job(step, source, place)
+            job = self._job(step, place)
             (place / "job.json").write_text(job.to_json(), encoding="utf-8")
             ended = run_process(
                 children.command(python, "edgeseg.export.worker", str(place / "job.json")),
@@ -268,23 +276,33 @@ class Run:
     def _calibration(self, step: Step) -> Calibration | None:
         if self.calibration is None or not step.quantized:
             return None
+        if step.target is OBSERVATION:
+            return self.calibration.observation()
         return self.calibration if step.calibrated else replace(self.calibration, images=(), info=None)
 
-    def _job(self, step: Step, source: cache.Entry | None, place: Path) -> Job:
-        path, source_format = self.source.resolve(), step.source_format
-        if source is not None and step.source is not None:
-            for part in source.parts():
-                scratch.link_or_copy(part, place / "source" / part.name)
-            path, source_format = place / "source" / source.artifact, step.source.format
+    def _entry(self, step: Step, source: Step | None, folder: Path) -> Path | None:
+        """The artifact of a source of ``step`` with all its parts, linked into ``folder``."""
+        outcome = self.outcomes.get(source) if source in self.sources(step) else None
+        if outcome is None or outcome.entry is None:
+            return None
+        for part in outcome.entry.parts():
+            scratch.link_or_copy(part, folder / part.name)
+        return folder / outcome.entry.artifact
+
+    def _job(self, step: Step, place: Path) -> Job:
+        path, source_format = self._entry(step, step.source, place / "source"), step.source_format
+        if path is not None and step.source is not None:
+            source_format = step.source.format
         elif source_format != NETWORK:
-            scratch.link_or_copy(path, place / "source" / path.name)
-            path = place / "source" / path.name
+            path = place / "source" / self.source.name
+            scratch.link_or_copy(self.source.resolve(), path)
+        given = self._entry(step, step.given, place / "given")
         calibration = self._calibration(step)
         out, work = store.make_folder(place / "out"), store.make_folder(place / "work")
         store.make_folder(place / "tmp")
         return Job(
             format=step.format,
-            source=path,
+            source=path or self.source.resolve(),
             source_format=source_format,
             output=out / step.target.artifact_name(STEM),
             work=work,
@@ -296,6 +314,7 @@ class Run:
             recipe=None if calibration is None else calibration.recipe,
             calibration=() if calibration is None else calibration.images,
             calibration_info=None if calibration is None else calibration.info,
+            given=given,
         )
 
 

@@ -50,8 +50,12 @@ def main(argv: list[str]) -> int:
 
 
 def _convert(job: Job) -> Path:
+    from edgeseg.export import deciding
     from edgeseg.registry import target_by_name
 
+    if job.format in deciding.OWN:
+        deciding.convert(job)
+        return job.output
     target = target_by_name(job.format)
     made = target.load("convert").convert(job)
     output = Path(made) if isinstance(made, (str, os.PathLike)) else job.output

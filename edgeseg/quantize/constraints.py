@@ -7,6 +7,7 @@ and the same code.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Constraints:
         rounds: a key of ``ROUNDS``.
         symmetric: signed integers without a zero point.
         pairwise: products of two neighbouring input channels may be added in 16 bits, which full-range weights overflow.
+        half_scales: scales are half floats.
         wide: there are 16-bit activations.
         weights_alone: 8-bit weights may go with float activations.
         floating: kinds of convolutions that stay float, with the reason.
@@ -41,6 +43,7 @@ class Constraints:
     rounds: str = "everything"
     symmetric: bool = False
     pairwise: bool = False
+    half_scales: bool = False
     wide: bool = False
     weights_alone: bool = True
     floating: Mapping[str, str] | None = None
@@ -61,6 +64,25 @@ class Constraints:
             if key not in kinds or not isinstance(value, expected) or (key == "rounds" and value not in ROUNDS):
                 raise EdgesegError(f"[quantize] {key} = {brief(value)} is not known", path=where or None)
         return cls(**table)
+
+    @classmethod
+    def of(cls, text: str) -> Constraints:
+        """Read what ``to_json`` wrote."""
+        return cls.from_table(json.loads(text))
+
+    def to_json(self) -> str:
+        """The table as one line."""
+        return json.dumps(self.to_table(), sort_keys=True)
+
+    @property
+    def title(self) -> str:
+        """In a word or two."""
+        return f"{self.rounds}, symmetric" if self.symmetric else self.rounds
+
+    def to_table(self) -> dict[str, Any]:
+        """What ``from_table`` reads: the values that are not the usual ones."""
+        usual = Constraints()
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(usual, f.name)}
 
 
 def constrain(flow: Flow, c: Constraints) -> Flow:
@@ -86,6 +108,7 @@ def constrain(flow: Flow, c: Constraints) -> Flow:
         floating=frozenset(floating),
         symmetric=c.symmetric,
         pairwise=c.pairwise,
+        half_scales=c.half_scales,
     )
 
 
@@ -108,7 +131,7 @@ def _with_copies(nodes: Sequence[Node], floating: set[str], channels: dict[str, 
 
 def unfollowed(flow: Flow, recipe: Recipe, c: Constraints) -> list[str]:
     """The lines of a recipe that a backend cannot follow, each with the reason."""
-    found = list((c.floating or {}).values()) + [why for why in (c.first_why, c.last_why) if why]
+    found = [why for why in (*(c.floating or {}).values(), c.first_why, c.last_why) if why]
     stages = sorted(set(flow.stages.values()))
     wide = [s for s in stages if recipe.activation_bits(s) == 16]
     if wide and not c.wide:

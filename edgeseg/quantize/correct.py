@@ -8,6 +8,7 @@ the score sigmoid.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,14 @@ import numpy as np
 
 from edgeseg.quantize.flow import Flow, Node
 from edgeseg.quantize.kinds import kind_of, silu_slope
+from edgeseg.quantize.observe import Scores
 from edgeseg.quantize.simulate import QParams, operate, round_to
 
 if TYPE_CHECKING:
     import torch
 
     Pair = tuple[torch.Tensor, torch.Tensor]
+    Kept = tuple[torch.Tensor, torch.Tensor, float]
 
 PRIOR = 50.0
 """Weight, in positions, of the belief that a channel errs as its layer does: rare classes are seen too seldom to judge."""
@@ -33,6 +36,12 @@ class Adjusted:
 
     gain: np.ndarray
     bias: np.ndarray
+
+
+CHUNK = 4
+"""Images that go through a layer at once."""
+POSITIONS = 6400
+"""Positions of a tensor and image that are compared; the largest maps that give scores have no more."""
 
 
 def sequential(
@@ -49,7 +58,7 @@ def sequential(
         flow: the float network.
         rounded: weights as they will be stored (on their integer grid), by the output tensor of the convolution.
         params: quantization of the activations by tensor name; an absent tensor stays float.
-        images: letterboxed uint8 RGB (h, w, 3); all their activations of a few layers are held at once, compactly.
+        images: letterboxed uint8 RGB (h, w, 3); all their activations of a few layers are held at once, in half floats.
         method: ``bias`` leaves the gains at one, ``affine`` finds both.
         progress: called with 0..1.
     """
@@ -58,10 +67,11 @@ def sequential(
     from edgeseg.quantize.simulate import to_tensor
 
     with torch.no_grad():
-        live: dict[str, list[Pair]] = {flow.input: []}
-        for image in images:
-            x = to_tensor([image])
-            live[flow.input].append((x.half(), _store(x, params.get(flow.input))))
+        live: dict[str, list[Kept]] = {flow.input: []}
+        stream, q = iter(images), params.get(flow.input)
+        while few := list(itertools.islice(stream, CHUNK)):
+            x = to_tensor(few).contiguous(memory_format=torch.channels_last)
+            live[flow.input].append((x.half(), *_pack(round_to(x, q), q)))
         gates = {y: x for x, y in flow.silu_inputs.items()}
         skip = {s for y in gates for s in flow.producer[y].inputs if s != gates[y]}
         steps = [n for n in flow.nodes if n.output not in skip]
@@ -69,108 +79,93 @@ def sequential(
         last = {name: i for i, n in enumerate(steps) for name in reads[n.output]}
         found: dict[str, Adjusted] = {}
         for i, node in enumerate(steps):
-            # Tensors that nothing reads later are handed over, and vanish image by image.
+            # Tensors that nothing reads later are handed over, and vanish chunk by chunk.
             taken = [live.pop(k) if last[k] == i else list(live[k]) for k in reads[node.output]]
-            q, grids = params.get(node.output), [params.get(k) for k in reads[node.output]]
+            q = params.get(node.output)
             if node.weight is not None and node.bias is not None:
-                adjusted, out = _convolution(flow, node, rounded[node.output], taken[0], grids[0], q, method)
+                adjusted, out = _convolution(flow, node, rounded[node.output], taken[0], q, method)
                 found[node.output] = adjusted
             else:
                 gate = next((params.get(s) for s in node.inputs if s in skip), None)
-                out = [_plain(node, pair, grids, q, gate) for pair in _drain(taken)]
+                out = [_plain(node, pairs, q, gate) for pairs in _drain(taken)]
             if node.output in last:
                 live[node.output] = out
             progress((i + 1) / len(steps))
     return found
 
 
-def _drain(lists: list[list[Pair]]) -> Iterator[list[Pair]]:
-    """The pairs of one image after the other, dropped from their lists."""
+def _drain(lists: list[list[Kept]]) -> Iterator[list[Pair]]:
+    """The pairs of one chunk after the other, in float, dropped from their lists."""
     for source in lists:
         source.reverse()
     while lists[0]:
-        yield [source.pop() for source in lists]
+        yield [(exact.float(), rough.float().mul_(step)) for exact, rough, step in (source.pop() for source in lists)]
 
 
-def _store(y: torch.Tensor, q: QParams | None) -> torch.Tensor:
-    """The tensor rounded to its grid, in one byte a value where it has 8 bits."""
-    import torch
-
-    y = round_to(y, q)
-    return y.half() if q is None or q.high > 127 else (y / q.scale + q.zero_point).round_().to(torch.int8)
+def _pack(rough: torch.Tensor, q: QParams | None) -> tuple[torch.Tensor, float]:
+    """A rounded tensor in steps of its grid, which half floats hold exactly for 8 bits, and the step."""
+    step = 1.0 if q is None or q.high > 127 else q.scale
+    return (rough * (1 / step)).half(), step
 
 
-def _load(y: torch.Tensor, q: QParams | None) -> torch.Tensor:
-    return y.float() if q is None or q.high > 127 else (y.float() - q.zero_point) * q.scale
+def _plain(node: Node, pairs: Sequence[Pair], q: QParams | None, gate: QParams | None) -> Kept:
+    """An operator without weights on one chunk; a SiLU's product (one input given) makes its own sigmoid."""
+    import torch.nn.functional as f
 
-
-def _plain(
-    node: Node, pairs: Sequence[Pair], grids: Sequence[QParams | None], q: QParams | None, gate: QParams | None
-) -> Pair:
-    """An operator without weights on one image; a SiLU's product (one input given) makes its own sigmoid."""
-    import torch
-
-    exact, rough = [p[0].float() for p in pairs], [_load(p[1], g) for p, g in zip(pairs, grids)]
+    exact, rough = [p[0] for p in pairs], [p[1] for p in pairs]
     if len(pairs) < len(node.inputs):
-        exact.append(torch.sigmoid(exact[0]))
-        rough.append(round_to(torch.sigmoid(rough[0]), gate))
-    return operate(node, exact, None, None).half(), _store(operate(node, rough, None, None), q)
+        rough.append(round_to(rough[0].sigmoid(), gate))
+        made = f.silu(exact[0])
+    else:
+        made = operate(node, exact, None, None)
+    return made.half(), *_pack(round_to(operate(node, rough, None, None), q), q)
 
 
 def _convolution(
-    flow: Flow,
-    node: Node,
-    weight: np.ndarray,
-    pairs: list[Pair],
-    grid: QParams | None,
-    q: QParams | None,
-    method: str,
-) -> tuple[Adjusted, list[Pair]]:
+    flow: Flow, node: Node, weight: np.ndarray, kept: list[Kept], q: QParams | None, method: str
+) -> tuple[Adjusted, list[Kept]]:
     import torch
 
-    exact_w, bias = torch.from_numpy(np.array(node.weight)), torch.from_numpy(np.array(node.bias))
-    rough_w = torch.from_numpy(np.array(weight, np.float32))
-    slope, sums = _slope(flow, node.output), Moments(bias.numel())
-    found = []
-    for (pair,) in _drain([pairs]):
-        exact = operate(node, [pair[0].float()], exact_w, bias)
-        rough = operate(node, [_load(pair[1], grid)], rough_w, bias)
-        w = slope(exact)
-        x, y = exact - bias[:, None, None], rough - bias[:, None, None]
-        sums.add(*(t.sum((0, 2, 3)).double().numpy() for t in (w, w * x, w * y, w * x * x, w * x * y)))
-        found.append((exact.half(), _pack(y, q)))
-    gain, shift = sums.fit(method == "affine")
-    g, b = (torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (gain, shift + bias.numpy()))
-    for i, (e, y) in enumerate(found):
-        found[i] = (e, _store(_unpack(y, q) * g + b, q))
-    return Adjusted(gain.astype(np.float32), (shift + bias.numpy()).astype(np.float32)), found
+    arrays = (np.array(v, np.float32) for v in (node.weight, weight, node.bias))
+    exact_w, rough_w, bias = (torch.from_numpy(v) for v in arrays)
+    slope, sums = _slope(flow, node.output), Moments(bias.numel(), method == "affine")
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for ((exact, rough),) in _drain([kept]):
+        exact, rough = operate(node, [exact], exact_w, bias), operate(node, [rough], rough_w, None)
+        x, y = _some(exact), _some(rough)
+        sums.add(slope(x), x - bias[:, None, None], y)
+        waiting.append((exact.half(), rough))
+    gain, shift = sums.fit()
+    adjusted = Adjusted(gain.astype(np.float32), (shift + bias.numpy()).astype(np.float32))
+    g, b = (torch.from_numpy(v)[:, None, None] for v in (adjusted.gain, adjusted.bias))
+    waiting.reverse()
+    made = []
+    while waiting:
+        exact, rough = waiting.pop()
+        made.append((exact, *_pack(round_to(rough.mul_(g).add_(b), q), q)))
+    return adjusted, made
 
 
-FINE = 64
-"""Parts of a step in which values wait to be rounded: two bytes each, where half floats would round twice."""
-
-
-def _pack(y: torch.Tensor, q: QParams | None) -> torch.Tensor:
-    import torch
-
-    return y if q is None or q.high > 127 else (y * (FINE / q.scale)).round().clamp_(-32768, 32767).to(torch.int16)
-
-
-def _unpack(y: torch.Tensor, q: QParams | None) -> torch.Tensor:
-    return y if q is None or q.high > 127 else y.float() * (q.scale / FINE)
+def _some(t: torch.Tensor) -> torch.Tensor:
+    """At most ``POSITIONS`` of a map's positions, evenly spread."""
+    step = max(1, int((t.shape[2] * t.shape[3] / POSITIONS) ** 0.5)) if t.dim() == 4 else 1
+    return t[:, :, step // 2 :: step, step // 2 :: step] if step > 1 else t
 
 
 class Moments:
-    """Weighted sums over positions, per channel: of the weight, of x, y, x x and x y (x exact, y rough)."""
+    """Weighted sums over positions, per channel: of the weight, of x, y, and for gains x x and x y (x exact, y rough)."""
 
-    def __init__(self, channels: int) -> None:
-        self.sums = np.zeros((5, channels))
+    def __init__(self, channels: int, gains: bool) -> None:
+        self.sums, self.gains = np.zeros((5, channels)), gains
 
-    def add(self, *sums: np.ndarray) -> None:
-        """Add the five sums of one image."""
-        self.sums += np.stack(sums)
+    def add(self, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Count tensors (n, channels, h, w)."""
+        wx = w * x
+        products = [w, wx, w * y, *((wx * x, wx * y) if self.gains else ())]
+        for i, t in enumerate(products):
+            self.sums[i] += t.sum((0, 2, 3)).double().numpy()
 
-    def fit(self, gains: bool) -> tuple[np.ndarray, np.ndarray]:
+    def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """(gain, shift) per channel such that ``gain * y + shift`` is right on average at every true value.
 
         It is y that is regressed on x, and the line inverted: regressing x on y would shrink whatever is uncertain towards
@@ -180,7 +175,7 @@ class Moments:
         everything = max(m.sum(), 1e-9)
         common = (x.sum() - y.sum()) / everything
         gain = np.ones_like(m)
-        if gains:
+        if self.gains:
             variance = np.maximum(xx - x * x / np.maximum(m, 1e-9), 0)
             covariance = xy - x * y / np.maximum(m, 1e-9)
             prior = PRIOR * max(variance.sum() / everything, 1e-12)
@@ -188,47 +183,37 @@ class Moments:
         return gain, (x - gain * y + PRIOR * common) / (m + PRIOR)
 
 
-SEEN = 0.1
-"""Scores from here on count when scores are levelled: what lies below is no candidate at any usual threshold."""
-
-
 def level_scores(
     flow: Flow,
     weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
     params: Mapping[str, QParams],
     images: Iterable[np.ndarray],
-    progress: Callable[[int], None] = lambda done: None,
+    exact: Iterable[Scores],
 ) -> dict[str, float]:
     """How much to add to the logits of each score output so that scores are right on average where something is.
 
     The last link: measured behind the whole quantized network, on images that the correction of the layers has not seen,
-    over what the float network scores ``SEEN`` or more. One number an output; an output with little to
-    go by leans on all together.
+    over what the float network scores highly. One number an output; an output with little to go by leans on all together.
 
     Args:
         flow: the float network.
         weights: (weight, bias) of the quantized network's convolutions, by their output.
         params: quantization of its activations.
         images: letterboxed uint8 RGB (h, w, 3), one in memory at a time.
-        progress: called with the number of images done.
+        exact: the float network's scores on each of them (see ``Observed``).
     """
-    import torch
-
     from edgeseg.quantize.simulate import Simulator, to_tensor
 
-    exact, rough = Simulator(flow), Simulator(flow.with_weights(weights), params)
+    rough = Simulator(flow.with_weights(weights), params)
     names = [name for name, role in zip(flow.outputs, flow.roles) if role == "score"]
     mass, total = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for done, image in enumerate(images, 1):
-        x = to_tensor([image])
-        for name, a, b in zip(flow.outputs, exact.run(x), rough.run(x)):
+    for image, scores in zip(images, exact):
+        for name, logits in zip(flow.outputs, rough.run(to_tensor([image]))):
             if name in mass:
-                s = torch.sigmoid(a)
-                w = s * (1 - s) * (s >= SEEN)
+                at, s = scores[name]
                 # Errors of scores, turned into logits by the slope: one logit far off must not outweigh many.
-                total[name] += float(((s - torch.sigmoid(b)) * (s >= SEEN)).sum())
-                mass[name] += float(w.sum())
-        progress(done)
+                total[name] += float((s - logits.flatten()[at].sigmoid().numpy()).sum())
+                mass[name] += float((s * (1 - s)).sum())
     common = sum(total.values()) / max(sum(mass.values()), 1e-9)
     few = PRIOR / 4
     return {name: (total[name] + few * common) / (mass[name] + few) for name in names} if sum(mass.values()) > few else {}

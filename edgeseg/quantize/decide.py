@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.quantize import ranges
 from edgeseg.quantize.calibration import iterate
+from edgeseg.quantize.constraints import Constraints, constrain
 from edgeseg.quantize.correct import Adjusted, level_scores, sequential
-from edgeseg.quantize.equalize import equalized
+from edgeseg.quantize.equalize import equalized, factors
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.kinds import channels, kind_of
 from edgeseg.quantize.learned import learned_ranges
-from edgeseg.quantize.observe import Histogram, observe
+from edgeseg.quantize.observe import LEVELLING, Histogram, Observed, Scores, observe
 from edgeseg.quantize.recipe import FLOAT, Recipe
 from edgeseg.quantize.simulate import QParams, fake_quantize_weight, fixed
 from edgeseg.quantize.simulate import weight_scales as largest
@@ -31,7 +32,8 @@ class Decisions:
 
     ``ranges``: (lo, hi) of each activation that is quantized. ``bits``: of each activation (8, 16, or 32: float).
     ``weight_scales``: symmetric scale of each output channel of 8-bit weights. ``weights`` (on the grid of these scales) and
-    ``biases``: of the convolutions that were corrected or equalized.
+    ``biases``: of the convolutions that were corrected or equalized; their scales and weights hold
+    ``gains`` and ``factors`` (of equalization) already.
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -39,17 +41,20 @@ class Decisions:
     weight_scales: Mapping[str, np.ndarray]
     weights: Mapping[str, np.ndarray]
     biases: Mapping[str, np.ndarray]
+    gains: Mapping[str, np.ndarray] = field(default_factory=dict)
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def adjusted(self, flow: Flow, rounded: Mapping[str, np.ndarray], found: Mapping[str, Adjusted]) -> Decisions:
         """With the gains of a correction in weights and scales, and its biases."""
-        scales, weights = dict(self.weight_scales), {}
+        scales, weights, gains = dict(self.weight_scales), {}, {}
         for n in flow.nodes:
             if n.output in found:
-                gain = found[n.output].gain
+                gain = gains[n.output] = found[n.output].gain
                 weights[n.output] = rounded[n.output] * channels(n.kind, gain)
                 if n.output in scales:
                     scales[n.output] = scales[n.output] * gain
-        return replace(self, weight_scales=scales, weights=weights, biases={k: a.bias for k, a in found.items()})
+        biases = {k: a.bias for k, a in found.items()}
+        return replace(self, weight_scales=scales, weights=weights, biases=biases, gains=gains)
 
     def params(self, flow: Flow) -> dict[str, QParams]:
         """Quantization of the activations as integer kernels have it; a sigmoid's is fixed by the kernels."""
@@ -59,12 +64,50 @@ class Decisions:
             if bits != FLOAT:
                 given = fixed(node.kind) if node is not None and bits == 8 else None
                 symmetric = flow.symmetric and bits == 8
-                found[name] = QParams.symmetric(lo, hi) if symmetric else given or QParams.from_range(lo, hi, bits)
+                q = QParams.symmetric(lo, hi) if symmetric else given or QParams.from_range(lo, hi, bits)
+                found[name] = q.half() if flow.half_scales else q
         return found
 
 
-def decide(
+def look(
     flow: Flow, recipe: Recipe, images: Sequence[Path], imgsz: tuple[int, int], report: Report = lambda done, what: None
+) -> Observed:
+    """Observe the float network on the calibration set: what decisions for every backend start from.
+
+    Args:
+        flow: the float network.
+        recipe: its equalization and the number of images that correct layers count here.
+        images: the calibration set, in order.
+        imgsz: (height, width) in pixels.
+        report: called with 0..1 and what is being done.
+
+    Raises:
+        EdgesegError: no images.
+    """
+    if not images:
+        raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
+    total, even = len(images), recipe.weights.equalization != "none" and not recipe.learned
+    found = factors(flow, iterate(images[:EQUALIZING], imgsz)) if even else {}
+    say = lambda n: report(n / total, f"observing image {n} of {total}")  # noqa: E731
+    seen = observe(equalized(flow, found), iterate(images, imgsz), say, levelling=_fresh(recipe, total))
+    return replace(seen, factors=found)
+
+
+def _fresh(recipe: Recipe, total: int) -> range:
+    """Numbers of the images on which scores are levelled: not those that corrected the layers, where there are others."""
+    first = recipe.correction.images if recipe.correction.images < total else 0
+    return range(first, min(first + LEVELLING, total))
+
+
+def decide(
+    flow: Flow,
+    recipe: Recipe,
+    images: Sequence[Path],
+    imgsz: tuple[int, int],
+    report: Report = lambda done, what: None,
+    *,
+    constraints: Constraints | None = None,
+    observed: Observed | None = None,
 ) -> Decisions:
     """Calibrate a network by a recipe.
 
@@ -74,46 +117,47 @@ def decide(
         images: the calibration set, in order.
         imgsz: (height, width) in pixels.
         report: called with 0..1 and what is being done.
+        constraints: what the backend's integers can follow; None: the flow says it already.
+        observed: what ``look`` found on these images; None: looked at here.
 
     Raises:
         EdgesegError: no images where the recipe needs some.
     """
-    bits = activation_bits(flow, recipe)
-    scales = weight_scales(flow, recipe)
+    given = flow if constraints is None else constrain(flow, constraints)
+    bits, scales = activation_bits(given, recipe), _scales(given, recipe, constraints)
     if not recipe.calibrated:
         return Decisions({}, bits, scales, {}, {})
-    learned = learned_ranges(flow, recipe.learned) if recipe.learned else {}
+    learned = learned_ranges(given, recipe.learned) if recipe.learned else {}
     if learned:
-        known = {name: UNIT for name, leader in flow.groups.items() if leader == flow.groups[flow.input]}
-        learned = {**known, **_spans(flow), **learned}
+        known = {name: UNIT for name, leader in given.groups.items() if leader == given.groups[given.input]}
+        learned = {**known, **_spans(given), **learned}
     if learned and all(name in learned for name, b in bits.items() if b != FLOAT):
         # Weights and biases were trained for these very ranges: there is nothing left to correct.
         return Decisions(learned, bits, scales, {}, {})
-    if not images:
-        raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
-    total = len(images)
-    given = flow
-    if recipe.weights.equalization != "none" and not learned:
-        flow = equalized(flow, iterate(images[:EQUALIZING], imgsz))
-        scales = weight_scales(flow, recipe)
-    seen = observe(flow, iterate(images, imgsz), lambda n: report(0.6 * n / total, f"observing image {n} of {total}"))
-    chosen = {**choose_ranges(flow, seen, recipe), **learned}
-    first = Decisions(chosen, bits, scales, *_changed(given, flow, scales))
+    seen = observed or look(flow, recipe, images, imgsz, lambda done, what: report(0.6 * done, what))
+    flow = equalized(given, seen.factors)
+    scales = _scales(flow, recipe, constraints) if seen.factors else scales
+    chosen = {**choose_ranges(flow, seen.histograms, recipe), **learned}
+    first = Decisions(chosen, bits, scales, *_changed(given, flow, scales), factors=seen.factors)
     if recipe.correction.method == "none" or learned:
         return first
-    few = iterate(images[: recipe.correction.images], imgsz)
+    few, begun = iterate(images[: recipe.correction.images], imgsz), 0.0 if observed else 0.6
     rounded = rounded_weights(flow, scales)
-    adjusted = sequential(
-        flow,
-        rounded,
-        first.params(flow),
-        few,
-        recipe.correction.method,
-        lambda done: report(0.65 + 0.35 * done, "correcting layer after layer"),
-    )
+    say = lambda d: report(begun + (0.9 - begun) * d, "correcting layer after layer")  # noqa: E731
+    adjusted = sequential(flow, rounded, first.params(flow), few, recipe.correction.method, say)
     done = first.adjusted(flow, rounded, adjusted)
-    fresh = images[recipe.correction.images :][:LEVELLING] or images[:LEVELLING]
-    return level(flow, done, iterate(fresh, imgsz), _margin(flow, first, recipe))
+    fresh = [images[i] for i in _fresh(recipe, len(images))]
+    report(0.9, "levelling scores")
+    return level(flow, done, iterate(fresh, imgsz), seen.scores, _margin(flow, first, recipe))
+
+
+def _scales(flow: Flow, recipe: Recipe, c: Constraints | None) -> dict[str, np.ndarray]:
+    """Scales of the weights that will be integers."""
+    found = weight_scales(flow, recipe)
+    if c is None or c.weights_alone:
+        return found
+    bits = activation_bits(flow, recipe)
+    return {name: s for name, s in found.items() if bits[flow.producer[name].inputs[0]] == 8}
 
 
 def _changed(
@@ -128,8 +172,6 @@ def _changed(
 
 EQUALIZING = 8
 """Images on which the sizes of channels are taken."""
-LEVELLING = 48
-"""Images, beyond those that corrected the layers, on which scores are levelled."""
 
 
 def _margin(flow: Flow, decisions: Decisions, recipe: Recipe) -> float:
@@ -146,11 +188,13 @@ def _scores(flow: Flow) -> list[str]:
     return [name for name, role in zip(flow.outputs, flow.roles) if role == "score"]
 
 
-def level(flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], raised: float) -> Decisions:
+def level(
+    flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], scores: Sequence[Scores], raised: float
+) -> Decisions:
     """Score logits levelled, then raised by ``raised``."""
     weights = {k: (decisions.weights[k], b) for k, b in decisions.biases.items()}
     biases, params = dict(decisions.biases), decisions.params(flow)
-    for name, shift in level_scores(flow, weights, params, images).items():
+    for name, shift in level_scores(flow, weights, params, images, scores).items():
         if name in biases:
             biases[name] = (biases[name] + shift + raised).astype(np.float32)
     return replace(decisions, biases=biases)
@@ -234,8 +278,11 @@ def _range(flow: Flow, names: Sequence[str], seen: Mapping[str, Histogram], reci
             return clip.low, clip.high
     together: Histogram | None = None
     for name in names:
-        if name in seen:
-            together = seen[name] if together is None else together.merged(seen[name])
+        node = flow.producer[name]
+        source = node.inputs[0] if node.kind == "copy" else name
+        # What is only moved about is counted where it was made.
+        if source in seen and not kind_of(node.kind).moves and kind_of(node.kind).span is None:
+            together = seen[source] if together is None else together.merged(seen[source])
     if together is None:
         return UNIT
     a = recipe.activations

@@ -6,7 +6,7 @@ forbids it: ``silu(s x)`` is not ``s silu(x)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -32,13 +32,12 @@ def pairs(flow: Flow) -> list[tuple[Node, Node]]:
     return found
 
 
-def equalized(flow: Flow, images: Iterable[np.ndarray]) -> Flow:
-    """The same function with even channels between the ``pairs``.
+def factors(flow: Flow, images: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """What the channels between each of the ``pairs`` are divided by, by the tensor between them.
 
-    Channel i of the tensor is divided by ``s_i = sqrt(a_i / w_i)`` and the weights that read it are multiplied by it: a_i is
-    the channel's largest magnitude on ``images``, w_i that of the weights that read it. Both then have the same profile
-    ``sqrt(a_i w_i)``, as in Nagel et al., arXiv:1906.04721, with what occurs in place of what weights would allow
-    (Xiao et al., arXiv:2211.10438).
+    ``s_i = sqrt(a_i / w_i)``: a_i is the channel's largest magnitude on ``images``, w_i that of the weights that read it.
+    Both then have the same profile ``sqrt(a_i w_i)``, as in Nagel et al., arXiv:1906.04721, with what occurs in place of
+    what weights would allow (Xiao et al., arXiv:2211.10438).
 
     Args:
         flow: the float network.
@@ -49,10 +48,7 @@ def equalized(flow: Flow, images: Iterable[np.ndarray]) -> Flow:
     from edgeseg.quantize.simulate import Simulator, to_tensor
 
     chosen = pairs(flow)
-    if not chosen:
-        return flow
-    reach: dict[str, np.ndarray] = {}
-    wanted = {first.output for first, _ in chosen}
+    wanted, reach = {first.output for first, _ in chosen}, dict[str, np.ndarray]()
 
     def watch(name: str, y: torch.Tensor) -> None:
         if name in wanted:
@@ -60,22 +56,32 @@ def equalized(flow: Flow, images: Iterable[np.ndarray]) -> Flow:
             reach[name] = np.maximum(reach.get(name, 0.0), largest)
 
     simulator = Simulator(flow)
-    for image in images:
+    for image in images if chosen else ():
         simulator.run(to_tensor([image]), watch)
-    new: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    found: dict[str, np.ndarray] = {}
     for first, second in chosen:
         a = reach.get(first.output)
-        # A convolution is one of two pairs at most: what the pair before made of it is taken on.
-        (w1, b1), (w2, b2) = (new.get(n.output, (n.weight, n.bias)) for n in (first, second))
-        if a is None or w1 is None or b1 is None or w2 is None or b2 is None:
+        if a is None or second.weight is None:
             continue
-        w = np.abs(w2).max((0, 2, 3))
+        w = np.abs(second.weight).max((0, 2, 3))
         alive = (a > 1e-9 * a.max()) & (w > 1e-9 * w.max())
         if alive.sum() < 2 or a[alive].max() < UNEVEN * np.median(a[alive]):
             continue
         s = np.ones_like(a, dtype=np.float64)
         s[alive] = np.sqrt(a[alive] / w[alive])
         s[alive] /= np.exp(np.log(s[alive]).mean())
+        found[first.output] = s
+    return found
+
+
+def equalized(flow: Flow, divided: Mapping[str, np.ndarray]) -> Flow:
+    """The same function with even channels: those of ``divided`` divided, the weights that read them multiplied."""
+    new: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for first, second in pairs(flow) if divided else ():
+        s = divided.get(first.output)
+        (w1, b1), (w2, b2) = (new.get(n.output, (n.weight, n.bias)) for n in (first, second))
+        if s is None or w1 is None or b1 is None or w2 is None or b2 is None:
+            continue
         new[first.output] = (w1 / channels(first.kind, s)).astype(np.float32), (b1 / s).astype(np.float32)
         new[second.output] = (w2 * s.reshape(1, -1, 1, 1)).astype(np.float32), b2
     return flow.with_weights(new) if new else flow

@@ -48,6 +48,7 @@ class Flow:
     A backend says what it keeps in float whatever the recipe wants: activations (``exact``) and the weights of convolutions
     (``floating``, by their output). ``symmetric``: its activations are signed integers without a zero point. ``pairwise``:
     its runtimes may add the products of two neighbouring input channels in 16 bits, which full-range weights would overflow.
+    ``half_scales``: its scales are half floats.
     """
 
     nodes: tuple[Node, ...]
@@ -59,6 +60,7 @@ class Flow:
     floating: frozenset[str] = frozenset()
     symmetric: bool = False
     pairwise: bool = False
+    half_scales: bool = False
 
     @cached_property
     def producer(self) -> dict[str, Node]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeseg.quantize.flow import Flow
+
+if TYPE_CHECKING:
+    import torch
 
 BINS = 4096
 
@@ -78,12 +83,71 @@ class Histogram:
 
 POSITIONS = 400
 """Positions (pixels) of each tensor and image that are counted; minima and maxima are taken over all."""
+SEEN = 0.1
+"""Scores from here on count when scores are levelled: what lies below is no candidate at any usual threshold."""
+LEVELLING = 48
+"""Images, beyond those that correct the layers, on which scores are levelled."""
+
+Scores = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a network computes on the calibration images: all that decisions for any backend need of them but its noise.
+
+    Attributes:
+        histograms: of every tensor with values of its own, and of what convolutions read where that was only moved about.
+        scores: for each image on which scores are levelled, by score output: (positions in the flat tensor, scores) of
+            those of ``SEEN`` or more.
+        factors: of equalization; see ``equalize.factors``.
+    """
+
+    histograms: Mapping[str, Histogram]
+    scores: Sequence[Scores] = ()
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write it as one ``.npz`` file."""
+        names = list(self.histograms)
+        kept = [self.histograms[n] for n in names]
+        arrays = {"counts": np.stack([h.counts for h in kept]), "spans": np.array([(h.limit, h.low, h.high) for h in kept])}
+        for i, found in enumerate(self.scores):
+            for name, (at, values) in found.items():
+                arrays.update({f"score/{i}/{name}/at": at, f"score/{i}/{name}/values": values})
+        arrays.update({f"factor/{name}": f for name, f in self.factors.items()})
+        arrays.update(names=np.array(names), images=np.array(len(self.scores)))
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Observed:
+        """Read what ``save`` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in file.files}
+        histograms = {
+            str(name): Histogram(len(counts), float(limit), float(low), float(high), counts)
+            for name, counts, (limit, low, high) in zip(held["names"], held["counts"], held["spans"])
+        }
+        scores: list[dict[str, tuple[np.ndarray, np.ndarray]]] = [{} for _ in range(int(held["images"]))]
+        factors = {}
+        for key, value in held.items():
+            kind, _, name = key.partition("/")
+            if kind == "factor":
+                factors[name] = value
+            elif kind == "score" and key.endswith("/at"):
+                number, name = name.removesuffix("/at").split("/", 1)
+                scores[int(number)][name] = value, held[key.removesuffix("at") + "values"]
+        return cls(histograms, scores, factors)
 
 
 def observe(
-    flow: Flow, images: Iterable[np.ndarray], progress: Callable[[int], None] = lambda done: None, seed: int = 0
-) -> dict[str, Histogram]:
-    """Histograms of what the float network computes, one image in memory at a time.
+    flow: Flow,
+    images: Iterable[np.ndarray],
+    progress: Callable[[int], None] = lambda done: None,
+    seed: int = 0,
+    levelling: Collection[int] = (),
+) -> Observed:
+    """What the float network computes, one image in memory at a time.
 
     Every value counts with how much an error there would change what the decoder makes of the outputs (see ``probe``; a
     SiLU's input with what counts behind the SiLU) and with the number of positions that it stands for, so that
@@ -94,6 +158,7 @@ def observe(
         images: letterboxed uint8 RGB (h, w, 3).
         progress: called with the number of images done.
         seed: of the random probes and of the positions that are counted.
+        levelling: numbers of the images of which the scores are kept.
     """
     import torch
 
@@ -101,9 +166,10 @@ def observe(
     from edgeseg.quantize.simulate import Simulator, to_tensor
 
     found: dict[str, Histogram] = {}
+    scores: list[Scores] = []
     simulator, random = Simulator(flow), torch.Generator().manual_seed(seed)
     places = np.random.default_rng(seed)
-    for done, image in enumerate(images, 1):
+    for number, image in enumerate(images):
         corner = float(places.random())
 
         def take(t: torch.Tensor, corner: float = corner) -> torch.Tensor:
@@ -112,10 +178,18 @@ def observe(
             step = max(1, int((t.shape[2] * t.shape[3] / POSITIONS) ** 0.5))
             return t[:, :, int(corner * step) :: step, int(corner * step) :: step]
 
-        for name, seen in probe(simulator, to_tensor([image]), random, take).items():
-            if seen.squared is not None:
-                share = seen.positions / seen.values[0, 0].numel()
-                counts = seen.squared.numpy() * share
-                found.setdefault(name, Histogram()).add(seen.values.numpy(), counts, (seen.low, seen.high))
-        progress(done)
-    return found
+        seen, outputs = probe(simulator, to_tensor([image]), random, take)
+        for name, s in seen.items():
+            if s.squared is not None:
+                share = s.positions / s.values[0, 0].numel()
+                found.setdefault(name, Histogram()).add(s.values.numpy(), s.squared.numpy() * share, (s.low, s.high))
+        if number in levelling:
+            scores.append({n: _confident(y) for n, r, y in zip(flow.outputs, flow.roles, outputs) if r == "score"})
+        progress(number + 1)
+    return Observed(found, scores)
+
+
+def _confident(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    s = logits.sigmoid().flatten()
+    at = (s >= SEEN).nonzero()[:, 0]
+    return at.numpy(), s[at].numpy()

@@ -27,8 +27,10 @@ MASK = 0.1
 
 
 def watched(flow: Flow) -> set[str]:
-    """Tensors that have values of their own: not a sigmoid's output (its range is known), nor what only moves values."""
-    return {flow.input} | {n.output for n in flow.nodes if kind_of(n.kind).span is None and not kind_of(n.kind).moves}
+    """Tensors that have values of their own: not a sigmoid's output (its range is known), nor what only moves values,
+    unless a convolution reads it: some backends round that for itself."""
+    own = {n.output for n in flow.nodes if kind_of(n.kind).span is None and not kind_of(n.kind).moves}
+    return {flow.input} | own | {n.inputs[0] for n in flow.nodes if n.weight is not None}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def probe(
     x: torch.Tensor,
     random: torch.Generator,
     take: Callable[[torch.Tensor], torch.Tensor] = lambda t: t,
-) -> dict[str, Seen]:
-    """Run the float network on one image and give every watched tensor with its squared gradient.
+) -> tuple[dict[str, Seen], list[torch.Tensor]]:
+    """Run the float network on one image and give every watched tensor with its squared gradient, and the outputs.
 
     Args:
         simulator: the float network.
@@ -91,12 +93,14 @@ def probe(
             for k in reads[n.output]:
                 if last[k] == i and k not in flow.outputs:
                     live.pop(k, None)
+        outputs = [live[k] for k in flow.outputs]
         total = torch.zeros(())
-        for u, w in _quantities(flow, [live[k] for k in flow.outputs]):
+        for u, w in _quantities(flow, outputs):
             total = total + (u * w * torch.randn(u.shape, generator=random)).sum()
         live.clear()
         total.backward()
-    return {k: Seen(v[0], squared.get(flow.activated.get(k, k)), *v[1:]) for k, v in values.items()}
+    seen = {k: Seen(v[0], squared.get(flow.activated.get(k, k)), *v[1:]) for k, v in values.items()}
+    return seen, [y.detach() for y in outputs]
 
 
 def _is_gate(flow: Flow, name: str) -> bool:

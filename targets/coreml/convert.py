@@ -19,8 +19,6 @@ from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network
 from edgeseg.network.views import FixedDecodedView
 
-from .program import read_program
-
 
 def convert(job: Job) -> None:
     """Write the folder ``job.output``: float32 input ``images`` (N, 3, H, W), RGB in 0..1, and float32 outputs.
@@ -39,12 +37,10 @@ def convert(job: Job) -> None:
     job.progress(0.1, "converting")
     model = _program(network, job, job.head, half=job.precision != "fp32")
     if job.precision == "int8":
-        job.progress(0.3, "converting in float32 to calibrate on")
         from .quantize import quantize
 
-        place = job.work / "float.mlpackage"
-        _program(network, job, "raw", half=False).save(str(place))
-        model, notes = quantize(model, read_program(place), job)
+        weights = (p.detach().numpy() for name, p in network.named_parameters() if p.ndim == 4)
+        model, notes = quantize(model, weights, job)
         manifest = replace(manifest, notes=(*manifest.notes, *notes))
         for note in notes:
             job.note(note)

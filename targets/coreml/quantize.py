@@ -1,6 +1,6 @@
 """Integers in a Core ML program: 8-bit weights, and 8-bit activations where the recipe wants them.
 
-The ranges are our own, from the calibration images and the recipe; coremltools' own way needs macOS to run the network. What
+The decisions are those of every format; coremltools' own way needs macOS to run the network. What
 enters a convolution is quantized and dequantized again (``quantize``, ``dequantize``: from iOS 17), which Core ML fuses with
 the convolution where the hardware multiplies integers. Everything between, SiLUs included, stays in half floats, and so do
 the outputs: recipes' clips and ranges of those have nothing to act on here.
@@ -8,8 +8,7 @@ the outputs: recipes' clips and ranges of those have nothing to act on here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,126 +19,40 @@ from coremltools.models.utils import _apply_graph_pass
 
 from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
-from edgeseg.quantize import ranges
-from edgeseg.quantize.calibration import iterate
-from edgeseg.quantize.correct import Adjusted, sequential
-from edgeseg.quantize.decide import UNIT, activation_bits, rounded_weights, weight_scales
-from edgeseg.quantize.flow import Flow
-from edgeseg.quantize.kinds import kind_of
-from edgeseg.quantize.observe import Histogram, observe
-from edgeseg.quantize.recipe import Activations, Correction, Recipe
-from edgeseg.quantize.simulate import QParams
+from edgeseg.quantize.carried import Carried, Convolution
+from edgeseg.quantize.learned import fingerprint
+from edgeseg.quantize.recipe import Recipe
 
-from .flow import read_flow
-
-FLOAT = 32
 IOS16, IOS17 = 7, 8
 """Versions of the specification."""
-WEIGHTS_ONLY = Recipe("w8a32", activations=Activations(bits=FLOAT), correction=Correction(method="none"))
-"""What happens without a recipe: no images are needed."""
+_AXES = {"conv": 0, "conv_transpose": 1}
+"""Operators with weights, and where the output channels are in these."""
 SMALLEST_SCALE = 2.0**-14
 """Smallest half float with full precision."""
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """What becomes of one convolution: its weights, integers if there is a ``scale`` for each index along ``axis``, its
-    bias, and its input's quantization (None: float)."""
-
-    weight: np.ndarray
-    scale: np.ndarray | None
-    axis: int
-    bias: np.ndarray
-    entry: QParams | None
-
-
-def quantize(model: Any, reference: Any, job: Job) -> tuple[Any, tuple[str, ...]]:
-    """Quantize a converted model.
+def quantize(model: Any, weights: Iterable[np.ndarray], job: Job) -> tuple[Any, tuple[str, ...]]:
+    """Quantize a converted model by the job's decisions.
 
     Args:
         model: the ``MLModel`` in half floats, with either head.
-        reference: the ``Program`` of the same network in float32 with the raw head.
-        job: its recipe (None: weights only), calibration images and size.
+        weights: of all convolutions of the network, in float32.
+        job: its decisions.
 
     Returns:
         The new ``MLModel``, and what a person should know of how the recipe was followed.
 
     Raises:
-        EdgesegError: no calibration images where the recipe needs some, or a convolution of the network was not found.
+        EdgesegError: a convolution of the network that was not found.
     """
-    recipe = WEIGHTS_ONLY if job.recipe is None else Recipe.from_dict(job.recipe)
-    flow, names = read_flow(reference)
-    layers = _layers(flow, names, recipe, job)
+    decisions, floats = job.decisions(), {fingerprint(w.astype(np.float16)): w for w in weights}
+    apply = Quantize(decisions, floats)
     job.progress(0.8, "writing integers")
-    entries = any(layer.entry is not None for layer in layers.values())
-    apply = Quantize(layers)
+    entries = any(c.entry is not None for c in decisions.convolutions.values())
     done = _apply_graph_pass(model, apply, spec_version=IOS17 if entries else IOS16, skip_model_load=True)
     if apply.left:
         raise EdgesegError(f"{len(apply.left)} convolutions were not found ({min(apply.left)})", hint="Use coremltools 9.0")
-    return done, _notes(recipe, entries)
-
-
-def _layers(flow: Flow, names: Mapping[str, str], recipe: Recipe, job: Job) -> dict[str, Layer]:
-    """The layers by the name of their weight."""
-    scales, params = weight_scales(flow, recipe), _entries(flow, recipe, job)
-    found: Mapping[str, Adjusted] = {}
-    if params and recipe.correction.method != "none":
-        few = iterate(job.calibration[: recipe.correction.images], job.imgsz)
-        report = lambda done: job.progress(0.6 + 0.2 * done, "correcting layer after layer")  # noqa: E731
-        rounded = rounded_weights(flow, scales)
-        found = sequential(flow, rounded, params, few, method=recipe.correction.method, progress=report)
-    layers = {}
-    for n in flow.nodes:
-        if n.weight is None or n.bias is None:
-            continue
-        axis, scale, weight, bias = (0 if n.kind == "conv" else 1), scales.get(n.output), n.weight, n.bias
-        shape = [-1 if i == axis else 1 for i in range(4)]
-        if scale is not None:
-            weight = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-        if n.output in found:
-            gain, bias = found[n.output].gain, found[n.output].bias
-            scale, weight = (None, weight * gain.reshape(shape)) if scale is None else (scale * gain, weight)
-        layers[names[n.output]] = Layer(weight, scale, axis, bias, params.get(n.inputs[0]))
-    return layers
-
-
-def _entries(flow: Flow, recipe: Recipe, job: Job) -> dict[str, QParams]:
-    """Quantization of the tensors that enter convolutions and that have 8 bits by the recipe."""
-    bits = activation_bits(flow, recipe)
-    names = [name for name in dict.fromkeys(n.inputs[0] for n in flow.nodes if n.weight is not None) if bits[name] == 8]
-    if not names:
-        return {}
-    total = len(job.calibration)
-    if not total:
-        raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
-    report = lambda n: job.progress(0.4 + 0.2 * n / total, f"observing image {n} of {total}")  # noqa: E731
-    seen = observe(flow, iterate(job.calibration, job.imgsz), report)
-    return {name: _half_scale(QParams.from_range(*_range(flow, name, seen, recipe.activations))) for name in names}
-
-
-def _range(flow: Flow, name: str, seen: Mapping[str, Histogram], how: Activations) -> tuple[float, float]:
-    """The range of one tensor. Nothing here must share a scale: what is joined is joined in half floats."""
-    if name == flow.input:
-        return UNIT
-    together = Histogram()
-    for source in _sources(flow, name):
-        together = together.merged(seen[source])
-    if how.method == "mse":
-        return ranges.mse(together)
-    if how.method == "percentile":
-        return ranges.percentile(together, how.percentile)
-    return ranges.kl(together) if how.method == "kl" else ranges.minmax(together)
-
-
-def _sources(flow: Flow, name: str) -> set[str]:
-    """The computed tensors whose values a tensor holds, through operators that only move values."""
-    node = flow.producer[name]
-    return {s for i in node.inputs for s in _sources(flow, i)} if kind_of(node.kind).moves else {name}
-
-
-def _half_scale(q: QParams) -> QParams:
-    """The quantization with a scale that a half float can hold."""
-    return replace(q, scale=float(np.float16(max(q.scale, SMALLEST_SCALE))))
+    return done, _notes(decisions.recipe, entries)
 
 
 def _notes(recipe: Recipe, entries: bool) -> tuple[str, ...]:
@@ -157,9 +70,9 @@ def _notes(recipe: Recipe, entries: bool) -> tuple[str, ...]:
 class Quantize(AbstractGraphPass):
     """Rewrites convolutions of a program. ``left`` holds those that it has not met."""
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        self.layers = layers
-        self.left = set(layers)
+    def __init__(self, decisions: Carried, floats: Mapping[tuple[float, ...], np.ndarray]) -> None:
+        self.decisions, self.floats = decisions, floats
+        self.left = set(decisions.convolutions)
 
     def apply(self, prog: Any) -> None:
         """Rewrite all functions of ``prog``."""
@@ -169,28 +82,27 @@ class Quantize(AbstractGraphPass):
     @block_context_manager
     def _rewrite(self, block: Any) -> None:
         pairs: dict[str, Any] = {}
-        for op in list(block.operations):
-            if op.op_type not in ("conv", "conv_transpose"):
-                continue
-            # The pass that makes half floats of weights adds to their names.
-            name = op.inputs["weight"].name.removesuffix("_to_fp16")
-            layer = self.layers.get(name)
-            if layer is not None:
-                self.left.discard(name)
-                self._layer(block, op, layer, pairs)
+        operations = {op.name: op for op in block.operations if op.op_type in _AXES}
+        # Half floats are too coarse to know the decisions' weights by: those of the network stand between.
+        known = {name: self.floats.get(fingerprint(op.inputs["weight"].val)) for name, op in operations.items()}
+        weights = {name: w for name, w in known.items() if w is not None}
+        for name, layer in self.decisions.by_weights(weights.items()).items():
+            self.left.discard(layer.name)
+            self._layer(block, operations[name], layer, weights[name], pairs)
 
     @staticmethod
-    def _layer(block: Any, op: Any, layer: Layer, pairs: dict[str, Any]) -> None:
+    def _layer(block: Any, op: Any, layer: Convolution, given: np.ndarray, pairs: dict[str, Any]) -> None:
         arguments = dict(op.inputs)
-        half = arguments["weight"].val.dtype
-        if layer.scale is None:
-            arguments["weight"] = layer.weight.astype(half)
+        half, step, axis, weight = arguments["weight"].val.dtype, layer.step, _AXES[op.op_type], layer.weight(given)
+        if step is None:
+            arguments["weight"] = weight.astype(half)
         else:
+            shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
             arguments["weight"] = mb.constexpr_affine_dequantize(
-                quantized_data=layer.weight,
+                quantized_data=np.clip(np.rint(weight / step.reshape(shape)), -127, 127).astype(np.int8),
                 zero_point=np.int8(0),
-                scale=np.maximum(layer.scale, SMALLEST_SCALE).astype(half),
-                axis=np.int32(layer.axis),
+                scale=np.maximum(step, SMALLEST_SCALE).astype(half),
+                axis=np.int32(axis),
                 before_op=op,
                 name=arguments["weight"].name + "_integers",
             )

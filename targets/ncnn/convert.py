@@ -37,7 +37,7 @@ def convert(job: Job) -> None:
     if job.precision == "int8":
         from .quantize import quantize
 
-        quantize(job.output / PARAM, job.output / BIN, job, outputs)
+        quantize(job.output / PARAM, job.output / BIN, job)
     write_sidecar(job.output, manifest.with_tensors(Tensor("in0", manifest.input.shape), outputs))
     job.progress(1.0, "written")
 

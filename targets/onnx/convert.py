@@ -19,8 +19,6 @@ from edgeseg.network.model import Network, RawOutput
 DEFAULT_OPSET = 17
 # Below, QuantizeLinear has no axis.
 INT8_OPSET = 13
-# Begins the names of tensors that are outputs only while the graph is being made.
-_MARK = "edgeseg_raw_"
 
 
 def convert(job: Job) -> None:
@@ -45,9 +43,6 @@ def convert(job: Job) -> None:
     names = [o.name for o in manifest.outputs]
     if job.precision == "fp16":
         view.network = _Half(network)
-    elif job.precision == "int8" and job.head != "raw":
-        view = _Marked(network, job.head)
-        names += [f"{_MARK}{o.name}" for o in network.outputs("raw", job.imgsz) if o.name not in names]
     sample = torch.rand(job.batch, 3, *job.imgsz)
     with torch.no_grad():
         view(sample)  # whatever a module keeps from its first call must not be born inside the trace
@@ -72,26 +67,14 @@ def convert(job: Job) -> None:
 
         model = onnxslim.slim(model)
     if job.precision == "int8":
-        model = _quantized(model, job, network)
+        from .quantize import quantize
+
+        model = quantize(model, job)
     job.progress(0.85, "checking")
     _describe(model, manifest, dynamic=dynamic)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(job.output))
     job.progress(1.0, "written")
-
-
-def _quantized(model: onnx.ModelProto, job: Job, network: Network) -> onnx.ModelProto:
-    """With Q/DQ pairs up to the raw outputs; a decoded head's arithmetic, which integers would ruin, stays float."""
-    raw = network.outputs("raw", job.imgsz)
-    present = {o.name for o in model.graph.output}
-    names = [o.name if o.name in present else f"{_MARK}{o.name}" for o in raw]
-    from .quantize import quantize
-
-    made: onnx.ModelProto = quantize(model, job, names, [o.role for o in raw])
-    kept = [o for o in made.graph.output if not o.name.startswith(_MARK)]
-    del made.graph.output[:]
-    made.graph.output.extend(kept)
-    return made
 
 
 def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:
@@ -104,33 +87,6 @@ def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:
             stride = out.stride or 4
             axes[out.name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
     return axes
-
-
-class _Marked(nn.Module):
-    """A head layout that gives the raw outputs too, so that the quantizer finds where they are in the graph."""
-
-    def __init__(self, network: Network, head: str) -> None:
-        super().__init__()
-        self.body, self.view, self.memory = network, network.view(head), _Remembered(network)
-        self.view.network = self.memory
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        maps, proto = self.body(images)
-        self.memory.found = RawOutput(maps, proto)
-        return (*self.view(images), *(tensor for triple in maps for tensor in triple))
-
-
-class _Remembered(nn.Module):
-    """Gives what was put into ``found``."""
-
-    found: RawOutput
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.head = network.head
-
-    def forward(self, images: torch.Tensor) -> RawOutput:
-        return self.found
 
 
 class _Half(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Manifest
 from edgeseg.quantize.flow import Flow, Node
 
 _SIMPLE = {"Sigmoid": "sigmoid", "Mul": "mul", "Add": "add", "HardSwish": "hardswish"}
@@ -24,6 +26,25 @@ def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
             if isinstance(value, onnx.TensorProto):
                 found[node.output[0]] = numpy_helper.to_array(value)
     return found
+
+
+def read(path: Path, imgsz: tuple[int, int], metadata: Mapping[str, Any] | None = None) -> Flow:
+    """The network in a float file with the raw head; ``metadata`` in place of the file's own.
+
+    Raises:
+        EdgesegError: no manifest tells the outputs, the head is another one, or an operator is not known.
+    """
+    import onnxslim
+
+    model = onnx.load(str(path))
+    manifest = Manifest.from_metadata(metadata or {p.key: p.value for p in model.metadata_props}, path=str(path))
+    if manifest is None or manifest.head != "raw" or manifest.precision != "fp32":
+        hint = "Export int8 from the checkpoint (.pt)"
+        raise EdgesegError(
+            "integers can be decided for float32 files of edgeseg with the raw head only", path=path, hint=hint
+        )
+    names = [o.name for o in model.graph.output]
+    return read_flow(onnxslim.slim(model), imgsz, names, [o.role for o in manifest.outputs])
 
 
 def read_flow(model: onnx.ModelProto, imgsz: tuple[int, int], outputs: Sequence[str], roles: Sequence[str]) -> Flow:

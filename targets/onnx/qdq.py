@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.carried import Convolution
 from edgeseg.quantize.simulate import QParams
 
 
@@ -28,24 +28,19 @@ class Writing:
     integer_bias: bool = True
 
 
+AXES = {"Conv": 0, "ConvTranspose": 1}
+"""The operators with weights, and where the output channels are in these."""
+
+
 def write(
-    model: onnx.ModelProto,
-    flow: Flow,
-    params: Mapping[str, QParams],
-    weights: Mapping[str, np.ndarray],
-    scales: Mapping[str, np.ndarray],
-    biases: Mapping[str, np.ndarray],
-    writing: Writing,
+    model: onnx.ModelProto, grids: Mapping[str, QParams], convolutions: Mapping[str, Convolution], writing: Writing
 ) -> onnx.ModelProto:
     """A copy of ``model`` with Q/DQ pairs.
 
     Args:
-        model: the float graph that ``flow`` was read from.
-        flow: the same graph.
-        params: how each activation is rounded, by tensor name; a tensor without one stays float.
-        weights: of all convolutions, by output tensor, shaped as in ``flow``.
-        scales: of each output channel of those that get int8 weights.
-        biases: new biases, by output tensor of the convolution.
+        model: the float graph.
+        grids: how each activation is rounded, by tensor name; a tensor without one stays float.
+        convolutions: what was decided for each convolution, by the tensor that it writes.
         writing: the reader's wishes.
     """
     made = onnx.ModelProto()
@@ -57,24 +52,24 @@ def write(
     writer = _Writer(graph, writing)
     outputs = {o.name for o in graph.output}
     # What reads a rounded tensor reads the dequantized one.
-    read = {name: name if name in outputs else f"{name}/dequantized" for name in params}
-    if flow.input in params:
-        writer.pair(flow.input, read[flow.input], params[flow.input])
+    read = {name: name if name in outputs else f"{name}/dequantized" for name in grids}
+    for entry in (i.name for i in graph.input):
+        if entry in grids:
+            writer.pair(entry, read[entry], grids[entry])
     for node in nodes:
-        source = flow.producer.get(node.output[0])
-        if source is not None and source.weight is not None:
-            writer.convolution(node, source, params.get(source.inputs[0]), weights, scales, biases)
+        if node.output[0] in convolutions:
+            writer.convolution(node, convolutions[node.output[0]], grids.get(node.input[0]))
         for i, name in enumerate(node.input):
             if name in read:
                 node.input[i] = read[name]
         written = list(node.output)
         for i, name in enumerate(written):
-            if name in params and name in outputs:
+            if name in grids and name in outputs:
                 node.output[i] = f"{name}/float"
         graph.node.append(node)
         for i, name in enumerate(written):
-            if name in params:
-                writer.pair(node.output[i], read[name], params[name])
+            if name in grids:
+                writer.pair(node.output[i], read[name], grids[name])
     _drop_unused(graph)
     return made
 
@@ -84,6 +79,7 @@ class _Writer:
 
     def __init__(self, graph: onnx.GraphProto, writing: Writing) -> None:
         self.graph, self.writing = graph, writing
+        self.held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """An initializer's name."""
@@ -102,42 +98,27 @@ class _Writer:
         for operator, x, y in (("QuantizeLinear", name, integers), ("DequantizeLinear", integers, output)):
             self.graph.node.append(helper.make_node(operator, [x, *common], [y], name=f"{name}/{operator}"))
 
-    def convolution(
-        self,
-        node: onnx.NodeProto,
-        source: Node,
-        given: QParams | None,
-        weights: Mapping[str, np.ndarray],
-        scales: Mapping[str, np.ndarray],
-        biases: Mapping[str, np.ndarray],
-    ) -> None:
-        """Point a convolution at its int8 weights and its new bias."""
-        name, scale = source.output, scales.get(source.output)
-        bias = biases.get(name, source.bias)
-        if scale is not None:
-            node.input[1] = self._integer_weight(name, source.kind, weights[name], scale)
-        elif weights[name] is not source.weight:
-            node.input[1] = self.constant(f"{name}/weight", weights[name].astype(np.float32))
-        if bias is None:
-            return
+    def convolution(self, node: onnx.NodeProto, ours: Convolution, entry: QParams | None) -> None:
+        """Point a convolution at its decided weights and bias."""
+        name, step, axis = node.output[0], ours.step, AXES[node.op_type]
+        weight = ours.weight(self.held[node.input[1]])
+        if step is None:
+            node.input[1] = self.constant(f"{name}/weight", weight)
+        else:
+            shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+            scale = step.astype(np.float32)
+            integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+            node.input[1] = self._dequantized(f"{name}/weight", integers, scale, axis)
         if len(node.input) < 3:
             node.input.append("")
-        if scale is None or given is None or not self.writing.integer_bias:
-            node.input[2] = self.constant(f"{name}/bias", bias.astype(np.float32))
+        if step is None or entry is None or not self.writing.integer_bias:
+            node.input[2] = self.constant(f"{name}/bias", ours.bias)
             return
         # The products of integer inputs and weights are on this grid, so the bias can be added before anything is rounded.
-        grid = (scale.astype(np.float32) * np.float32(given.scale)).astype(np.float32)
+        grid = (step.astype(np.float32) * np.float32(entry.scale)).astype(np.float32)
         top = 2**31 - 1
-        values = np.clip(np.rint(bias.astype(np.float64) / grid), -top, top).astype(np.int32)
+        values = np.clip(np.rint(ours.bias.astype(np.float64) / grid), -top, top).astype(np.int32)
         node.input[2] = self._dequantized(f"{name}/bias", values, grid, 0)
-
-    def _integer_weight(self, name: str, kind: str, weight: np.ndarray, scale: np.ndarray) -> str:
-        axis = 0 if kind == "conv" else 1
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        scale = scale.astype(np.float32)
-        values = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-        return self._dequantized(f"{name}/weight", values, scale, axis)
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
         inputs = [

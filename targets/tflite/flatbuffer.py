@@ -115,3 +115,19 @@ def _tensor(raw: Any, layout: str) -> Tensor:
         scale, zero_point = float(params.scale[0]), int(params.zeroPoint[0])
     shape = tuple(int(n) for n in raw.shape)
     return Tensor(raw.name.decode(), shape, _DTYPES[raw.type], layout, scale, zero_point)
+
+
+def values(content: bytes, x: np.ndarray) -> dict[int, np.ndarray]:
+    """What each float tensor of the main subgraph holds after a run on one image ``x`` (1, h, w, 3) in float32, without the
+    batch axis, by its index."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate keeps what is inside to itself
+    runner = Interpreter(model_content=content, experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True)
+    runner.allocate_tensors()
+    entry = runner.get_input_details()[0]
+    runner.set_tensor(entry["index"], np.repeat(x, entry["shape"][0], 0))
+    runner.invoke()
+    graph = read(content).subgraphs[0]
+    computed = {entry["index"], *(i for op in graph.operators for i in op.outputs)}
+    return {i: runner.get_tensor(i)[0] for i in sorted(computed) if graph.tensors[i].type == schema.TensorType.FLOAT32}

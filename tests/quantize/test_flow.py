@@ -192,17 +192,20 @@ def test_moments_find_a_line_whatever_the_noise(gains: bool) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(1, 2, (3, 20_000))
     y = (x - 0.3) / (1.1 if gains else 1.0) + rng.normal(0, 0.8, x.shape)
-    m = Moments(3)
-    m.add(np.full(3, 20_000.0), x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1))
-    gain, shift = m.fit(gains)
+    m = Moments(3, gains)
+    a, b = (torch.from_numpy(v[None, :, :, None]) for v in (x, y))
+    m.add(torch.ones_like(a), a, b)
+    gain, shift = m.fit()
     assert np.allclose(gain, 1.1 if gains else 1.0, atol=0.02)
     assert np.allclose((gain[:, None] * y + shift[:, None] - x).mean(1), 0, atol=0.02)
 
 
 def test_a_rare_channel_leans_on_its_layer() -> None:
-    m = Moments(2)
-    m.add(np.array([10_000.0, 1.0]), np.array([5_000.0, 9.0]), np.zeros(2), np.ones(2), np.ones(2))
-    _, shift = m.fit(False)
+    m, weight = Moments(2, False), torch.zeros(1, 2, 10_000, 1, dtype=torch.float64)
+    weight[0, 0], weight[0, 1, 0] = 1, 1  # the second channel is active at one position
+    exact = torch.tensor([0.5, 9.0], dtype=torch.float64)[None, :, None, None].expand_as(weight)
+    m.add(weight, exact, torch.zeros_like(weight))
+    _, shift = m.fit()
     assert shift[0] == pytest.approx(0.5, abs=0.01)
     assert shift[1] == pytest.approx(0.67, abs=0.05)
 

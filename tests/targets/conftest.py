@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgeseg.export import deciding
 from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network
-from edgeseg.registry import target_by_name
+from edgeseg.quantize.constraints import Constraints
+from edgeseg.registry import Target, target_by_name
 from edgeseg.running.open import Opened, open_model
 
 NAMES = ("cat", "dog", 'o"dd, näme')
@@ -34,6 +36,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.pt", network)
 
 
+def decided(target: Target, source: Path, folder: Path, source_format: str = "network", **job) -> Path:
+    """Decisions for what the integers of ``target`` can follow, as the graph makes them before it converts."""
+    limits = Constraints.from_table(target.quantize).to_json()
+    kept = {k: job[k] for k in ("imgsz", "recipe", "calibration", "calibration_info") if k in job}
+    file = folder / "decisions.json"
+    deciding.convert(Job("decisions", source, source_format, file, folder, options={"constraints": limits}, **kept))
+    return file
+
+
 @pytest.fixture(scope="session")
 def convert(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
     """``convert("onnx", precision=..., head=..., imgsz=..., batch=..., options={...}, apart=...)`` -> the artifact's path.
@@ -48,6 +59,8 @@ def convert(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
             target, folder = target_by_name(name), tmp_path_factory.mktemp(name)
             output = folder / target.artifact_name("tiny")
             job.setdefault("imgsz", (64, 96))
+            if job.get("precision") == "int8" and target.quantize:
+                job["given"] = decided(target, source, folder, **job)
             whole = Job(target.name, source, "network", output, folder, **job)
             if apart:
                 file = folder / "job.json"
