@@ -10,7 +10,7 @@ import pytest
 
 from edgeseg.data.shapes import shapes_image
 from edgeseg.quantize.decide import decide
-from edgeseg.quantize.equalize import equalized, pairs
+from edgeseg.quantize.equalize import equalized, factors, pairs
 from edgeseg.quantize.flow import Flow, Node
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import Simulator, to_tensor
@@ -46,7 +46,7 @@ def images():
 @pytest.mark.parametrize("copy", [False, True])
 def test_the_same_function_with_even_channels(images, first, copy) -> None:
     flow = network(30.0, first, copy)
-    even = equalized(flow, images)
+    even = equalized(flow, factors(flow, images))
     x = to_tensor(images)
     seen = [{}, {}]
     (a,), (b,) = (Simulator(f).run(x, s.__setitem__) for f, s in zip((flow, even), seen))
@@ -57,7 +57,7 @@ def test_the_same_function_with_even_channels(images, first, copy) -> None:
 
 def test_nothing_is_done_to_even_channels_or_behind_a_function(images) -> None:
     flow = network(1.0)
-    assert equalized(flow, images) is flow
+    assert equalized(flow, factors(flow, images)) is flow
     nodes = (flow.nodes[0], Node("hardswish", ("a",), "h"), replace(flow.nodes[1], inputs=("h",)))
     assert not pairs(replace(flow, nodes=nodes))
     read_twice = (*flow.nodes, replace(flow.nodes[1], output="z"))

@@ -117,11 +117,11 @@ def test_rounding_is_affine_with_an_exact_zero() -> None:
 def test_probes_are_the_squared_derivatives_on_average(flow: Flow) -> None:
     x = to_tensor(pictures(1))
     random = torch.Generator().manual_seed(0)
-    runs = [probe(Simulator(flow), x, random)["n"].squared for _ in range(300)]
+    runs = [probe(Simulator(flow), x, random)[0]["n"].squared for _ in range(300)]
     mean = torch.stack(runs).mean(0)
     # The obvious way: nudge n.y and look at what changes, in the same units. Here for the prototypes alone.
     only = Flow(flow.nodes, flow.input, ("proto",), ("proto",), flow.channels)
-    sampled = torch.stack([probe(Simulator(only), x, random)["n.y"].squared for _ in range(400)]).mean((0, 1, 3, 4))
+    sampled = torch.stack([probe(Simulator(only), x, random)[0]["n.y"].squared for _ in range(400)]).mean((0, 1, 3, 4))
     proto = Simulator(flow).run(x)[3]
     weight = next(n.weight for n in flow.nodes if n.output == "proto")[:, :, 0, 0]
     exact = (weight**2).sum(0) / (0.1 * float(proto.std())) ** 2 / proto.numel()
@@ -138,8 +138,8 @@ def test_observation_streams_and_sees_extremes(flow: Flow) -> None:
             yield image
 
     done: list[int] = []
-    seen = observe(flow, stream(), lambda n: done.append(n) or len(asked))
-    assert done == [1, 2, 3, 4, 5] and "a.s" not in seen and "c" not in seen
+    seen = observe(flow, stream(), lambda n: done.append(n) or len(asked)).histograms
+    assert done == [1, 2, 3, 4, 5] and "a.s" not in seen and "c" in seen  # a convolution reads it
     lows: list[float] = []
     Simulator(flow).run(to_tensor(images), lambda name, v: lows.append(float(v.min())) if name == "n" else None)
     assert seen["n"].low == pytest.approx(lows[0], abs=1e-5)
@@ -147,7 +147,7 @@ def test_observation_streams_and_sees_extremes(flow: Flow) -> None:
 
 def test_ranges_are_shared_in_groups_and_fixed_by_clips(flow: Flow) -> None:
     recipe = Recipe.from_dict({"name": "t", "clips": {"score": {"low": -8.0, "high": 5.0}}})
-    chosen = choose_ranges(flow, observe(flow, pictures(3)), recipe)
+    chosen = choose_ranges(flow, observe(flow, pictures(3)).histograms, recipe)
     assert chosen["c"] == chosen["a.y"] == chosen["u"]
     assert chosen["score_8"] == (-8, 5) and chosen["images"] == (0, 1)
 
@@ -163,7 +163,7 @@ def test_correction_takes_away_a_constant_error(flow: Flow) -> None:
     images = pictures(6)
     recipe = Recipe("t")
     scales = weight_scales(flow, recipe)
-    ranges = dict(choose_ranges(flow, observe(flow, images), recipe))
+    ranges = dict(choose_ranges(flow, observe(flow, images).histograms, recipe))
     # A clip that is far too narrow: a large error of one sign.
     ranges["n"] = (-0.5, ranges["n"][1])
     plan = Decisions(ranges, dict.fromkeys(flow.channels, 8), scales, {}, {})
@@ -212,9 +212,10 @@ def test_a_rare_channel_leans_on_its_layer() -> None:
 
 def test_scores_are_levelled_behind_the_whole_network(flow: Flow) -> None:
     off = {n.output: (n.weight, n.bias - (0.4 if n.output == "score_8" else 0)) for n in flow.nodes if n.weight is not None}
-    assert level_scores(flow, off, {}, pictures(3))["score_8"] == pytest.approx(0.4, abs=0.03)
+    exact = observe(flow, pictures(3), levelling=range(3)).scores
+    assert level_scores(flow, off, {}, pictures(3), exact)["score_8"] == pytest.approx(0.4, abs=0.03)
     same = {k: (w, b + (0.4 if k == "score_8" else 0)) for k, (w, b) in off.items()}
-    assert level_scores(flow, same, {}, pictures(3))["score_8"] == pytest.approx(0, abs=1e-4)
+    assert level_scores(flow, same, {}, pictures(3), exact)["score_8"] == pytest.approx(0, abs=1e-4)
 
 
 def test_the_margin_raises_score_logits_by_steps(flow: Flow, tmp_path) -> None:

@@ -36,13 +36,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.pt", network)
 
 
-def decided(target: Target, source: Path, folder: Path, source_format: str = "network", **job) -> Path:
+def _decided(target: Target, source: Path, folder: Path, source_format: str = "network", **job) -> Path:
     """Decisions for what the integers of ``target`` can follow, as the graph makes them before it converts."""
     limits = Constraints.from_table(target.quantize).to_json()
     kept = {k: job[k] for k in ("imgsz", "recipe", "calibration", "calibration_info") if k in job}
     file = folder / "decisions.json"
     deciding.convert(Job("decisions", source, source_format, file, folder, options={"constraints": limits}, **kept))
     return file
+
+
+@pytest.fixture(scope="session")
+def decided() -> Callable[..., Path]:
+    """``decided(target, checkpoint, folder, imgsz=..., recipe=..., calibration=...)`` -> the file of decisions."""
+    return _decided
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +66,7 @@ def convert(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
             output = folder / target.artifact_name("tiny")
             job.setdefault("imgsz", (64, 96))
             if job.get("precision") == "int8" and target.quantize:
-                job["given"] = decided(target, source, folder, **job)
+                job["given"] = _decided(target, source if source.suffix == ".pt" else tiny, folder, **job)
             whole = Job(target.name, source, "network", output, folder, **job)
             if apart:
                 file = folder / "job.json"

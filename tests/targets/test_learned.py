@@ -21,6 +21,7 @@ from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.network.definition import ACTIVATIONS
 from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network
+from edgeseg.quantize.carried import load, probe_image
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.recipe import Recipe, load_recipe
 from edgeseg.registry import target_by_name
@@ -50,7 +51,9 @@ def trained(act: str, data: Path, folder: Path) -> tuple[QuantizedNetwork, Path]
     return made, save_checkpoint(folder / f"{act}.pt", made.to_network())
 
 
-def exported(kind: str, checkpoint: Path, data: Path, convert) -> tuple[Any, dict[str, tuple[float, float]], Recipe]:
+def exported(
+    kind: str, checkpoint: Path, data: Path, folder: Path, convert, decided
+) -> tuple[Any, dict[str, tuple[float, float]], Recipe]:
     """The INT8 artifact's path, and the range that each tensor should have, by the names of the format."""
     said: list[str] = []
     given = choose_calibration(ExportOptions(int8=True, data=str(data)), said.append, checkpoint=checkpoint)
@@ -58,16 +61,17 @@ def exported(kind: str, checkpoint: Path, data: Path, convert) -> tuple[Any, dic
     job = {"source": checkpoint, "imgsz": (SIZE, SIZE)}
     plain = convert(kind, **job)
     made = convert(kind, precision="int8", recipe=given.recipe, **job)  # no images: there is nothing to calibrate
-    target = target_by_name(kind)
+    target, picture = target_by_name(kind), probe_image((SIZE, SIZE))
     if kind == "onnx":
-        model = onnx.load(str(plain))
-        names = [o.name for o in model.graph.output]
-        flow = target.load("flow").read_flow(model, (SIZE, SIZE), names, [n.partition("_")[0] for n in names])
+        seen = target.load("quantize").values(onnx.load(str(plain)), picture)
     else:
-        model, graph = target.load("flatbuffer").read(plain.read_bytes()), target.load("graph")
-        names = [graph.tensor_name(model.subgraphs[0], i) for i in model.subgraphs[0].outputs]
-        flow = graph.read_flow(model, names, [n.partition("_")[0] for n in names])
-    return made, learned_ranges(flow, recipe.learned), recipe
+        flatbuffer, content = target.load("flatbuffer"), plain.read_bytes()
+        graph = flatbuffer.read(content).subgraphs[0]
+        held = flatbuffer.values(content, picture.astype(np.float32)[None] / 255)
+        seen = {target.load("graph").tensor_name(graph, i): v for i, v in held.items()}
+    (carried,) = load(decided(target, checkpoint, folder, recipe=given.recipe, imgsz=(SIZE, SIZE)))
+    own = learned_ranges(network_flow(load_checkpoint(checkpoint), (SIZE, SIZE)), recipe.learned)
+    return made, {name: own[ours] for name, ours in carried.by_values(seen).items() if ours in own}, recipe
 
 
 def grids(kind: str, path: Path) -> dict[str, tuple[float, int]]:
@@ -95,10 +99,10 @@ CASES[0] = ("onnx", ACTIVATIONS[0])  # quick enough for every day
 
 
 @pytest.mark.parametrize(("kind", "act"), CASES)
-def test_learned_ranges_are_in_the_file(kind: str, act: str, data, convert, tmp_path, monkeypatch) -> None:
+def test_learned_ranges_are_in_the_file(kind: str, act: str, data, convert, decided, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
     network, checkpoint = trained(act, data, tmp_path)
-    path, wanted, recipe = exported(kind, checkpoint, data, convert)
+    path, wanted, recipe = exported(kind, checkpoint, data, tmp_path, convert, decided)
     own = learned_ranges(network_flow(network.to_network(), (SIZE, SIZE)), recipe.learned)
     assert set(wanted.values()) == set(own.values())  # every learned range has found its tensor
     seen, compared = grids(kind, path), 0

@@ -15,6 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import load_checkpoint
+from edgeseg.network.flow import network_flow
+from edgeseg.quantize.carried import value_print
+from edgeseg.quantize.constraints import Constraints, constrain
+from edgeseg.quantize.decide import decide
+from edgeseg.quantize.learned import fingerprint
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import Simulator
 from edgeseg.registry import target_by_name
@@ -162,17 +167,32 @@ def test_flow_is_the_network(convert):
     assert set(flow.stages.values()) == {"backbone", "neck", "box", "score", "coeff", "proto"}
 
 
-def test_integers_are_what_the_simulation_says(int8, convert, images):
-    """The Q/DQ file computes, to the float rounding, what the shared simulation of the same decisions computes."""
-    from edgeseg.quantize.decide import decide
+def test_both_readers_give_the_same_flow(convert, tiny):
+    """From PyTorch, and from the ONNX file of the same network: operators, weights, stages and what is computed."""
+    ours = network_flow(load_checkpoint(tiny), (64, 96))
+    theirs = part("flow").read(convert("onnx"), (64, 96))
+    seen = [{}, {}]
+    x = torch.rand(1, 3, 64, 96)
+    for flow, found in zip((ours, theirs), seen):
+        Simulator(flow).run(x, lambda name, y, found=found: found.__setitem__(name, value_print(y.numpy())))
+    rows = [
+        sorted((f.producer[k].kind, f.stages[k], p) for k, p in s.items() if k != f.input)
+        for f, s in zip((ours, theirs), seen)
+    ]
+    assert len(rows[0]) == len(rows[1]) == len(ours.nodes)
+    for a, b in zip(*rows, strict=True):
+        assert a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=1e-3, abs=1e-4)
+    keys = [sorted(fingerprint(n.weight) for n in f.nodes if n.weight is not None) for f in (ours, theirs)]
+    assert keys[0] == keys[1] and ours.roles == theirs.roles == tuple(ROLES)
 
-    quantize = part("quantize")
-    model = onnx.load(str(convert("onnx")))
-    flow = quantize.restrict(part("flow").read_flow(model, (64, 96), RAW, ROLES), quantize.OPENVINO)
+
+def test_integers_are_what_the_simulation_says(int8, convert, images, tiny):
+    """The Q/DQ file computes, to the float rounding, what the shared simulation of the same decisions computes."""
     recipe = replace(load_recipe("int8"), correction=replace(load_recipe("int8").correction, method="none"))
-    decisions = decide(flow, recipe, images, (64, 96))
-    made = quantize.write(model, flow, decisions)
-    params = decisions.params(flow)
+    limits = Constraints.from_table(target_by_name("onnx").quantize)
+    network = network_flow(load_checkpoint(tiny), (64, 96))
+    decisions = decide(network, recipe, images, (64, 96), constraints=limits)
+    flow = constrain(network, limits)
     rounded = {
         n.output: (quantize_weight(n, decisions.weight_scales[n.output]), n.bias)
         for n in flow.nodes
@@ -181,9 +201,8 @@ def test_integers_are_what_the_simulation_says(int8, convert, images):
     x = cv2.resize(cv2.imread(str(images[0])), (96, 64))[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    exact = {k: q for k, q in params.items() if decisions.bits.get(k, 8) == 8}
-    wanted = Simulator(flow.with_weights(rounded), exact).run(torch.from_numpy(x))
+    session = ort.InferenceSession(str(int8()), options, providers=["CPUExecutionProvider"])
+    wanted = Simulator(flow.with_weights(rounded), decisions.params(flow)).run(torch.from_numpy(x))
     floats = Simulator(flow).run(torch.from_numpy(x))
     for a, b, c in zip(session.run(None, {"images": x}), wanted, floats, strict=True):
         # A value that rounds the other way spreads through all layers behind it: noise of the same size, not the same noise.

@@ -83,7 +83,7 @@ def test_it_is_near_the_float_network(int8, convert, opened, images) -> None:
 
 
 @pytest.fixture(scope="module")
-def requantize(convert, tmp_path_factory):
+def requantize(convert, decided, tmp_path_factory, tiny):
     """Quantize the float file again, without tracing the network again; returns the path of a bare flatbuffer."""
     source = convert("tflite", imgsz=SIZE)
 
@@ -91,6 +91,8 @@ def requantize(convert, tmp_path_factory):
         folder = tmp_path_factory.mktemp("again")
         job = Job("tflite", source, "network", folder / "x.tflite", folder, "int8", head, SIZE)
         job = replace(job, recipe=load_recipe(name).to_dict(), calibration=calibration)
+        target, kept = target_by_name("tflite"), {"imgsz": SIZE, "recipe": job.recipe, "calibration": calibration}
+        job = replace(job, given=None if head != "raw" else decided(target, tiny, folder, **kept))
         content = target_by_name("tflite").load("quantize").quantize(source.read_bytes(), job)
         job.output.write_bytes(target_by_name("tflite").load("flatbuffer").restore_names(content))
         return job.output
