@@ -18,6 +18,7 @@ from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.export import cache
 from edgeseg.export.calibrate import choose_calibration
+from edgeseg.export.keeping import Kept
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.placing import check_place, place_parts
 from edgeseg.export.plan import Plan, Step, make_plan
@@ -43,6 +44,7 @@ def export(
     force: bool = False,
     rebuild: bool = False,
     gate: bool = True,
+    decisions: str | os.PathLike[str] | None = None,
 ) -> list[ExportResult]:
     """Export a model to formats, sharing what their conversions share.
 
@@ -59,6 +61,8 @@ def export(
         force: keep an artifact that the gate refuses or cannot judge (the reason becomes a note).
         rebuild: take nothing from the cache.
         gate: compare int8 artifacts with the float network before they are put in place; see ``edgeseg.export.guard``.
+        decisions: a file with what was decided for int8: ranges, biases and steps are taken from it where it has them, and
+            written into it where it has not.
 
     Returns:
         One result for each format, in the order asked for. A step that failed is a result with its ``error``: the others are
@@ -87,9 +91,13 @@ def export(
         for path in left:
             run.emit(Event("note", text=f"put in order what an interrupted export had left ({path})"))
         run.source_hash = content_hash(found.path)
+        if decisions is not None:
+            run.kept = Kept(Path(decisions).expanduser(), plan, run.source_hash)
         _calibrate(run, options, found)
         guard = stack.enter_context(_guard(run, options, found)) if gate else None
         run.go()
+        if run.kept is not None:
+            run.kept.add(run.outcomes)
     return [results[step] for step in plan.wanted]
 
 
@@ -102,6 +110,9 @@ def _calibrate(run: Run, options: ExportOptions, source: Source) -> None:
         run.emit(Event("note", text=text))
 
     pictures = any(step.calibrated for step in run.plan.steps)
+    run.calibration = run.kept.calibration(options) if run.kept is not None else None
+    if run.calibration is not None:
+        return
     try:
         run.calibration = choose_calibration(options, tell, pictures, source.path if source.format == NETWORK else None)
     except EdgesegError as e:

@@ -24,6 +24,7 @@ from edgeseg.export import cache, scratch
 from edgeseg.export.calibrate import Calibration
 from edgeseg.export.deciding import OBSERVATION
 from edgeseg.export.job import Job
+from edgeseg.export.keeping import Kept
 from edgeseg.export.plan import Plan, Step
 from edgeseg.export.worker import RESULT
 from edgeseg.registry import NETWORK
@@ -76,6 +77,7 @@ class Run:
         jobs: steps at once; None: half the cores, at least two where there are two.
         offline: install no toolchain.
         rebuild: take nothing from the cache.
+        kept: decisions that are there already.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class Run:
     offline: bool = False
     rebuild: bool = False
     no_calibration: EdgesegError | None = None
+    kept: Kept | None = None
     outcomes: dict[Step, Outcome] = field(default_factory=dict, init=False)
     _keys: dict[Step, str] = field(default_factory=dict, init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
@@ -121,6 +124,7 @@ class Run:
             calibration = self._calibration(step)
             self._keys[step] = cache.make_key(
                 {
+                    "kept": self.kept and self.kept.key(step),
                     "source": self.source_hash if step.source is None else self.key(step.source),
                     "given": [self.key(s) for s in self.sources(step) if s is not step.source],
                     "format": [step.source_format if step.source is None else step.source.format, step.format],
@@ -160,6 +164,8 @@ class Run:
 
     def sources(self, step: Step) -> tuple[Step, ...]:
         """The steps that it reads in this run: decisions that need no images need no observation."""
+        if self.kept is not None and self.kept.find(step) is not None:
+            return ()
         unseen = self.calibration is not None and not self.calibration.observes
         return tuple(s for s in step.sources if not (unseen and s.target is OBSERVATION))
 
@@ -241,6 +247,13 @@ class Run:
             self.emit(Event("progress", step.label, done, words))
 
         start = time.monotonic()
+        known = None if self.kept is None else self.kept.find(step)
+        if known is not None:
+            from edgeseg.quantize.carried import save
+
+            output = store.make_folder(folder / f"{step.format}-{key[:12]}" / "out") / step.target.artifact_name(STEM)
+            save(output, [known])
+            return cache.write(key, output.parent, output.name, what={"step": step.label})
         python, used = interpreter_for(toolchain_of(step.target), offline=self.offline, say=progress)
         place = store.make_folder(folder / f"{step.format}-{key[:12]}")
         try:

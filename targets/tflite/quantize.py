@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.describe import INPUT
 from edgeseg.export.job import Job
 from edgeseg.quantize.carried import Carried
 from edgeseg.quantize.recipe import FLOAT, Recipe
@@ -66,6 +67,8 @@ def _configure(q: Any, names: dict[str, str], decisions: Carried) -> None:
     _rule(q, ".*", every, usual, granularity)
     _edges(q, recipe, granularity)
     for name, ours in names.items():
+        if name == INPUT:
+            continue  # it has a rule of its own
         stage = decisions.tensors[ours].stage
         bits = (recipe.activation_bits(stage), recipe.weight_bits(stage))
         if bits != usual:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
 
 # Importing coremltools takes long, TensorFlow comes along where it is installed: hence no importorskip.
@@ -58,7 +59,7 @@ def test_boxes_are_decoded_in_float32(convert):
 
 
 def test_weights_of_8_bits(convert, opened, difference):
-    path = convert("coreml", precision="int8", apart=True)
+    path = convert("coreml", precision="int8", apart=True, recipe=load_recipe("w8a32").to_dict())
     artifact, operators = opened(path), count(path)
     assert artifact.manifest.precision == "int8" and "8-bit weights" in artifact.manifest.notes[0]
     assert operators["constexpr_affine_dequantize", "float16"] == operators["conv", "float16"] + 1
