@@ -46,7 +46,7 @@ class Toys:
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         keys = {"title": name.title(), "suffix": f".{name}", "reads": ["network"], **keys}
-        tables = {k: keys.pop(k) for k in ("settings", "convert") if k in keys}
+        tables = {k: keys.pop(k) for k in ("settings", "convert", "quantize") if k in keys}
         lines = [f'name = "{name}"', *(f"{k} = {_toml(v)}" for k, v in keys.items())]
         for table, values in tables.items():
             lines += [f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in values.items())]
