@@ -28,7 +28,8 @@ test: $(STAMP)  ## The fast tests
 test-slow: $(STAMP)  ## The heavy tests
 	$(BIN)/python -m pytest -q -m slow --durations=15
 
-lint: $(STAMP)  ## Lint and formatting
+lint: $(STAMP)  ## Lint, formatting, and who imports whom
+	$(BIN)/lint-imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

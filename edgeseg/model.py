@@ -268,8 +268,9 @@ class Model:
         Args:
             format: name or alias of a format, such as ``onnx`` or ``tflite``.
             options: ``imgsz half int8 dynamic simplify opset optimize batch head data recipe images``, whatever the
-                format takes; ``out`` (file or folder), ``offline``, ``force``; with int8 also ``max_drop``: points of AP for
-                which the cheapest mixed precision is searched, on ``split`` (val) and its first ``limit`` images.
+                format takes; ``out`` (file or folder), ``offline``, ``force``; with int8 also ``decisions`` (a file that
+                keeps or gives what was decided) and ``max_drop``: points of AP for which the cheapest mixed precision is
+                searched, on ``split`` (val) and its first ``limit`` images.
 
         Raises:
             EdgesegError: an option that the format does not take, or an exported artifact as source.
@@ -281,12 +282,13 @@ class Model:
         from edgeseg.running.open import parse_imgsz
 
         running: dict[str, Any]
-        running = {k: options.pop(k) for k in ("out", "jobs", "offline", "force", "rebuild", "on_event") if k in options}
+        own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions")
+        running = {k: options.pop(k) for k in own if k in options}
         wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
         check("export", {k: options.pop(k) for k in (*EXPORT, *QUIET) if k in options}, EXPORT)
         unknown = [k for k in options if k not in ExportOptions.__dataclass_fields__]
         if unknown:
-            known = ", ".join([*ExportOptions.__dataclass_fields__, "out", "offline", "force", "rebuild"])
+            known = ", ".join([*ExportOptions.__dataclass_fields__, "out", "offline", "force", "rebuild", "decisions"])
             raise EdgesegError(f"export has no option {unknown[0]!r}", hint=f"Options: {known}")
         if "imgsz" in options:
             options["imgsz"] = parse_imgsz(options["imgsz"])

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 from edgeseg.registry import targets
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "edgeseg"
@@ -43,21 +50,6 @@ LEAN = (
     "download",
 )
 NEEDS_TORCH = {"edgeseg.data.loader"}
-
-# A module may import from its own row and the rows above it.
-LAYERS = (
-    {"errors", "resources", "store", "hashing", "kernel", "yaml_file", "habits"},
-    {"manifest", "registry", "download"},
-    {"artifact", "boards", "vision"},
-    {"environments", "data"},
-    {"quantize"},
-    {"running", "network"},
-    {"evaluate", "predict", "about"},
-    {"training"},
-    {"export"},
-    {"model"},
-    {"demo", "cli", "__main__"},
-)
 
 
 def module_name(file: Path) -> str:
@@ -150,39 +142,14 @@ def test_a_runtime_imports_its_own_package_and_no_converter(name):
                 assert top in allowed or top in sys.stdlib_module_names, f"{file}: {dotted}"
 
 
-def dependencies() -> dict[str, dict[str, str]]:
-    """part -> part it imports (lazily or not) -> a place where it does."""
-    found: dict[str, dict[str, str]] = {}
-    for file in FILES:
-        own = module_name(file).split(".")[1:2]
-        if not own:
-            continue  # the package itself hands out names lazily from anywhere
-        for node in ast.walk(tree(file)):
-            for dotted in imported(node):
-                top, *rest = dotted.split(".")
-                if top == "edgeseg" and rest and rest[0] not in (own[0], "__version__"):
-                    found.setdefault(own[0], {}).setdefault(rest[0], f"{file.relative_to(ROOT)}:{node.lineno}")
-    return found
-
-
-def test_dependencies_point_one_way():
-    level = {part: i for i, row in enumerate(LAYERS) for part in row}
-    parts = {module_name(f).split(".")[1] for f in FILES if f != CORE / "__init__.py"}
-    assert parts <= set(level), f"new parts need a row: {parts - set(level)}"
-    wrong = [
-        f"{where}: {part} imports {other}"
-        for part, others in dependencies().items()
-        for other, where in others.items()
-        if other in level and level[other] > level[part]
-    ]
-    assert not wrong, wrong
-
-
-def test_no_two_parts_import_each_other():
-    graph = dependencies()
-    pairs = {tuple(sorted((a, b))) for a, others in graph.items() for b in others if a in graph.get(b, {})}
-    # An artifact without a manifest gets an inferred one; inference only names the artifact's types.
-    assert pairs <= {("artifact", "infer")}
+def test_the_table_for_people_is_the_contract_that_is_enforced():
+    """The rows of CONTRIBUTING.md are the layers of import-linter, which ``make lint`` runs, and no part is left out."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [set(row.split(" : ")) for row in settings[0]["layers"]]
+    lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| part of `edgeseg/` |")[1].splitlines()[2:]
+    table = [set(re.findall(r"`(\w+)`", line.split("|")[1])) for line in takewhile(lambda s: s.startswith("|"), lines)]
+    assert table == layers
+    assert {module_name(f).split(".")[1] for f in FILES if f != CORE / "__init__.py"} == set().union(*layers)
 
 
 def test_vision_and_the_contract_files_know_no_torch_even_lazily():

@@ -78,7 +78,7 @@ def benchmark(
     that fails keeps its row with the reason, and the exit code is 1.
     """
     from edgeseg.cli.compare import open_apart
-    from edgeseg.cli.export import shown_events
+    from edgeseg.cli.events import shown_events
     from edgeseg.data.dataset import load_dataset
     from edgeseg.errors import EdgesegError
     from edgeseg.evaluate.parity import Verdict, compare

@@ -54,7 +54,7 @@ def demo(
 
 
 def _exports(checkpoint: Path, data: Path, folder: Path) -> list[Path]:
-    from edgeseg.cli.export import shown_events
+    from edgeseg.cli.events import shown_events
     from edgeseg.model import Model
 
     model = Model(checkpoint)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgeseg.cli import console
+from edgeseg.cli.events import shown_events, summary
 from edgeseg.cli.graph import split_list
-
-if TYPE_CHECKING:
-    from edgeseg.export.result import ExportResult
-    from edgeseg.export.run import Event
+from edgeseg.errors import EdgesegError
 
 QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
 
@@ -105,6 +101,15 @@ def export(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the choice of calibration images.", rich_help_panel=QUANT)
     ] = None,
+    decisions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take what INT8 needs decided from this file; where it is not there yet, write it.",
+            show_default=False,
+            rich_help_panel=QUANT,
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -175,6 +180,8 @@ def export(
     to = console.people(json)
     source = model or newest_checkpoint()
     if max_drop is not None:
+        if decisions is not None:
+            raise EdgesegError("--decisions and --max-drop exclude each other", hint="The search decides for itself")
         from edgeseg.cli.mixed import export_mixed
 
         places, running = {"out": out, "json": json}, {"jobs": jobs, "offline": offline}
@@ -193,6 +200,7 @@ def export(
             offline=offline,
             force=force,
             rebuild=rebuild,
+            decisions=decisions,
         )
     with console.json_file(json) as stream:
         console.write_json(stream, {"model": str(source), "exports": [r.to_dict() for r in results]})
@@ -203,49 +211,3 @@ def export(
     if failed:
         # Bad input that nothing could be made of is code 2, like everywhere; a failed branch among others is 1.
         raise typer.Exit(2 if len(failed) == len(results) and all(e.exit_code == 2 for e in failed) else 1)
-
-
-@contextmanager
-def shown_events() -> Iterator[Callable[[Event], None]]:
-    """Show the events of an export: a live line for each step, notes and failures as lines between."""
-    with console.steps() as line:
-
-        def on_event(event: Event) -> None:
-            if event.kind == "note":
-                console.note(f"{event.step}: {event.text}" if event.step else event.text)
-            elif event.kind == "failed":
-                line(event.step, 1.0, "failed")
-            elif event.kind in ("cached", "built"):
-                line(event.step, 1.0, event.text or event.kind)
-            else:
-                line(event.step, min(event.done, 0.999), event.text)
-
-        yield on_event
-
-
-def summary(results: Sequence[ExportResult], to: IO[str]) -> None:
-    """The table of an export, and a line for each failure and note."""
-    rows = []
-    for r in results:
-        made = "failed" if not r.ok else "cached" if r.cached else "built"
-        where = str(r.path) if r.path is not None else "-"
-        rows.append(
-            (
-                r.format,
-                r.precision,
-                r.head,
-                console.size(r.size) if r.ok else "-",
-                round(r.seconds, 1),
-                made,
-                r.toolchain,
-                where,
-            )
-        )
-    if len(results) > 1 or results[0].ok:
-        console.table("", ("format", "precision", "head", "size", "seconds", "how", "toolchain", "path"), rows, to=to)
-    for r in results:
-        for text in r.notes:
-            console.say(f"{r.format}: {text}", to=to)
-        if r.error is not None:
-            log = f" (log: {r.log})" if r.log is not None else ""
-            console.error(f"{r.format}: {r.error}{log}")

@@ -24,6 +24,7 @@ def graph(
     """Show the conversion graph: which step reads what, and which prefixes are shared."""
     from pathlib import Path
 
+    from edgeseg.export.draw import plan_svg, plan_text
     from edgeseg.export.options import ExportOptions
     from edgeseg.export.plan import make_plan
 
@@ -32,12 +33,10 @@ def graph(
         console.write_json(stream, plan.to_dict())
     if json == "-":
         return
-    console.say(plan.to_text())
+    console.say(plan_text(plan))
     for note in plan.notes:
         console.say(f"note: {note}")
     if svg:
-        from edgeseg.export.draw import plan_svg
-
         Path(svg).write_text(plan_svg(plan), encoding="utf-8")
         console.say(f"drawn in {svg}")
 

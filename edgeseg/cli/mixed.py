@@ -36,7 +36,7 @@ def export_mixed(
     Raises:
         EdgesegError: ``max_drop`` without int8, and whatever ``edgeseg.export.mixed.Mixed`` refuses.
     """
-    from edgeseg.cli.export import shown_events, summary
+    from edgeseg.cli.events import shown_events, summary
     from edgeseg.export.api import export
     from edgeseg.export.mixed import Mixed, nothing_fits
 

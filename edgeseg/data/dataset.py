@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeseg.data.classes import class_names
 from edgeseg.data.images import SUFFIXES, find_images
 from edgeseg.errors import EdgesegError, brief
 from edgeseg.resources import cache_root
@@ -160,7 +161,8 @@ def load_dataset(name_or_yaml: str | os.PathLike[str]) -> Dataset:
     if not file.is_file():
         key = file.name.removesuffix(".yaml")
         if key in named.NAMED and (len(file.parts) == 1):
-            return named.prepare(key)
+            written, splits = named.prepare(key)
+            return Dataset(written.with_suffix(""), read_yaml(written).names, written, splits, named=key)
         raise EdgesegError(
             "no such dataset", path=name_or_yaml, hint=f"Give a YAML file, or one of: {', '.join(named.NAMED)}"
         )
@@ -182,7 +184,7 @@ def pictures(name_or_folder: str | os.PathLike[str], split: str = "val") -> tupl
     return dataset.images(split), dataset
 
 
-def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
+def read_yaml(file: Path) -> Dataset:
     """Read one dataset YAML file (see ``load_dataset``)."""
     changed: list[str] = []
 
@@ -192,40 +194,13 @@ def read_yaml(file: Path, *, named: str | None = None) -> Dataset:
     raw = load_yaml(file, text="names", on_text=on_text, hint=EXAMPLE)
     if not isinstance(raw, dict):
         raise EdgesegError("no dataset: the YAML is no mapping", path=file, hint=EXAMPLE)
-    names = _names(raw, file)
+    names = class_names(raw, file)
     root = _root(raw.get("path"), file)
     splits = {s: _split(raw[s], root, file, s) for s in SPLITS if raw.get(s)}
     if not splits:
         raise EdgesegError("the dataset has neither train nor val", path=file, hint=EXAMPLE)
     annotations = _annotations(raw.get("annotations"), splits, root, file)
-    return Dataset(root, names, file, splits, annotations, named, tuple(changed[:5]))
-
-
-def _names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    names = raw.get("names")
-    if not names:
-        raise EdgesegError("the dataset has no class names", path=file, hint="Add for example: names: [cat, dog]")
-    if isinstance(names, dict):
-        try:
-            by_index = {int(k): v for k, v in names.items()}
-        except (TypeError, ValueError):
-            by_index = {}
-        if sorted(by_index) != list(range(len(names))):
-            raise EdgesegError(
-                f"the keys of names are not 0 to {len(names) - 1}", path=file, hint="Number the classes from 0, without gaps"
-            )
-        names = [by_index[i] for i in range(len(by_index))]
-    if not isinstance(names, list):
-        raise EdgesegError("names is neither a list nor a mapping", path=file, hint="Write for example: names: [cat, dog]")
-    wrong = next((i for i, n in enumerate(names) if not isinstance(n, str) or not n.strip()), None)
-    if wrong is not None:
-        raise EdgesegError(f"the name of class {wrong} is no text", path=file, hint="Write for example: names: [cat, dog]")
-    nc = raw.get("nc")
-    if nc is not None and nc != len(names):
-        raise EdgesegError(
-            f"nc is {brief(nc)}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names"
-        )
-    return tuple(str(n) for n in names)
+    return Dataset(root, names, file, splits, annotations, warnings=tuple(changed[:5]))
 
 
 def _root(path: Any, file: Path) -> Path:

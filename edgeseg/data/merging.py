@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from edgeseg.data.dataset import read_yaml
+from edgeseg.data.classes import class_names
 from edgeseg.data.planned import Plan
 from edgeseg.errors import EdgesegError
 from edgeseg.store import staging
@@ -41,9 +41,9 @@ class Merge:
         if output.exists() and not output.is_dir():
             raise EdgesegError("this is a file, not a folder", path=output, hint="Choose a folder with --out")
         if self.yaml.exists():
-            old = read_yaml(self.yaml).names
+            self._body = load_yaml(self.yaml, text="names")
+            old = class_names(self._body if isinstance(self._body, dict) else {}, self.yaml)
             self.names = old + tuple(n for n in names if n not in old)
-            self._body = load_yaml(self.yaml)
         for made in plans:
             self._check_images(made)
             entry = f"images/{made.split}" if made.whole else f"{made.split}.txt"

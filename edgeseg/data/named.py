@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from edgeseg.data.dataset import Dataset, read_yaml
 from edgeseg.errors import EdgesegError
 from edgeseg.resources import cache_root
 from edgeseg.store import lock, make_folder, making, write_atomically
@@ -57,8 +56,8 @@ NAMED: dict[str, Named] = {
 """The named datasets."""
 
 
-def prepare(name: str) -> Dataset:
-    """The dataset called ``name``; its YAML file is written into the cache, nothing is downloaded yet.
+def prepare(name: str) -> tuple[Path, dict[str, tuple[Path, ...]]]:
+    """The YAML file of the dataset called ``name``, written into the cache, and its splits; nothing is downloaded yet.
 
     Raises:
         EdgesegError: the cache folder cannot be written.
@@ -75,9 +74,7 @@ def prepare(name: str) -> Dataset:
         raise EdgesegError(
             f"cannot be written ({e.strerror or e})", path=file, hint="Set EDGESEG_HOME to another folder"
         ) from e
-    dataset = read_yaml(file, named=name)
-    splits = {"train": (root / entry.train,), "val": (root / entry.val,)}
-    return Dataset(root, dataset.names, file, splits, named=name)
+    return file, {"train": (root / entry.train,), "val": (root / entry.val,)}
 
 
 def fetch(name: str, splits: Sequence[str] = ("train", "val")) -> Path:

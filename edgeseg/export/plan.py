@@ -114,12 +114,6 @@ class Plan:
         ]
         return {"nodes": nodes, "notes": list(self.notes)}
 
-    def to_text(self) -> str:
-        """The DAG as an indented tree, for a terminal."""
-        from edgeseg.export.draw import plan_text
-
-        return plan_text(self)
-
 
 @dataclass(frozen=True)
 class Given:

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.draw import plan_text
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.plan import make_plan
 from edgeseg.quantize.carried import load
@@ -108,7 +109,7 @@ def test_an_unknown_key_is_an_error_before_anything_begins(formats) -> None:
 
 def test_the_plan_shows_the_steps(formats) -> None:
     plan = make_plan(["plain", "signed"], ExportOptions(int8=True))
-    assert plan.to_text().splitlines() == [
+    assert plan_text(plan).splitlines() == [
         "checkpoint",
         "└─ observation  (on the way)",
         "   ├─ decisions (inside)  (on the way)",
