@@ -186,11 +186,11 @@ class Run:
         jobs = self.jobs or (max(2, cores() // 2) if cores() > 1 else 1)
         budget = available_mb()
         running: dict[Future[Outcome], Step] = {}
-        few = max(1, cores() // min(jobs, max(1, len(pending))))
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="edgeseg-step") as pool:
             try:
                 while pending or running:
-                    for step in list(pending):
+                    # What others wait for goes first.
+                    for step in sorted(pending, key=lambda s: not any(s in self.sources(t) for t in pending)):
                         sources = [self.outcomes.get(s) for s in self.sources(step)]
                         failed = next((s for s in sources if s is not None and s.error is not None), None)
                         if failed is not None:
@@ -204,7 +204,9 @@ class Run:
                         if len(running) >= jobs or (running and reserved + needs_mb(step) > budget):
                             continue
                         pending.remove(step)
-                        threads = cores() if step.target.settings.get("all_cores") else few
+                        ready = sum(all(k in self.outcomes for k in self.sources(s)) for s in pending)
+                        threads = max(1, cores() // min(jobs, ready + len(running) + 1))
+                        threads = cores() if step.target.settings.get("all_cores") else threads
                         running[pool.submit(self._step, step, folder, threads)] = step
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from edgeseg.quantize.flow import Flow
 if TYPE_CHECKING:
     import torch
 
+    from edgeseg.quantize.probe import Seen
+
+Found = TypeVar("Found")
 BINS = 4096
 
 
@@ -85,6 +90,8 @@ POSITIONS = 400
 """Positions (pixels) of each tensor and image that are counted; minima and maxima are taken over all."""
 SEEN = 0.1
 """Scores from here on count when scores are levelled: what lies below is no candidate at any usual threshold."""
+AT_ONCE = 2
+"""Images that are looked at side by side; each holds all activations of the network, with what their gradients need."""
 LEVELLING = 48
 """Images, beyond those that correct the layers, on which scores are levelled."""
 
@@ -147,7 +154,7 @@ def observe(
     seed: int = 0,
     levelling: Collection[int] = (),
 ) -> Observed:
-    """What the float network computes, one image in memory at a time.
+    """What the float network computes, a few images in memory at a time.
 
     Every value counts with how much an error there would change what the decoder makes of the outputs (see ``probe``; a
     SiLU's input with what counts behind the SiLU) and with the number of positions that it stands for, so that
@@ -165,20 +172,23 @@ def observe(
     from edgeseg.quantize.probe import probe
     from edgeseg.quantize.simulate import Simulator, to_tensor
 
-    found: dict[str, Histogram] = {}
-    scores: list[Scores] = []
-    simulator, random = Simulator(flow), torch.Generator().manual_seed(seed)
-    places = np.random.default_rng(seed)
-    for number, image in enumerate(images):
-        corner = float(places.random())
+    simulator = Simulator(flow)
 
-        def take(t: torch.Tensor, corner: float = corner) -> torch.Tensor:
+    def look(numbered: tuple[int, np.ndarray]) -> tuple[dict[str, Seen], list[torch.Tensor]]:
+        number, image = numbered
+        random, corner = torch.Generator().manual_seed(seed + number), float(np.random.default_rng(seed + number).random())
+
+        def take(t: torch.Tensor) -> torch.Tensor:
             if t.dim() != 4:
                 return t
             step = max(1, int((t.shape[2] * t.shape[3] / POSITIONS) ** 0.5))
             return t[:, :, int(corner * step) :: step, int(corner * step) :: step]
 
-        seen, outputs = probe(simulator, to_tensor([image]), random, take)
+        return probe(simulator, to_tensor([image]), random, take)
+
+    found: dict[str, Histogram] = {}
+    scores: list[Scores] = []
+    for number, (seen, outputs) in enumerate(_side_by_side(look, images)):
         for name, s in seen.items():
             if s.squared is not None:
                 share = s.positions / s.values[0, 0].numel()
@@ -187,6 +197,26 @@ def observe(
             scores.append({n: _confident(y) for n, r, y in zip(flow.outputs, flow.roles, outputs) if r == "score"})
         progress(number + 1)
     return Observed(found, scores)
+
+
+def _side_by_side(look: Callable[[tuple[int, np.ndarray]], Found], images: Iterable[np.ndarray]) -> Iterator[Found]:
+    """What ``look`` finds on each image, in order: two images at once on one thread each are faster than one on two."""
+    import torch
+
+    threads = torch.get_num_threads()
+    at_once = min(threads, AT_ONCE)
+    torch.set_num_threads(max(1, threads // at_once))
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            waiting: deque[Future[Found]] = deque()
+            for numbered in enumerate(images):
+                waiting.append(pool.submit(look, numbered))
+                if len(waiting) >= at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _confident(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

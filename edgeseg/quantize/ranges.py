@@ -19,31 +19,30 @@ def identity(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def quantize_values(x: np.ndarray, lo: float, hi: float, levels: int = 256) -> np.ndarray:
-    """Values rounded and clipped to ``levels`` steps over lo..hi with zero exactly on the grid."""
-    scale = max(hi - lo, 1e-12) / (levels - 1)
-    zero = round(-lo / scale)
-    return (np.clip(np.rint(x / scale) + zero, 0, levels - 1) - zero) * scale
-
-
-def error(
-    h: Histogram, lo: float, hi: float, function: Function = identity, levels: int = 256, centred: bool = False
-) -> float:
-    """Mean squared error of ``function`` after rounding to lo..hi, over the histogram (bins count at their centres).
+class Error:
+    """Mean squared error of ``function`` after rounding what a histogram holds (bins count at their centres).
 
     Where a step is finer than a few bins, positions inside a bin are averaged over, else rounding would be aliased. With
     ``centred`` the mean error is left out: a bias behind the tensor can take it away.
     """
-    used = np.flatnonzero(h.counts)
-    width = 2 * h.limit / h.bins
-    total = mean = 0.0
-    for offset in (-0.375, -0.125, 0.125, 0.375):
-        x = h.centres[used] + offset * width
-        gap = function(quantize_values(x, lo, hi, levels)) - function(x)
-        total += float((h.counts[used] * gap * gap).sum())
-        mean += float((h.counts[used] * gap).sum())
-    number = 4 * h.counts.sum()
-    return total / number - (mean / number) ** 2 if centred else total / number
+
+    def __init__(self, h: Histogram, function: Function = identity, levels: int = 256, centred: bool = False) -> None:
+        used, width = np.flatnonzero(h.counts), 2 * h.limit / h.bins
+        self.x = (h.centres[used] + np.array([[-0.375], [-0.125], [0.125], [0.375]]) * width).ravel()
+        self.exact, self.counts = function(self.x), np.tile(h.counts[used], 4)
+        self.function, self.levels, self.centred = function, levels, centred
+        self.number = self.counts.sum()
+
+    def __call__(self, lo: float, hi: float) -> float:
+        """The error of the range lo..hi."""
+        scale = max(hi - lo, 1e-12) / (self.levels - 1)
+        zero = round(-lo / scale)
+        steps = np.clip(np.rint(self.x / scale) + zero, 0, self.levels - 1).astype(np.intp)
+        # The function of every step is known beforehand.
+        gap = self.function((np.arange(self.levels) - zero) * scale)[steps] - self.exact
+        weighted = self.counts * gap
+        total = float(weighted @ gap) / self.number
+        return total - (float(weighted.sum()) / self.number) ** 2 if self.centred else total
 
 
 def minmax(h: Histogram) -> tuple[float, float]:
@@ -60,34 +59,36 @@ def percentile(h: Histogram, share: float = 0.9999) -> tuple[float, float]:
 def mse(
     h: Histogram, function: Function = identity, levels: int = 256, steps: int = 24, centred: bool = False
 ) -> tuple[float, float]:
-    """The range with the least ``error``: each end in turn over a grid, then over a finer one, until nothing moves."""
+    """The range with the least ``Error``: each end in turn over a grid, then over a finer one, until nothing moves."""
     low, high = minmax(h)
     lo, hi = low, high
     if hi - lo <= 0 or not h.counts.any():  # nothing occurs, or nothing that occurs has any influence
         return lo, hi
+    error = Error(h, function, levels, centred)
     for span, rounds in ((1.0, 3), (0.15, 2)):
         for _ in range(rounds):
             before = (lo, hi)
             if high > 0:
                 top = np.unique(np.clip(_grid(hi, high, span, steps), 1e-9, high))
-                hi = float(min(top, key=lambda v: error(h, lo, float(v), function, levels, centred)))
+                hi = float(min(top, key=lambda v: error(lo, float(v))))
             if low < 0:
                 bottom = np.unique(np.clip(_grid(-lo, -low, span, steps), 0.0, -low))
-                lo = -float(min(bottom, key=lambda v: error(h, -float(v), hi, function, levels, centred)))
+                lo = -float(min(bottom, key=lambda v: error(-float(v), hi)))
             if (lo, hi) == before:
                 break
     return lo, hi
 
 
 def mse_symmetric(h: Histogram, steps: int = 40) -> tuple[float, float]:
-    """The range ``-t..t`` with the least ``error`` over 255 levels."""
+    """The range ``-t..t`` with the least ``Error`` over 255 levels."""
     reach = max(-min(h.low, 0.0), h.high)
     if reach <= 0:
         return 0.0, 0.0
+    error = Error(h, levels=255)
     limits = np.geomspace(reach * 0.02, reach, steps)
-    best = float(min(limits, key=lambda t: error(h, -float(t), float(t), levels=255)))
+    best = float(min(limits, key=lambda t: error(-float(t), float(t))))
     fine = np.clip(np.linspace(best * 0.9, best * 1.1, 21), 1e-9, reach)
-    best = float(min(fine, key=lambda t: error(h, -float(t), float(t), levels=255)))
+    best = float(min(fine, key=lambda t: error(-float(t), float(t))))
     return -best, best
 
 

@@ -35,7 +35,7 @@ def test_histogram_error_is_the_error_of_the_values(seed: int, spread: float, cl
     lo, hi = float(x.min() * clip), float(x.max() * clip)
     for function in (ranges.identity, silu):
         want = exact_error(x, lo, hi, function)
-        assert ranges.error(filled(x), lo, hi, function) == pytest.approx(want, rel=0.15, abs=1e-7 * spread**2)
+        assert ranges.Error(filled(x), function)(lo, hi) == pytest.approx(want, rel=0.15, abs=1e-7 * spread**2)
 
 
 @settings(max_examples=10, deadline=None)
@@ -45,11 +45,11 @@ def test_mse_is_as_good_as_a_full_search(seed: int, name: str) -> None:
     h = filled(np.random.default_rng(seed).standard_t(3, 4000) * 4)
     lo, hi = ranges.mse(h, function)
     best = min(
-        ranges.error(h, a, b, function)
+        ranges.Error(h, function)(a, b)
         for a in np.linspace(h.low, h.low * 0.02, 40)
         for b in np.linspace(h.high * 0.02, h.high, 40)
     )
-    assert ranges.error(h, lo, hi, function) <= best * 1.1
+    assert ranges.Error(h, function)(lo, hi) <= best * 1.1
 
 
 def test_mse_leaves_out_what_a_silu_flattens() -> None:
