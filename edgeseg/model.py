@@ -286,15 +286,11 @@ class Model:
         running = {k: options.pop(k) for k in own if k in options}
         wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
         check("export", {k: options.pop(k) for k in (*EXPORT, *QUIET) if k in options}, EXPORT)
-        unknown = [k for k in options if k not in ExportOptions.__dataclass_fields__]
-        if unknown:
-            known = ", ".join([*ExportOptions.__dataclass_fields__, "out", "offline", "force", "rebuild", "decisions"])
-            raise EdgesegError(f"export has no option {unknown[0]!r}", hint=f"Options: {known}")
         if "imgsz" in options:
             options["imgsz"] = parse_imgsz(options["imgsz"])
         if self._scratch is not None:
             running.setdefault("out", Path.cwd())
-        given = ExportOptions(**options)
+        given = ExportOptions.of(**options)
         if "max_drop" in wish:
             from edgeseg.export.mixed import cheapest_options
 

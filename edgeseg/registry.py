@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.abc
 import importlib.util
+import math
 import shutil
 import sys
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.resources import target_roots
 
 if sys.version_info >= (3, 11):
@@ -34,8 +35,49 @@ CHECKPOINTS = (".pt", ".pth", *DEFINITIONS)
 """Suffixes of what is a network rather than an artifact: its weights, or its definition alone."""
 
 
+SETTINGS = (
+    *("source_precision", "weights_only", "needs_mb", "all_cores", "runtime_files", "toolchain", "python", "executes"),
+)
+"""What ``[settings]`` may say; each is explained where it is read."""
+
+
 class BrokenTarget(UserWarning):
     """A folder whose ``target.toml`` cannot be used."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of one format's own, ``[options.<name>]`` in its ``target.toml``.
+
+    ``type`` is a key of ``TYPES``; ``least`` and ``most`` bound numbers; ``default`` is what the converter does without it.
+    """
+
+    name: str
+    type: str
+    help: str = ""
+    least: float | None = None
+    most: float | None = None
+    default: Any = None
+
+    def check(self, value: Any, where: str) -> None:
+        """Raise an ``EdgesegError`` that begins with ``where`` unless the value is one that it takes."""
+        kind, expected = TYPES[self.type]
+        accepted: Any = (int, float) if kind is float else kind
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+            raise EdgesegError(f"{where} takes {expected} for {self.name}, not {brief(value)}")
+        words = [f"{end} {n}" for end, n in (("from", self.least), ("to", self.most)) if n is not None]
+        low: float = -math.inf if self.least is None else self.least
+        high: float = math.inf if self.most is None else self.most
+        if words and not low <= value <= high:
+            raise EdgesegError(f"{where} takes {self.name} {' '.join(words)}, not {brief(value)}")
+
+
+TYPES: dict[str, tuple[type, str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "str": (str, "a word"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +92,10 @@ class Target:
     ``kit_suffix`` ends the name of the folder that is written in place of the artifact where the last step cannot run: what
     it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
 
-    ``limits``: least and largest value of an option. ``quantize``: what its integers can follow (``Constraints``); a format
-    with this table gets decisions when it quantizes.
+    ``takes`` names the options that all formats share and this one has (``half``, ``int8`` and ``nms`` follow from
+    ``precisions`` and ``heads``), ``own`` declares those that are its own affair.
+
+    ``quantize``: what its integers can follow (``Constraints``); a format with this table gets decisions when it quantizes.
 
     ``members``: how the file ends that stands for a folder artifact; given itself, or in a folder of another name, it opens.
     """
@@ -62,10 +106,9 @@ class Target:
     suffix: str
     reads: tuple[str, ...]
     precisions: tuple[str, ...] = ("fp32",)
-    options: tuple[str, ...] = ("imgsz",)
+    takes: tuple[str, ...] = ("imgsz",)
     heads: tuple[str, ...] = ("raw", "decoded")
     aliases: tuple[str, ...] = ()
-    metadata: str = "inside"
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     extra: str = ""
@@ -77,9 +120,16 @@ class Target:
     kit_modules: tuple[str, ...] = ()
     kit_extra: str = ""
     members: tuple[str, ...] = ()
-    limits: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    own: dict[str, Option] = field(default_factory=dict, compare=False, hash=False)
     quantize: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
     settings: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Every option that it takes, but for those of quantization."""
+        others = self.precisions[1:]  # the first is what it is without an option
+        words = {"half": "fp16" in others, "int8": "int8" in others, "nms": "nms" in self.heads}
+        return (*self.takes, *(w for w, has in words.items() if has), *self.own)
 
     @property
     def is_folder(self) -> bool:
@@ -158,15 +208,29 @@ def _read(folder: Path) -> Target:
     raw.update({k: convert.pop(k) for k in ("timeout_s", "memory_mb") if k in convert})
     kit = raw.pop("kit", {})
     raw.update({f"kit_{k}": kit.pop(k) for k in ("suffix", "modules", "extra") if k in kit})
-    left = [*runtime, *convert, *kit]
+    declared = raw.pop("options", {})
+    if not isinstance(declared, dict):
+        raise EdgesegError("options is a table: [options.NAME]; those that all formats share go into takes", path=file)
+    own = {name: _option(name, table, file) for name, table in declared.items()}
+    left = [*runtime, *convert, *kit, *(k for k in raw.get("settings", {}) if k not in SETTINGS)]
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     try:
-        target = Target(folder=folder, **values)
+        target = Target(folder=folder, own=own, **values)
     except TypeError as e:
         raise EdgesegError(f"a key is missing or unknown ({e})", path=file) from e
     if left or target.name != folder.name:
         raise EdgesegError(f"unknown keys {left}" if left else f"name {target.name!r} is not the folder's", path=file)
     return target
+
+
+def _option(name: str, table: Any, file: Path) -> Option:
+    try:
+        option = Option(name=name, **table)
+        if option.type not in TYPES or not name.isidentifier():
+            raise TypeError(f"type is one of {', '.join(TYPES)}")
+    except TypeError as e:
+        raise EdgesegError(f"[options.{name}] cannot be used ({e})", path=file) from e
+    return option
 
 
 @lru_cache(maxsize=8)
@@ -187,6 +251,11 @@ def _scan(roots: tuple[Path, ...]) -> dict[str, Target]:
 def targets() -> dict[str, Target]:
     """All targets by name; a later root (``EDGESEG_TARGETS``) replaces a built-in one of the same name."""
     return _scan(tuple(target_roots()))
+
+
+def own_options() -> dict[str, Option]:
+    """The options that formats declare for themselves, by name; where several declare one, as the first of them does."""
+    return {name: o for t in reversed(targets().values()) for name, o in t.own.items()}
 
 
 def target_by_name(name: str) -> Target:

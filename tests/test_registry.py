@@ -91,9 +91,23 @@ def test_bad_toml_is_left_out_and_named(outside, text, what):
 
 
 def test_limits_and_settings(outside):
-    outside("mine", toml() + "[convert]\ntimeout_s = 5\nmemory_mb = 10\n[settings]\nbits = 4\n")
+    outside("mine", toml() + "[convert]\ntimeout_s = 5\nmemory_mb = 10\n[settings]\nneeds_mb = 4\n")
     target = targets()["mine"]
-    assert (target.timeout_s, target.memory_mb, target.settings) == (5, 10, {"bits": 4})
+    assert (target.timeout_s, target.memory_mb, target.settings) == (5, 10, {"needs_mb": 4})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("limits = 3", "[settings]\nbits = 4", '[options.speed]\ntype = "fast"', '[options.speed]\nhelp = "x"'),
+        *('[options.speed]\ntype = "int"\nwidest = 3', 'options = ["imgsz"]', "[convert]\nretries = 2"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_an_error(outside, wrong):
+    with pytest.warns(BrokenTarget):
+        outside("mine", toml() + wrong + "\n")
+        targets()
+    assert "mine" not in targets()
 
 
 def test_folder_or_file():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -10,10 +12,28 @@ from edgeseg.cli import console
 from edgeseg.cli.events import shown_events, summary
 from edgeseg.cli.graph import split_list
 from edgeseg.errors import EdgesegError
+from edgeseg.registry import TYPES, own_options, targets
 
 QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
 
 
+def with_declared(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for each option that a format declares (``[options]`` in its ``target.toml``)."""
+    signature = inspect.signature(command, eval_str=True)
+    known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for o in own_options().values():
+        formats = ", ".join(t.name for t in targets().values() if o.name in t.own)
+        bounds = f", {o.least} to {o.most}" if None not in (o.least, o.most) else ""
+        usual: Any = str(o.default) if o.default is not None and o.type != "bool" else False
+        flag = typer.Option(help=f"{o.help.rstrip('.')}{bounds} ({formats}).", show_default=usual, rich_help_panel=SHAPE)
+        kind: Any = Annotated[TYPES[o.type][0] | None, flag]
+        known.append(inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+    command.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in known}
+    return command
+
+
+@with_declared
 def export(
     model: Annotated[
         str | None,
@@ -54,23 +74,10 @@ def export(
             rich_help_panel=SHAPE,
         ),
     ] = None,
-    simplify: Annotated[
-        bool | None, typer.Option(help="Simplify the graph.", show_default=False, rich_help_panel=SHAPE)
-    ] = None,
-    opset: Annotated[
-        int | None, typer.Option(help="ONNX operator set, 11 to 20.", show_default="17", rich_help_panel=SHAPE)
-    ] = None,
-    optimize: Annotated[
-        bool | None, typer.Option(help="Optimize for mobile devices.", show_default=False, rich_help_panel=SHAPE)
-    ] = None,
     nms: Annotated[
         bool | None,
         typer.Option(help="Non-maximum suppression inside the graph.", show_default=False, rich_help_panel=SHAPE),
     ] = None,
-    keras: Annotated[
-        bool | None, typer.Option(help="Write a Keras model too.", show_default=False, rich_help_panel=SHAPE)
-    ] = None,
-    workspace: Annotated[float | None, typer.Option(help="Builder's workspace in GiB.", rich_help_panel=SHAPE)] = None,
     half: Annotated[
         bool | None, typer.Option(help="Half precision (FP16).", show_default=False, rich_help_panel=QUANT)
     ] = None,
@@ -149,6 +156,7 @@ def export(
             metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).", rich_help_panel=RUN
         ),
     ] = None,
+    **own: Any,
 ) -> None:
     """Export a network to one or more formats.
 
@@ -159,23 +167,19 @@ def export(
     from edgeseg.export.options import ExportOptions
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
-    options = ExportOptions(
+    options = ExportOptions.of(
         imgsz=parse_imgsz(imgsz),
         half=half,
         int8=int8,
         dynamic=dynamic,
-        simplify=simplify,
-        opset=opset,
-        optimize=optimize,
         batch=batch,
         head=head,
         nms=nms,
-        workspace=workspace,
-        keras=keras,
         recipe=recipe,
         data=data,
         images=images,
         seed=seed,
+        **own,
     )
     to = console.people(json)
     source = model or newest_checkpoint()

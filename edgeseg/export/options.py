@@ -1,4 +1,4 @@
-"""All options of an export, and which of them a format takes.
+"""The options of an export that all formats share, those of one's own, and which of them a format takes.
 
 An option that is None was not given: the format's own default holds. Giving an option the value that it has anyway
 (``batch=1``, ``half=False``) asks for nothing, so it is never an error.
@@ -7,32 +7,31 @@ An option that is None was not given: the format's own default holds. Giving an 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import HEADS
-from edgeseg.registry import Target, targets
+from edgeseg.registry import Target, own_options, targets
 
 STRIDE = 32
 IMGSZ = 640
-#: What holds when an option is not given. ``simplify``, ``opset`` and ``workspace`` are each format's own affair.
+#: What holds when an option is not given.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "imgsz": (IMGSZ, IMGSZ),
         "half": False,
         "int8": False,
         "dynamic": False,
-        "optimize": False,
         "nms": False,
-        "keras": False,
         "batch": 1,
     }
 )
 #: These say how to quantize, so they belong to every format that is being quantized and to no other.
 QUANTIZING = ("data", "recipe", "images", "seed")
-_POSITIVE = ("batch", "opset", "images")
+_POSITIVE = ("batch", "images")
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,14 @@ class ExportOptions:
         half: half precision (fp16).
         int8: 8-bit integers, calibrated.
         dynamic: dynamic batch and image size.
-        simplify: simplify the graph after tracing.
-        opset: ONNX operator set.
-        optimize: optimize for mobile devices.
         batch: batch size.
         head: ``raw`` or ``decoded``.
         nms: non-maximum suppression inside the graph: the head layout ``nms``.
-        workspace: builder's workspace in GiB.
-        keras: write a Keras model too.
         recipe: name or path of the quantization recipe (int8 only).
         data: name or YAML of the dataset that calibrates (int8 only).
         images: number of calibration images (int8 only).
         seed: seed of their choice (int8 only).
+        own: options that formats declare for themselves (``[options]`` in ``target.toml``), by name.
 
     Raises:
         EdgesegError: a value that no format can take, or ``int8`` and ``half`` together.
@@ -65,18 +60,32 @@ class ExportOptions:
     half: bool | None = None
     int8: bool | None = None
     dynamic: bool | None = None
-    simplify: bool | None = None
-    opset: int | None = None
-    optimize: bool | None = None
     batch: int | None = None
     head: str | None = None
     nms: bool | None = None
-    workspace: float | None = None
-    keras: bool | None = None
     recipe: str | None = None
     data: str | None = None
     images: int | None = None
     seed: int | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **values: Any) -> ExportOptions:
+        """Options by name, shared ones and those that formats declare.
+
+        Raises:
+            EdgesegError: no format has one of that name, or as for the class.
+        """
+        shared = {f.name for f in fields(cls)} - {"own"}
+        for name in values:
+            if name not in shared and name not in own_options():
+                near = get_close_matches(name, [*shared, *own_options()], n=1)
+                guess = f"Did you mean {near[0]!r}? " if near else ""
+                raise EdgesegError(
+                    f"export has no option {name!r}", hint=f"{guess}Options: {', '.join([*sorted(shared), *own_options()])}"
+                )
+        own = {k: v for k, v in values.items() if k not in shared and v is not None}
+        return cls(**{k: v for k, v in values.items() if k in shared}, own=own)
 
     def __post_init__(self) -> None:
         if self.imgsz is not None:
@@ -98,8 +107,6 @@ class ExportOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise EdgesegError(f"{name}={value} is no whole number above 0")
-        if self.workspace is not None and self.workspace <= 0:
-            raise EdgesegError(f"workspace={self.workspace} is not above 0 (GiB)")
         for name in ("data", "recipe"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
@@ -117,8 +124,9 @@ class ExportOptions:
 
     def given(self) -> dict[str, Any]:
         """The options that ask for something, by name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in values.items() if v is not None and v != NEUTRAL.get(k)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "own"}
+        usual = {**NEUTRAL, **{name: False for name, o in own_options().items() if o.default is False}}
+        return {k: v for k, v in {**values, **self.own}.items() if v is not None and v != usual.get(k)}
 
 
 def check_imgsz(value: int | Sequence[int]) -> tuple[int, int]:
@@ -176,9 +184,8 @@ def check_options(target: Target, options: ExportOptions) -> str:
             others = [t.name for t in targets().values() if name in t.options]
             able = f"; {', '.join(others)} can" if others else ""
             raise EdgesegError(f"{target.title} ({target.name}) does not take {name}{able}", hint=takes(target))
-        low, high = target.limits.get(name, (None, None))
-        if low is not None and not low <= value <= high:
-            raise EdgesegError(f"{target.title} ({target.name}) takes {name} from {low} to {high}, not {value}")
+        if name in target.own:
+            target.own[name].check(value, f"{target.title} ({target.name})")
     if options.head is not None and options.head not in target.heads:
         raise EdgesegError(f"{target.title} ({target.name}) does not take head={options.head}", hint=takes(target))
     return precision
@@ -194,5 +201,4 @@ def takes(target: Target) -> str:
 
 def options_for(target: Target, options: ExportOptions) -> dict[str, Any]:
     """What goes into ``Job.options``: the given options that the format takes and that the job has no field for."""
-    own = {"imgsz", "half", "int8", "batch", "head", "nms", *QUANTIZING}
-    return {k: v for k, v in options.given().items() if k in target.options and k not in own}
+    return {k: v for k, v in options.given().items() if k in target.own or (k in target.takes and k == "dynamic")}

@@ -194,7 +194,7 @@ def _drop_untaken(target: Target, options: ExportOptions) -> ExportOptions:
     if kept.get("head") not in (None, *target.heads):
         del kept["head"]
         kept.pop("nms", None)
-    return ExportOptions(**kept)
+    return ExportOptions.of(**kept)
 
 
 def _wanted(target: Target, options: ExportOptions, given: Given) -> Step:
@@ -218,7 +218,6 @@ def _reach(
     """The step that makes ``target``, with its sources, by the first of its ``reads`` that leads to the model."""
     if precision not in target.precisions or head not in target.heads:
         return None
-    forced = target.settings.get("source_options", {})
     for name in target.reads:
         source: Step | None = None
         wanted = source_precision(target, precision)
@@ -229,7 +228,7 @@ def _reach(
             before = targets().get(name)
             if before is None or name in above or name == target.name:
                 continue
-            inner = _for_source(before, options, forced)
+            inner = _for_source(before, options)
             source = _reach(before, wanted, head, inner, given, (*above, target.name))
             if source is None:
                 continue
@@ -255,12 +254,12 @@ def _decisions(step: Step) -> Step:
     return replace(root, target=DECISIONS, options=(("constraints", limits.to_json()),), given=root)
 
 
-def _for_source(before: Target, options: ExportOptions, forced: Mapping[str, Any]) -> ExportOptions:
-    """The options of an intermediate step: those given that its format takes, then what its reader insists on."""
+def _for_source(before: Target, options: ExportOptions) -> ExportOptions:
+    """The options of an intermediate step: those given that its format takes."""
     keep = {k: v for k, v in options.given().items() if k in before.options or k in ("imgsz", "batch")}
     for name in ("half", "int8", "head", "nms"):
         keep.pop(name, None)
-    return ExportOptions(**{**keep, **forced})
+    return ExportOptions.of(**keep)
 
 
 def source_precision(target: Target, precision: str) -> str:

@@ -71,7 +71,7 @@ def toys(tmp_path, monkeypatch, manifest):
     for name, (precisions, convert, runtime) in TOYS.items():
         (root / name).mkdir(parents=True)
         lines = [f'name = "{name}"', f'title = "{name.title()}"', f'suffix = ".{name}"', 'reads = ["network"]']
-        lines += [f"precisions = {json.dumps(precisions)}", 'options = ["imgsz", "half", "int8", "head"]']
+        lines += [f"precisions = {json.dumps(precisions)}", 'takes = ["imgsz", "head"]']
         (root / name / "target.toml").write_text("\n".join(lines))
         (root / name / "convert.py").write_text(convert)
         (root / name / "runtime.py").write_text(runtime)

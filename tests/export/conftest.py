@@ -30,6 +30,13 @@ def convert(job):
     job.output.write_bytes(job.source.read_bytes() + b"|" + job.format.encode())
 """
 
+SHARED = ("imgsz", "batch", "head", "dynamic")
+DECLARED: dict[str, dict[str, Any]] = {
+    "opset": {"type": "int"},
+    "workspace": {"type": "float"},
+    **{o: {"type": "bool", "default": False} for o in ("keras", "optimize", "simplify")},
+}
+
 
 @dataclass
 class Toys:
@@ -46,10 +53,16 @@ class Toys:
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         keys = {"title": name.title(), "suffix": f".{name}", "reads": ["network"], **keys}
+        # Shared options follow from precisions and heads or are listed; the others are declared.
+        wanted = keys.pop("options", ["imgsz"])
+        keys["takes"] = [o for o in wanted if o in SHARED]
+        declared = {o: DECLARED[o] for o in wanted if o in DECLARED} | keys.pop("own", {})
         tables = {k: keys.pop(k) for k in ("settings", "convert", "quantize") if k in keys}
         lines = [f'name = "{name}"', *(f"{k} = {_toml(v)}" for k, v in keys.items())]
         for table, values in tables.items():
             lines += [f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in values.items())]
+        for option, values in declared.items():
+            lines += [f"[options.{option}]", *(f"{k} = {_toml(v)}" for k, v in values.items())]
         (folder / "target.toml").write_text("\n".join(lines) + "\n")
         (folder / "convert.py").write_text(textwrap.dedent(convert))
         if runtime:

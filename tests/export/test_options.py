@@ -34,7 +34,7 @@ def test_one_side_makes_a_square() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"half": True, "int8": True}, {"head": "no"}, {"batch": 0}, {"batch": True}, {"images": -1}, {"workspace": 0}],
+    [{"half": True, "int8": True}, {"head": "no"}, {"batch": 0}, {"batch": True}, {"images": -1}],
 )
 def test_values_that_no_format_takes(values: dict) -> None:
     with pytest.raises(EdgesegError):
@@ -50,11 +50,11 @@ def test_precision() -> None:
 def test_an_option_that_the_format_does_not_take_lists_those_it_takes(toys) -> None:
     toys.add("plain", options=["imgsz", "batch"])
     with pytest.raises(EdgesegError, match="does not take opset") as e:
-        check_options(target_by_name("plain"), ExportOptions(opset=17))
+        check_options(target_by_name("plain"), ExportOptions.of(opset=17))
     assert "plain takes: imgsz, batch" in str(e.value)
     for values in ({"half": True}, {"int8": True}, {"head": "decoded"}, {"simplify": False}):
         with pytest.raises(EdgesegError, match="does not take"):
-            check_options(target_by_name("plain"), ExportOptions(**values))
+            check_options(target_by_name("plain"), ExportOptions.of(**values))
 
 
 def test_the_value_that_holds_anyway_asks_for_nothing(toys) -> None:
@@ -86,7 +86,7 @@ def test_a_format_that_is_always_int8_needs_no_flag(toys) -> None:
 def test_job_options_are_those_given_and_taken(toys) -> None:
     toys.add("rich", options=["imgsz", "opset", "dynamic", "batch", "half"], precisions=["fp32", "fp16"], heads=["raw"])
     rich = target_by_name("rich")
-    assert options_for(rich, ExportOptions(opset=17, dynamic=True, batch=4, half=True, imgsz=320)) == {
+    assert options_for(rich, ExportOptions.of(opset=17, dynamic=True, batch=4, half=True, imgsz=320)) == {
         "opset": 17,
         "dynamic": True,
     }
@@ -104,11 +104,18 @@ def test_an_option_says_who_takes_it(toys) -> None:
     toys.add("plain", options=["imgsz"])
     toys.add("able", options=["imgsz", "keras"])
     with pytest.raises(EdgesegError, match=r"does not take keras; .*able can"):
-        check_options(target_by_name("plain"), ExportOptions(keras=True))
+        check_options(target_by_name("plain"), ExportOptions.of(keras=True))
 
 
 def test_limits_are_the_formats_own(toys) -> None:
-    toys.add("narrow", options=["imgsz", "opset"], limits={"opset": [3, 5]})
-    assert check_options(target_by_name("narrow"), ExportOptions(opset=5)) == "fp32"
+    toys.add("narrow", own={"opset": {"type": "int", "least": 3, "most": 5}, "speed": {"type": "float", "least": 0.5}})
+    assert check_options(target_by_name("narrow"), ExportOptions.of(opset=5)) == "fp32"
     with pytest.raises(EdgesegError, match="takes opset from 3 to 5, not 6"):
-        check_options(target_by_name("narrow"), ExportOptions(opset=6))
+        check_options(target_by_name("narrow"), ExportOptions.of(opset=6))
+    with pytest.raises(EdgesegError, match="takes speed from"):
+        check_options(target_by_name("narrow"), ExportOptions.of(speed=0.1))
+    with pytest.raises(EdgesegError, match="takes a whole number for opset"):
+        check_options(target_by_name("narrow"), ExportOptions.of(opset=4.5))
+    with pytest.raises(EdgesegError, match="no option 'sped'") as e:
+        ExportOptions.of(sped=1)
+    assert "Did you mean 'speed'" in e.value.hint

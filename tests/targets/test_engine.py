@@ -93,7 +93,7 @@ def test_registry_knows_engine_and_kit(target, tmp_path):
 
 
 def test_precision_comes_from_the_onnx_file():
-    plan = make_plan(["trt"], ExportOptions(half=True, workspace=2.0, dynamic=True))
+    plan = make_plan(["trt"], ExportOptions.of(half=True, workspace=2.0, dynamic=True))
     assert [(s.format, s.precision) for s in plan.steps] == [("onnx", "fp16"), ("engine", "fp16")]
     assert dict(plan.steps[0].options) == {"dynamic": True}
     assert dict(plan.steps[1].options) == {"dynamic": True, "workspace": 2.0}

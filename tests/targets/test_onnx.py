@@ -80,8 +80,8 @@ def test_simplify_and_opset(convert, opened, difference):
 @pytest.mark.parametrize("format", ["onnx", "engine"])
 def test_opset_out_of_range_is_refused_before_any_work(opset, format):
     with pytest.raises(EdgesegError, match=f"takes opset from 11 to 20, not {opset}"):
-        check_options(target_by_name(format), ExportOptions(opset=opset))
-    assert check_options(target_by_name(format), ExportOptions(opset=11, simplify=False)) == "fp32"
+        check_options(target_by_name(format), ExportOptions.of(opset=opset))
+    assert check_options(target_by_name(format), ExportOptions.of(opset=11, simplify=False)) == "fp32"
 
 
 def test_int8_needs_scales_by_channel(convert):
