@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +122,16 @@ def test_limits_are_the_formats_own(toys) -> None:
     with pytest.raises(EdgesegError, match="no option 'sped'") as e:
         ExportOptions.of(sped=1)
     assert "Did you mean 'speed'" in e.value.hint
+
+
+def test_a_format_outside_the_tree_adds_an_option_of_its_own(toys, tmp_path) -> None:
+    """It stands in the help, is bounded, and reaches the converter; the core knows nothing of it."""
+    speed = {"type": "int", "least": 1, "most": 9, "default": 3, "help": "How fast the toy runs."}
+    toys.add("quick", "def convert(job):\n    job.output.write_text(str(job.options['speed']))\n", own={"speed": speed})
+    done = subprocess.run([sys.executable, "-m", "edgeseg", "export", "--help"], capture_output=True, text=True, check=True)
+    assert "--speed" in done.stdout and "How fast the toy runs" in done.stdout and "default: (3)" in done.stdout
+    words = [sys.executable, "-m", "edgeseg", "export", str(toys.model), "--format", "quick", "--out", str(tmp_path / "o")]
+    subprocess.run([*words, "speed=7"], check=True, capture_output=True)
+    assert (tmp_path / "o" / "net.quick").read_text() == "7"
+    bad = subprocess.run([*words, "--speed", "10"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2 and "takes speed from 1 to 9, not 10" in " ".join(bad.stderr.split())
