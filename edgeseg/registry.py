@@ -35,9 +35,10 @@ CHECKPOINTS = (".pt", ".pth", *DEFINITIONS)
 """Suffixes of what is a network rather than an artifact: its weights, or its definition alone."""
 
 
-SETTINGS = (
-    *("source_precision", "weights_only", "needs_mb", "all_cores", "runtime_files", "toolchain", "python", "executes"),
-)
+SETTINGS = {
+    *("source_precision", "weights_only", "int8_heads", "runtime_files", "toolchain", "python", "executes"),
+    *("needs_mb", "all_cores"),
+}
 """What ``[settings]`` may say; each is explained where it is read."""
 
 
@@ -49,7 +50,8 @@ class BrokenTarget(UserWarning):
 class Option:
     """An option of one format's own, ``[options.<name>]`` in its ``target.toml``.
 
-    ``type`` is a key of ``TYPES``; ``least`` and ``most`` bound numbers; ``default`` is what the converter does without it.
+    ``type`` is a key of ``TYPES``; ``least`` and ``most`` bound numbers, ``least_int8`` those of int8 exports; ``default``
+    is what the converter does without it.
     """
 
     name: str
@@ -57,16 +59,19 @@ class Option:
     help: str = ""
     least: float | None = None
     most: float | None = None
+    least_int8: float | None = None
     default: Any = None
 
-    def check(self, value: Any, where: str) -> None:
+    def check(self, value: Any, where: str, precision: str = "") -> None:
         """Raise an ``EdgesegError`` that begins with ``where`` unless the value is one that it takes."""
         kind, expected = TYPES[self.type]
         accepted: Any = (int, float) if kind is float else kind
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
             raise EdgesegError(f"{where} takes {expected} for {self.name}, not {brief(value)}")
-        words = [f"{end} {n}" for end, n in (("from", self.least), ("to", self.most)) if n is not None]
-        low: float = -math.inf if self.least is None else self.least
+        narrow = precision == "int8" and self.least_int8 is not None
+        least = self.least_int8 if narrow else self.least
+        words = [f"{end} {n}" for end, n in (("from", least), ("to", self.most)) if n is not None] + ["with int8"] * narrow
+        low: float = -math.inf if least is None else least
         high: float = math.inf if self.most is None else self.most
         if words and not low <= value <= high:
             raise EdgesegError(f"{where} takes {self.name} {' '.join(words)}, not {brief(value)}")
@@ -262,12 +267,15 @@ def target_by_name(name: str) -> Target:
     """The target called ``name`` or by one of its aliases (case-insensitive).
 
     Raises:
-        EdgesegError: there is none; names the nearest one and lists all.
+        EdgesegError: there is none (names the nearest one and lists all), or its ``target.toml`` is broken.
     """
     key, known = name.strip().lower(), targets()
     words = {w: t for t in known.values() for w in (t.name, *t.aliases)}
     if key in words:
         return words[key]
+    for folder in (root / key for root in target_roots() if key.isidentifier()):
+        if (folder / "target.toml").is_file():
+            _read(folder)  # says what is wrong with it
     near = difflib.get_close_matches(key, words, n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
     raise EdgesegError(f"unknown format {name!r}", hint=f"{guess}Formats: {', '.join(known)}")

@@ -108,6 +108,8 @@ def test_a_key_that_nothing_reads_is_an_error(outside, wrong):
         outside("mine", toml() + wrong + "\n")
         targets()
     assert "mine" not in targets()
+    with pytest.raises(EdgesegError, match="mine"):  # asked for by name, it says what is wrong
+        target_by_name("mine")
 
 
 def test_folder_or_file():

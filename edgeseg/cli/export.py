@@ -179,7 +179,7 @@ def export(
         data=data,
         images=images,
         seed=seed,
-        **own,
+        **{name: value for name, value in own.items() if value is not None},
     )
     to = console.people(json)
     source = model or newest_checkpoint()

@@ -185,9 +185,12 @@ def check_options(target: Target, options: ExportOptions) -> str:
             able = f"; {', '.join(others)} can" if others else ""
             raise EdgesegError(f"{target.title} ({target.name}) does not take {name}{able}", hint=takes(target))
         if name in target.own:
-            target.own[name].check(value, f"{target.title} ({target.name})")
+            target.own[name].check(value, f"{target.title} ({target.name})", precision)
     if options.head is not None and options.head not in target.heads:
         raise EdgesegError(f"{target.title} ({target.name}) does not take head={options.head}", hint=takes(target))
+    if precision == "int8" and options.head not in (None, *target.settings.get("int8_heads", target.heads)):
+        what = f"{target.title} ({target.name}) does not take head={options.head} with int8: its integers cannot serve it"
+        raise EdgesegError(what, hint="Export int8 with head=raw")
     return precision
 
 

@@ -180,6 +180,6 @@ register(Kind("slice", _slice, moves=True))
 register(Kind("maxpool", _maxpool, moves=True))
 register(Kind("resize", _resize, moves=True))
 register(Kind("pad", _pad, moves=True))
-register(Kind("reshape", lambda n, x, w, b: x[0].reshape(n.attrs["shape"]), moves=True))
+register(Kind("reshape", lambda n, x, w, b: x[0].reshape(len(x[0]), *n.attrs["shape"][1:]), moves=True))
 register(Kind("transpose", lambda n, x, w, b: x[0].permute(n.attrs["order"]), moves=True))
 register(Kind("copy", lambda n, x, w, b: x[0].view_as(x[0])))  # a tensor of its own for autograd

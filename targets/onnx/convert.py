@@ -9,7 +9,6 @@ import onnx
 import torch
 from torch import nn
 
-from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
@@ -17,8 +16,6 @@ from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network, RawOutput
 
 DEFAULT_OPSET = 17
-# Below, QuantizeLinear has no axis.
-INT8_OPSET = 13
 
 
 def convert(job: Job) -> None:
@@ -30,12 +27,9 @@ def convert(job: Job) -> None:
     Precision ``fp16`` keeps weights and arithmetic in half floats between two casts, so that every reader feeds the same.
 
     Raises:
-        EdgesegError: the opset is too low for what was asked, or the checkpoint cannot be read.
+        EdgesegError: the checkpoint cannot be read.
     """
     opset, dynamic = int(job.options.get("opset", DEFAULT_OPSET)), bool(job.options.get("dynamic", False))
-    if job.precision == "int8" and opset < INT8_OPSET:
-        hint = f"Use opset={INT8_OPSET} to 20 (default {DEFAULT_OPSET})"
-        raise EdgesegError(f"opset {opset} has no scales by channel, which int8 needs", hint=hint)
     job.progress(0.05, "loading the checkpoint")
     network = load_checkpoint(job.source).fuse().eval()
     manifest = describe(job, network, ("torch", "onnx", "onnxslim"))

@@ -76,7 +76,7 @@ def test_whatever_decides_the_content_is_in_the_key(toys, monkeypatch) -> None:
     keys = set()
 
     def fresh(*formats: str, **options) -> None:
-        for result in toys.export(*(formats or ("toy",)), options=ExportOptions(**options)):
+        for result in toys.export(*(formats or ("toy",)), options=ExportOptions.of(**options)):
             assert not result.cached and result.key not in keys
             keys.add(result.key)
 

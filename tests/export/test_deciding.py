@@ -137,6 +137,7 @@ def test_a_new_operator_is_one_function_and_one_kind(tmp_path) -> None:
     from edgeseg.quantize.carried import carry
     from edgeseg.quantize.constraints import Constraints
     from edgeseg.quantize.decide import decide
+    from edgeseg.quantize.kinds import KINDS
     from edgeseg.quantize.recipe import load_recipe
 
     class Body(torch.nn.Module):
@@ -159,6 +160,7 @@ def test_a_new_operator_is_one_function_and_one_kind(tmp_path) -> None:
             assert len(carried.convolutions) == 2 and all(c.entry is not None for c in carried.convolutions.values())
     finally:
         flow.OPERATORS.pop("gelu")
+        KINDS.pop("gelu")
 
 
 def _pictures(folder: Path) -> list[Path]:

