@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag
 from edgeseg.cli.graph import split_list
 
 if TYPE_CHECKING:
@@ -35,42 +36,21 @@ HEADER = (
 
 
 def benchmark(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            show_default=False,
-            help="Checkpoint, or an artifact that others read (default: the newest trained one, else yolov8n-seg.pt).",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="YAML", help="Dataset YAML or name.", show_default="the model's own, else coco128-seg"),
-    ] = None,
+    model: flags.ModelWord = None,
+    data: flags.Data = None,
     format: Annotated[
-        list[str] | None,
-        typer.Option("--format", "-f", metavar="A,B", help="Formats, with commas or repeated.", show_default="all"),
+        list[str] | None, flag("Formats, with commas or repeated.", "all", "--format", "-f", metavar="A,B")
     ] = None,
-    imgsz: Annotated[
-        str | None, typer.Option(metavar="N[,N]", help="Input size: 640, or height,width.", show_default="640")
-    ] = None,
-    half: Annotated[bool | None, typer.Option(help="Half precision (FP16).", show_default=False)] = None,
-    int8: Annotated[
-        bool | None, typer.Option(help="8-bit integers, calibrated on the train split of --data.", show_default=False)
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split to measure on: train, val or test.")] = "val",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", show_default="all")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each runtime.")] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where artifacts go.", show_default="runs/benchmark")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Install no toolchain.")] = False,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).")
-    ] = None,
-    html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a page with pictures too.", show_default=False)
-    ] = None,
+    imgsz: Annotated[str | None, flag("Input size: 640, or height,width.", "640", metavar="N[,N]")] = None,
+    half: flags.Half = None,
+    int8: flags.Int8 = None,
+    split: flags.Split = "val",
+    limit: flags.Limit = None,
+    threads: flags.Threads = None,
+    out: Annotated[str | None, flag("Where artifacts go.", "runs/benchmark", metavar="FOLDER")] = None,
+    offline: flags.Offline = False,
+    json: flags.Json = None,
+    html: Annotated[str | None, flag("Write a page with pictures too.", False, metavar="FILE")] = None,
 ) -> None:
     """Export to every format, then measure size, accuracy, fidelity to the float network and speed of each.
 

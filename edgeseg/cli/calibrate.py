@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag
 
 app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -18,12 +19,10 @@ def root() -> None:
 
 @app.command()
 def inspect(
-    data: Annotated[str, typer.Option(metavar="YAML", help="Dataset YAML or name.")] = "coco128-seg",
-    images: Annotated[int, typer.Option(help="Number of images.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write it as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    data: Annotated[str, flag("Dataset YAML or name.", metavar="YAML")] = "coco128-seg",
+    images: Annotated[int, flag("Number of images.")] = 100,
+    seed: Annotated[int, flag("Seed of their choice.")] = 0,
+    json: flags.Json = None,
 ) -> None:
     """Show the images that an INT8 export would calibrate with, and every warning about them."""
     from edgeseg.data.dataset import load_dataset

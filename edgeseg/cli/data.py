@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli import console
+from edgeseg.cli.flags import flag, word
 
 app = typer.Typer(help="Datasets: list, download, convert.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -26,8 +27,8 @@ def list_() -> None:
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="A named dataset, see: edgeseg data list.")],
-    split: Annotated[str | None, typer.Option(help="Only these splits, with commas.", show_default="train,val")] = None,
+    name: Annotated[str, word("A named dataset, see: edgeseg data list.", "NAME")],
+    split: Annotated[str | None, flag("Only these splits, with commas.", "train,val")] = None,
 ) -> None:
     """Download a named dataset (continues where an earlier attempt stopped)."""
     from edgeseg.data.dataset import SPLITS, load_dataset
@@ -47,19 +48,14 @@ def download(
 
 @app.command()
 def convert(
-    annotations: Annotated[
-        list[str], typer.Argument(metavar="ANNOTATIONS...", help="COCO JSON files or labelme folders, one per split.")
-    ],
+    annotations: Annotated[list[str], word("COCO JSON files or labelme folders, one per split.", "ANNOTATIONS...")],
     images: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FOLDER", help="Image folder of each, in the same order; one for all is enough if shared."),
+        list[str] | None, flag("Image folder of each, in the same order; one for all is enough if shared.", metavar="FOLDER")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="A,B", help="The split of each.", show_default="from the file's name")
-    ] = None,
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where the dataset is made or added to.")] = "dataset",
+    split: Annotated[str | None, flag("The split of each.", "from the file's name", metavar="A,B")] = None,
+    out: Annotated[str, flag("Where the dataset is made or added to.", metavar="FOLDER")] = "dataset",
     crowds: Annotated[
-        bool, typer.Option("--crowds", help="Crowd annotations become objects too (CVAT marks painted masks so).")
+        bool, flag("Crowd annotations become objects too (CVAT marks painted masks so).", True, "--crowds")
     ] = False,
 ) -> None:
     """Make a YOLO dataset (labels, YAML) from COCO or labelme JSON, and say what was left out or mended.

@@ -6,19 +6,16 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag
 
 EXPORTS: tuple[tuple[str, dict[str, Any]], ...] = (("onnx", {}), ("tflite", {"int8": True}))
 TRAIN, VAL, SEED, PICTURES = 100, 40, 20, 6
 
 
 def demo(
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where artifacts, images and pictures go.")] = "runs/demo",
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    out: Annotated[str, flag("Where artifacts, images and pictures go.", metavar="FOLDER")] = "runs/demo",
+    json: flags.Json = None,
 ) -> None:
     """Export a small network to ONNX and INT8 TFLite, validate all three, predict; with no download, in a minute or two."""
     from edgeseg.data.shapes import make_shapes

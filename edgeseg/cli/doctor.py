@@ -5,19 +5,15 @@ from __future__ import annotations
 import platform
 from typing import Annotated, Any
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag
 
 
 def doctor(
     board: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What suits a board and what to install there (pi5, coral, jetson ...)."),
+        str | None, flag("What suits a board and what to install there (pi5, coral, jetson ...).", metavar="NAME")
     ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write it as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    json: flags.Json = None,
 ) -> None:
     """Say which formats can be exported and run on this machine, and what to type for those that cannot."""
     if board is not None:

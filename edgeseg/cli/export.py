@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
 from edgeseg.cli.events import shown_events, summary
+from edgeseg.cli.flags import QUANT, flag
 from edgeseg.cli.graph import split_list
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import TYPES, own_options, targets
 
-QUANT, SHAPE, RUN = "Precision", "Shape of the graph", "Running"
+SHAPE, RUN = "Shape of the graph", "Running"
 
 
 def with_declared(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,127 +36,54 @@ def with_declared(command: Callable[..., None]) -> Callable[..., None]:
 
 @with_declared
 def export(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            show_default=False,
-            help="Checkpoint, or an artifact that others read (default: the newest trained one, else yolov8n-seg.pt).",
-        ),
-    ] = None,
+    model: flags.ModelWord = None,
     format: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="A,B",
-            help="Formats, with commas or repeated; all for every one.",
-            show_default="torchscript",
-        ),
+        flag("Formats, with commas or repeated; all for every one.", "torchscript", "--format", "-f", metavar="A,B"),
     ] = None,
     imgsz: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[,N]",
-            help="Input size in pixels: 640, or height,width.",
-            show_default="as trained",
-            rich_help_panel=SHAPE,
-        ),
+        str | None, flag("Input size in pixels: 640, or height,width.", "as trained", metavar="N[,N]", panel=SHAPE)
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Batch size.", show_default="1", rich_help_panel=SHAPE)] = None,
-    dynamic: Annotated[
-        bool | None, typer.Option(help="Any batch and image size.", show_default=False, rich_help_panel=SHAPE)
-    ] = None,
+    batch: Annotated[int | None, flag("Batch size.", "1", panel=SHAPE)] = None,
+    dynamic: Annotated[bool | None, flag("Any batch and image size.", False, panel=SHAPE)] = None,
     head: Annotated[
-        str | None,
-        typer.Option(
-            help="raw (ends at the convolutions), decoded (the common YOLOv8 tensors), or nms.",
-            show_default="raw",
-            rich_help_panel=SHAPE,
-        ),
+        str | None, flag("raw (up to the convolutions), decoded (common tensors), or nms.", "raw", panel=SHAPE)
     ] = None,
-    nms: Annotated[
-        bool | None,
-        typer.Option(help="Non-maximum suppression inside the graph.", show_default=False, rich_help_panel=SHAPE),
-    ] = None,
-    half: Annotated[
-        bool | None, typer.Option(help="Half precision (FP16).", show_default=False, rich_help_panel=QUANT)
-    ] = None,
-    int8: Annotated[
-        bool | None,
-        typer.Option(
-            help="8-bit integers, calibrated on the train split of --data.", show_default=False, rich_help_panel=QUANT
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="YAML", help="Dataset that calibrates INT8.", show_default="coco128-seg", rich_help_panel=QUANT
-        ),
-    ] = None,
-    images: Annotated[
-        int | None, typer.Option(help="Number of calibration images.", show_default="the recipe's", rich_help_panel=QUANT)
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Quantization recipe: a name of calib/, or a file.",
-            show_default="int8",
-            rich_help_panel=QUANT,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the choice of calibration images.", rich_help_panel=QUANT)
-    ] = None,
+    nms: Annotated[bool | None, flag("Non-maximum suppression inside the graph.", False, panel=SHAPE)] = None,
+    half: flags.Half = None,
+    int8: flags.Int8 = None,
+    data: Annotated[str | None, flag("Dataset that calibrates INT8.", "coco128-seg", metavar="YAML", panel=QUANT)] = None,
+    images: Annotated[int | None, flag("Number of calibration images.", "the recipe's", panel=QUANT)] = None,
+    recipe: flags.Recipe = None,
+    seed: Annotated[int | None, flag("Seed of the choice of calibration images.", panel=QUANT)] = None,
     decisions: Annotated[
         str | None,
-        typer.Option(
+        flag(
+            "Take what INT8 needs decided from this file; write it where it is not there yet.",
+            False,
             metavar="FILE",
-            help="Take what INT8 needs decided from this file; where it is not there yet, write it.",
-            show_default=False,
-            rich_help_panel=QUANT,
+            panel=QUANT,
         ),
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(
+        flag(
+            "Search the cheapest mixed precision that loses at most so many points of AP.",
+            False,
             metavar="POINTS",
-            help="Search the cheapest mixed precision that loses at most so many points of AP.",
-            show_default=False,
-            rich_help_panel=QUANT,
+            panel=QUANT,
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Split of --data on which --max-drop is measured.", rich_help_panel=QUANT)
-    ] = "val",
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Measure --max-drop on the first so many images only.", show_default="all", rich_help_panel=QUANT),
-    ] = None,
+    split: Annotated[str, flag("Split of --data on which --max-drop is measured.", panel=QUANT)] = "val",
+    limit: Annotated[int | None, flag("Measure --max-drop on the first so many images only.", "all", panel=QUANT)] = None,
     out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where artifacts go (for one format also a file).",
-            show_default="beside the model",
-            rich_help_panel=RUN,
-        ),
+        str | None, flag("Where artifacts go (for one format also a file).", "beside the model", metavar="FOLDER", panel=RUN)
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Install no toolchain.", rich_help_panel=RUN)] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Keep an artifact that the gate refuses.", rich_help_panel=RUN)
-    ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Take nothing from the cache.", rich_help_panel=RUN)] = False,
-    jobs: Annotated[
-        int | None, typer.Option(help="Steps at once.", show_default="by cores and memory", rich_help_panel=RUN)
-    ] = None,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).", rich_help_panel=RUN
-        ),
-    ] = None,
+    offline: flags.Offline = False,
+    force: Annotated[bool, flag("Keep an artifact that the gate refuses.", True, "--force", panel=RUN)] = False,
+    rebuild: Annotated[bool, flag("Take nothing from the cache.", True, "--rebuild", panel=RUN)] = False,
+    jobs: Annotated[int | None, flag("Steps at once.", "by cores and memory", panel=RUN)] = None,
+    json: flags.Json = None,
     **own: Any,
 ) -> None:
     """Export a network to one or more formats.

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag
 
 
 def graph(
-    format: Annotated[
-        list[str] | None, typer.Option(metavar="A,B", help="Formats, with commas or repeated.", show_default="all")
-    ] = None,
-    int8: Annotated[bool, typer.Option(help="The steps of INT8 exports.")] = False,
-    half: Annotated[bool, typer.Option(help="The steps of FP16 exports.")] = False,
-    source: Annotated[str, typer.Option(help="What is given: network (a checkpoint), or a format.")] = "network",
-    svg: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it into an SVG file.")] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write it as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    format: Annotated[list[str] | None, flag("Formats, with commas or repeated.", "all", metavar="A,B")] = None,
+    int8: Annotated[bool, flag("The steps of INT8 exports.")] = False,
+    half: Annotated[bool, flag("The steps of FP16 exports.")] = False,
+    source: Annotated[str, flag("What is given: network (a checkpoint), or a format.")] = "network",
+    svg: Annotated[str | None, flag("Draw it into an SVG file.", metavar="FILE")] = None,
+    json: flags.Json = None,
 ) -> None:
     """Show the conversion graph: which step reads what, and which prefixes are shared."""
     from pathlib import Path

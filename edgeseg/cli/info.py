@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag, word
 
 
 def info(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", show_default=False, help="Checkpoint, definition or artifact.")
-    ] = None,
-    imgsz: Annotated[int, typer.Option(help="Input size for the FLOPs of a checkpoint.")] = 640,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write it as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    model: Annotated[str | None, word("Checkpoint, definition or artifact.", "[MODEL]")] = None,
+    imgsz: Annotated[int, flag("Input size for the FLOPs of a checkpoint.")] = 640,
+    json: flags.Json = None,
 ) -> None:
     """Say what a model is: classes, parameters and FLOPs, or the manifest and tensors of an artifact."""
     from edgeseg.model import Model

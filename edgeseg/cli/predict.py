@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag, word
 from edgeseg.cli.stopping import Stopping
 from edgeseg.errors import EdgesegError
 
@@ -18,60 +17,29 @@ from edgeseg.errors import EdgesegError
 def predict(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="MODEL SOURCE",
-            show_default=False,
-            help=(
-                "The model (default: the newest trained one, else yolov8n-seg.pt), "
-                "then image, folder, glob, video, webcam index or URL."
-            ),
+        word(
+            "The model (default: the newest trained one), then image, folder, glob, video, webcam index or URL.",
+            "MODEL SOURCE",
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", show_default=False, help="The model, if not the first word.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="SOURCE", show_default=False, help="The source, if not the last word.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Where pictures and label files go.", show_default="runs/predict/expN"),
-    ] = None,
-    conf: Annotated[float, typer.Option(help="Lowest score that counts.", rich_help_panel="Detection")] = 0.25,
-    iou: Annotated[
-        float, typer.Option(help="Overlap above which NMS drops the lower score.", rich_help_panel="Detection")
-    ] = 0.7,
-    max_det: Annotated[int, typer.Option(help="Most detections per image.", rich_help_panel="Detection")] = 300,
-    imgsz: Annotated[
-        str | None,
-        typer.Option(help="Input size: 640 or height,width. For models that take any size.", rich_help_panel="Detection"),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Only these: names or numbers, with commas.", rich_help_panel="Detection")
-    ] = None,
-    save: Annotated[bool, typer.Option(help="Save pictures and videos.", rich_help_panel="Results")] = True,
-    save_txt: Annotated[
-        bool, typer.Option("--save-txt", help="Save labels as YOLO polygons.", rich_help_panel="Results")
-    ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FILE]",
-            help="Write all detections and masks as JSON ('-' or nothing: to standard output).",
-            rich_help_panel="Results",
-        ),
-    ] = None,
+    model: Annotated[str | None, flag("The model, if not the first word.", False, metavar="MODEL")] = None,
+    source: Annotated[str | None, flag("The source, if not the last word.", False, metavar="SOURCE")] = None,
+    out: Annotated[str | None, flag("Where pictures and label files go.", "runs/predict/expN", metavar="FOLDER")] = None,
+    conf: flags.Conf = 0.25,
+    iou: flags.Iou = 0.7,
+    max_det: flags.MaxDet = 300,
+    imgsz: flags.AnySize = None,
+    classes: Annotated[str | None, flag("Only these: names or numbers, with commas.", panel="Detection")] = None,
+    save: Annotated[bool, flag("Save pictures and videos.", panel="Results")] = True,
+    save_txt: Annotated[bool, flag("Save labels as YOLO polygons.", True, "--save-txt", panel="Results")] = False,
+    json: flags.Json = None,
     polygons: Annotated[
-        bool,
-        typer.Option("--polygons", help="Masks in the JSON as outlines, not run lengths.", rich_help_panel="Results"),
+        bool, flag("Masks in the JSON as outlines, not run lengths.", True, "--polygons", panel="Results")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Show each picture in a window.", rich_help_panel="Results")] = False,
-    input: Annotated[
-        str | None,
-        typer.Option(metavar="WORDS", help="Of another tool's file: bgr, 0..255, or bgr,0..255.", show_default="rgb,0..1"),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, or cuda:0 where it can run there.", show_default="cpu")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
+    show: Annotated[bool, flag("Show each picture in a window.", True, "--show", panel="Results")] = False,
+    input: flags.Input = None,
+    device: flags.Device = None,
+    threads: flags.Threads = None,
 ) -> None:
     """Find objects and their masks in images, videos, cameras.
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag, word
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -25,23 +24,16 @@ CALIBRATION = 32
 
 def sensitivity(
     model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            show_default=False,
-            help="Checkpoint (default: the newest trained one, else yolov8n-seg.pt).",
-        ),
+        str | None, word("Checkpoint (default: the newest trained one, else yolov8n-seg.pt).", "[MODEL]")
     ] = None,
-    data: Annotated[str, typer.Option(metavar="YAML", help="Dataset: train calibrates, val judges.")] = "coco128-seg",
-    by: Annotated[str, typer.Option(help="stage or layer.")] = "stage",
-    images: Annotated[int, typer.Option(help="Images that judge.")] = 8,
-    imgsz: Annotated[str | None, typer.Option(metavar="N[,N]", help="Input size.", show_default="the network's")] = None,
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="Quantization recipe: a name of calib/, or a file.")] = "int8",
-    seed: Annotated[int, typer.Option(help="Seed of the choice of calibration images.")] = 0,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the losses as bars (.png, .jpg).")] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Write the table as JSON ('-' or nothing: to standard output).")
-    ] = None,
+    data: Annotated[str, flag("Dataset: train calibrates, val judges.", metavar="YAML")] = "coco128-seg",
+    by: Annotated[str, flag("stage or layer.")] = "stage",
+    images: Annotated[int, flag("Images that judge.")] = 8,
+    imgsz: Annotated[str | None, flag("Input size.", "the network's", metavar="N[,N]")] = None,
+    recipe: Annotated[str, flag("Quantization recipe: a name of calib/, or a file.", metavar="NAME")] = "int8",
+    seed: Annotated[int, flag("Seed of the choice of calibration images.")] = 0,
+    plot: Annotated[str | None, flag("Draw the losses as bars (.png, .jpg).", metavar="FILE")] = None,
+    json: flags.Json = None,
 ) -> None:
     """Quantize each stage, or each layer, alone and show what that loses: what to keep in float or in 16 bits."""
     from edgeseg.data.dataset import load_dataset
@@ -101,9 +93,9 @@ def sensitivity(
         console.table("", header(by), [row(loss, by) for loss in losses], to=to)
         console.say(f"each alone, all else in float; {where}; loss is noise over signal power, mean of the roles", to=to)
         console.say(_advice(losses, by), to=to)
-    for word, file in (("plot", plot), ("JSON", None if json == "-" else json)):
+    for name, file in (("plot", plot), ("JSON", None if json == "-" else json)):
         if file is not None:
-            console.say(f"{word} in {file}", to=to)
+            console.say(f"{name} in {file}", to=to)
 
 
 def names(flow: Flow, network: Network) -> dict[str, str]:

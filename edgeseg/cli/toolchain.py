@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli import console
+from edgeseg.cli.flags import flag, word
 
 app = typer.Typer(
     help="Converters' environments: list, install, remove, check.", no_args_is_help=True, rich_markup_mode="rich"
@@ -29,7 +30,7 @@ def list_() -> None:
 
 
 @app.command()
-def install(names: Names, again: Annotated[bool, typer.Option("--again", help="Remove it first.")] = False) -> None:
+def install(names: Names, again: Annotated[bool, flag("Remove it first.", True, "--again")] = False) -> None:
     """Install toolchains under the cache folder; your own environment is not touched."""
     from edgeseg.environments.toolchains import install as install_one
 
@@ -50,9 +51,7 @@ def remove(names: Names) -> None:
 
 @app.command()
 def check(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[FORMAT]...", show_default=False, help="Default: all.")
-    ] = None,
+    names: Annotated[list[str] | None, word("Default: all.", "[FORMAT]...")] = None,
 ) -> None:
     """Compare installed packages with the pins; exit code 1 when something is missing or differs."""
     from edgeseg.environments.toolchains import check as check_one

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag, word
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -24,60 +25,32 @@ def train(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            show_default="yolov8n-seg.pt",
-            help="Checkpoint to start from, or a definition (.yaml) to train from scratch.",
-        ),
+        word("Checkpoint to start from, or a definition (.yaml) to train from scratch.", "[MODEL]", "yolov8n-seg.pt"),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="YAML", help="Dataset YAML or name.", show_default=False)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images.", show_default="100")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Image size in pixels, a multiple of 32.", show_default="640")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step; -1 measures what fits.", show_default="16")] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="LAST.PT", help="Go on with an interrupted run.", show_default=False)
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Carry over weights that fit.", show_default=False)
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="auto, sgd or adamw.", show_default="auto", rich_help_panel=RATES)
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="the optimizer's usual", rich_help_panel=RATES)
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Epochs without improvement before stopping.", show_default="100", rich_help_panel=RATES),
-    ] = None,
+    data: Annotated[str | None, flag("Dataset YAML or name.", False, metavar="YAML")] = None,
+    epochs: Annotated[int | None, flag("Passes over the images.", "100")] = None,
+    imgsz: Annotated[int | None, flag("Image size in pixels, a multiple of 32.", "640")] = None,
+    batch: Annotated[int | None, flag("Images per step; -1 measures what fits.", "16")] = None,
+    resume: Annotated[str | None, flag("Go on with an interrupted run.", False, metavar="LAST.PT")] = None,
+    pretrained: Annotated[str | None, flag("Carry over weights that fit.", False, metavar="MODEL")] = None,
+    optimizer: Annotated[str | None, flag("auto, sgd or adamw.", "auto", panel=RATES)] = None,
+    lr: Annotated[float | None, flag("Peak learning rate.", "the optimizer's usual", panel=RATES)] = None,
+    patience: Annotated[int | None, flag("Epochs without improvement before stopping.", "100", panel=RATES)] = None,
     freeze: Annotated[
         str | None,
-        typer.Option(
+        flag(
+            "Parts that keep their weights: backbone, neck.top4 ...; 10: the first ten layers.",
+            False,
             metavar="A,B",
-            help="Parts that keep their weights: backbone, neck.top4 ...; 10: the first ten layers.",
-            show_default=False,
-            rich_help_panel=RATES,
+            panel=RATES,
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda:0 ...", show_default="auto", rich_help_panel=RUN)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load images.", show_default="4", rich_help_panel=RUN)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel=RUN)
-    ] = None,
-    project: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where runs go.", show_default="runs/train", rich_help_panel=RUN)
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of this run.", show_default="exp", rich_help_panel=RUN)] = None,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FILE]", help="Write the result as JSON ('-' or nothing: to standard output).", rich_help_panel=RUN
-        ),
-    ] = None,
+    device: Annotated[str | None, flag("auto, cpu, cuda:0 ...", "auto", panel=RUN)] = None,
+    workers: Annotated[int | None, flag("Processes that load images.", "4", panel=RUN)] = None,
+    seed: Annotated[int | None, flag("Seed of everything random.", "0", panel=RUN)] = None,
+    project: Annotated[str | None, flag("Where runs go.", "runs/train", metavar="FOLDER", panel=RUN)] = None,
+    name: Annotated[str | None, flag("Name of this run.", "exp", panel=RUN)] = None,
+    json: flags.Json = None,
 ) -> None:
     """Train a network; further options (augmentation, loss gains, schedule ...) are given as key=value.
 
@@ -147,10 +120,10 @@ def further(words: list[str]) -> dict[str, Any]:
     import yaml
 
     values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    for pair in words:
+        key, equals, text = pair.partition("=")
         if not equals:
-            raise EdgesegError(f"train has no use for {word!r}", hint="Options are key=value; see: edgeseg train --help")
+            raise EdgesegError(f"train has no use for {pair!r}", hint="Options are key=value; see: edgeseg train --help")
         try:
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError:

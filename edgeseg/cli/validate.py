@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeseg.cli import console
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import flag, word
 from edgeseg.cli.predict import check_detection
 
 SPEED = ("preprocess", "inference", "postprocess")
@@ -14,63 +15,28 @@ SPEED = ("preprocess", "inference", "postprocess")
 
 def validate(
     models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL]...", show_default=False, help="Checkpoints or artifacts (default: the newest trained one)."
-        ),
+        list[str] | None, word("Checkpoints or artifacts (default: the newest trained one).", "[MODEL]...")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", show_default=False, hidden=True, help="The model, if not the first word.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="YAML", help="Dataset YAML or name.", show_default="the model's own, else coco128-seg"),
-    ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    conf: Annotated[float, typer.Option(help="Lowest score that counts.", rich_help_panel="Detection")] = 0.001,
-    iou: Annotated[
-        float, typer.Option(help="Overlap above which NMS drops the lower score.", rich_help_panel="Detection")
-    ] = 0.7,
-    max_det: Annotated[int, typer.Option(help="Most detections per image.", rich_help_panel="Detection")] = 300,
-    imgsz: Annotated[
-        str | None,
-        typer.Option(help="Input size: 640 or height,width. For models that take any size.", rich_help_panel="Detection"),
-    ] = None,
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="One more table, with a row per class.", rich_help_panel="Results")
-    ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[FILE]",
-            help="Write everything as JSON ('-' or nothing: to standard output).",
-            rich_help_panel="Results",
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(hidden=True)] = None,
+    data: flags.Data = None,
+    split: flags.Split = "val",
+    conf: flags.Conf = 0.001,
+    iou: flags.Iou = 0.7,
+    max_det: flags.MaxDet = 300,
+    imgsz: flags.AnySize = None,
+    per_class: Annotated[bool, flag("One more table, with a row per class.", True, "--per-class", panel="Results")] = False,
+    json: flags.Json = None,
     reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Put the models side by side with this one: tensors, detections, masks.",
-            show_default=False,
-        ),
+        str | None, flag("Put the models side by side with this one: tensors, detections, masks.", False, metavar="MODEL")
     ] = None,
     html: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where the page with pictures goes (with --reference).",
-            show_default="runs/validate",
-            rich_help_panel="Results",
-        ),
+        flag("Where the page with pictures goes (with --reference).", "runs/validate", metavar="FILE", panel="Results"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.", show_default="all")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the runtime.")] = None,
-    input: Annotated[
-        str | None,
-        typer.Option(metavar="WORDS", help="Of another tool's file: bgr, 0..255, or bgr,0..255.", show_default="rgb,0..1"),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, or cuda:0 where it can run there.", show_default="cpu")] = None,
+    limit: flags.Limit = None,
+    threads: flags.Threads = None,
+    input: flags.Input = None,
+    device: flags.Device = None,
 ) -> None:
     """Measure box and mask average precision (COCO protocol) and the speed of each model."""
     from edgeseg.model import Model

@@ -1,0 +1,48 @@
+"""The options of commands: a short way to write one, and those that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+DETECTION, QUANT, RESULTS = "Detection", "Precision", "Results"
+
+
+def flag(help: str, shown: bool | str = True, *names: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    """An option: its help, the default that help shows (False: none), its spellings, and the panel of the help."""
+    return typer.Option(*names, help=help, show_default=shown, metavar=metavar, rich_help_panel=panel)
+
+
+def word(help: str, metavar: str, shown: bool | str = False) -> Any:
+    """A word that stands by its place."""
+    return typer.Argument(help=help, metavar=metavar, show_default=shown)
+
+
+OWN_DATA = "the model's own, else coco128-seg"
+READABLE = "Checkpoint, or an artifact that others read (default: the newest trained one, else yolov8n-seg.pt)."
+
+ModelWord = Annotated[str | None, word(READABLE, "[MODEL]")]
+Data = Annotated[str | None, flag("Dataset YAML or name.", OWN_DATA, metavar="YAML")]
+Recipe = Annotated[
+    str | None, flag("Quantization recipe: a name of calib/, or a file.", "int8", metavar="NAME", panel=QUANT)
+]
+Half = Annotated[bool | None, flag("Half precision (FP16).", False, panel=QUANT)]
+Int8 = Annotated[bool | None, flag("8-bit integers, calibrated on the train split of --data.", False, panel=QUANT)]
+Conf = Annotated[float, flag("Lowest score that counts.", panel=DETECTION)]
+Iou = Annotated[float, flag("Overlap above which NMS drops the lower score.", panel=DETECTION)]
+MaxDet = Annotated[int, flag("Most detections per image.", panel=DETECTION)]
+AnySize = Annotated[
+    str | None, flag("Input size: 640 or height,width. For models that take any size.", metavar="N[,N]", panel=DETECTION)
+]
+Input = Annotated[
+    str | None, flag("Of another tool's file: bgr, 0..255, or bgr,0..255.", "rgb,0..1", metavar="WORDS", panel=DETECTION)
+]
+Device = Annotated[str | None, flag("cpu, or cuda:0 where it can run there.", "cpu")]
+Threads = Annotated[int | None, flag("CPU threads of the runtime.")]
+Split = Annotated[str, flag("train, val or test.")]
+Limit = Annotated[int | None, flag("Only the first so many images.", "all")]
+Offline = Annotated[bool, flag("Install no toolchain.", True, "--offline")]
+Json = Annotated[
+    str | None, flag("Write everything as JSON ('-' or nothing: to standard output).", metavar="[FILE]", panel=RESULTS)
+]
