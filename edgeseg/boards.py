@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.registry import targets
 from edgeseg.resources import target_roots
 
@@ -88,6 +87,4 @@ def board_by_name(name: str) -> Board:
     words = {w: b for b in known.values() for w in (b.name, *b.aliases)}
     if key in words:
         return words[key]
-    near = difflib.get_close_matches(key, words, n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
-    raise EdgesegError(f"unknown board {name!r}", hint=f"{guess}Boards: {', '.join(known)}")
+    raise EdgesegError(f"unknown board {name!r}", hint=did_you_mean(key, words, f"Boards: {', '.join(known)}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 _CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n\r"}
@@ -24,6 +25,14 @@ def brief(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def did_you_mean(word: str, known: Iterable[str], listed: str = "") -> str:
+    """A hint with the nearest known word, if one is near, and then what is ``listed``."""
+    from difflib import get_close_matches  # only where something went wrong
+
+    near = get_close_matches(word, list(known), n=1)
+    return " ".join(filter(None, [f"Did you mean {near[0]!r}?" if near else "", listed]))
 
 
 class EdgesegError(Exception):

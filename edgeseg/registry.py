@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.abc
 import importlib.util
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.errors import EdgesegError, brief
+from edgeseg.errors import EdgesegError, brief, did_you_mean
 from edgeseg.resources import target_roots
 
 if sys.version_info >= (3, 11):
@@ -276,9 +275,7 @@ def target_by_name(name: str) -> Target:
     for folder in (root / key for root in target_roots() if key.isidentifier()):
         if (folder / "target.toml").is_file():
             _read(folder)  # says what is wrong with it
-    near = difflib.get_close_matches(key, words, n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
-    raise EdgesegError(f"unknown format {name!r}", hint=f"{guess}Formats: {', '.join(known)}")
+    raise EdgesegError(f"unknown format {name!r}", hint=did_you_mean(key, words, f"Formats: {', '.join(known)}"))
 
 
 def target_by_path(path: Path) -> Target | None:

@@ -16,7 +16,7 @@ import typer
 from edgeseg import __version__
 from edgeseg.cli.arguments import normalise
 from edgeseg.cli.console import error, warn
-from edgeseg.errors import EdgesegError, Notice
+from edgeseg.errors import EdgesegError, Notice, did_you_mean
 from edgeseg.habits import command_line
 from edgeseg.registry import BrokenTarget
 
@@ -187,11 +187,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _guess_command(word: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, COMMANDS, n=1)
     listed = ", ".join(name for name, (_, _, panel) in COMMANDS.items() if panel)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"Commands: {listed}"
+    return did_you_mean(word, COMMANDS, f"Commands: {listed}")
 
 
 def _typed(argv: Sequence[str]) -> str:

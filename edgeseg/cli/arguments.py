@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.habits import COMMANDS, QUIET, check
 
 _KEY = re.compile(r"^[A-Za-z][\w-]*$")
@@ -41,9 +40,8 @@ def normalise(argv: Sequence[str], command: Any) -> list[str]:
             out.append(rest.pop(0))
             continue
         if token not in children:
-            raise EdgesegError(
-                f"unknown command {' '.join([*names, token])!r}", hint=_near(token, list(children), "Commands")
-            )
+            hint = did_you_mean(token, children, f"Commands: {', '.join(children)}")
+            raise EdgesegError(f"unknown command {' '.join([*names, token])!r}", hint=hint)
         command = children[token]
         names.append(token)
         out.append(rest.pop(0))
@@ -95,8 +93,9 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             extra.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
             continue
         if flag not in by_flag:
-            words = [f for f in by_flag if f.startswith("--")]
-            raise EdgesegError(f"{name} has no option {key!r}", hint=_near(flag, words, f"See: edgeseg {name} --help"))
+            words = [f.removeprefix("--") for f in by_flag if f.startswith("--")]
+            hint = did_you_mean(flag.removeprefix("--"), words, f"See: edgeseg {name} --help")
+            raise EdgesegError(f"{name} has no option {key!r}", hint=hint)
         option = by_flag[flag]
         if option.is_flag:
             out.append(_flag(option, flag, value) if equals else flag)
@@ -138,10 +137,3 @@ def _flag(option: Any, flag: str, value: str) -> str:
     if not option.secondary_opts:
         raise EdgesegError(f"{flag} cannot be switched off: leave it out")
     return str(option.secondary_opts[0])
-
-
-def _near(word: str, known: list[str], otherwise: str) -> str:
-    near = get_close_matches(word, known, n=1)
-    if near:
-        return f"Did you mean {near[0].removeprefix('--')!r}?"
-    return otherwise if otherwise.startswith("See") else f"{otherwise}: {', '.join(known)}"

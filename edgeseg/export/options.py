@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.manifest import HEADS
 from edgeseg.registry import Target, own_options, targets
 
@@ -79,11 +78,9 @@ class ExportOptions:
         shared = {f.name for f in fields(cls)} - {"own"}
         for name in values:
             if name not in shared and name not in own_options():
-                near = get_close_matches(name, [*shared, *own_options()], n=1)
-                guess = f"Did you mean {near[0]!r}? " if near else ""
-                raise EdgesegError(
-                    f"export has no option {name!r}", hint=f"{guess}Options: {', '.join([*sorted(shared), *own_options()])}"
-                )
+                known = [*sorted(shared), *own_options()]
+                hint = did_you_mean(name, known, f"Options: {', '.join(known)}")
+                raise EdgesegError(f"export has no option {name!r}", hint=hint)
         own = {k: v for k, v in values.items() if k not in shared and v is not None}
         return cls(**{k: v for k, v in values.items() if k in shared}, own=own)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError, brief
+from edgeseg.errors import EdgesegError, brief, did_you_mean
 from edgeseg.quantize.floors import CHECKS, Floors
 from edgeseg.quantize.flow import HEAD_STAGES, STAGES
 from edgeseg.quantize.ranges import METHODS
@@ -151,11 +150,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if not path.is_file():
         built_in = {p.stem: p for p in sorted(calib_root().glob("*.toml"))}
         if str(name_or_path) not in built_in:
-            near = difflib.get_close_matches(str(name_or_path), built_in, n=1)
-            guess = f"Did you mean {near[0]!r}? " if near else ""
-            raise EdgesegError(
-                f"no recipe {str(name_or_path)!r}", hint=f"{guess}Recipes: {', '.join(built_in)}, or a TOML file"
-            )
+            name = str(name_or_path)
+            hint = did_you_mean(name, built_in, f"Recipes: {', '.join(built_in)}, or a TOML file")
+            raise EdgesegError(f"no recipe {name!r}", hint=hint)
         path = built_in[str(name_or_path)]
     try:
         text = read_bounded(path, MOST_BYTES).decode("utf-8")
@@ -206,9 +203,7 @@ class _Reader:
         return EdgesegError(what, path=self.path, line=_line(self.text, table, key), hint=hint)
 
     def unknown(self, word: str, key: str, known: tuple[str, ...], table: str) -> EdgesegError:
-        near = difflib.get_close_matches(key, known, n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
-        return self.fail(f"unknown {word} {key!r}", table, key, f"{guess}Known: {', '.join(known)}")
+        return self.fail(f"unknown {word} {key!r}", table, key, did_you_mean(key, known, f"Known: {', '.join(known)}"))
 
     def table(self, raw: Any, table: str, key: str) -> dict[str, Any]:
         if not isinstance(raw, dict):

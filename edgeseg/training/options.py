@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from edgeseg.data.augment import AugmentOptions
 from edgeseg.data.cache import IMAGE_CACHES
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.training.aliases import translated
 from edgeseg.training.loss import LossGains
 from edgeseg.training.schedule import SCHEDULES
@@ -135,8 +134,8 @@ class TrainOptions:
         gains = {v: k for k, v in _GAIN_KEYS.items()}
         unknown = [k for k in given if k not in own | image | set(gains)]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], [*own, *image, *gains], 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(own | image | set(gains)))}"
+            known = sorted(own | image | set(gains))
+            hint = did_you_mean(unknown[0], known) or f"Known: {', '.join(known)}"
             raise EdgesegError(f"train takes no option {unknown[0]!r}", hint=hint)
         if "data" not in given and "resume" not in given:
             raise EdgesegError("train needs a dataset", hint="For example: edgeseg train data=coco128-seg.yaml")

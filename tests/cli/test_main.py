@@ -145,7 +145,7 @@ def test_show_needs_a_display(here: Path, tiny: Path, monkeypatch: pytest.Monkey
 
 def test_train_passes_further_options_on(here: Path, capsys: Any) -> None:
     assert cli.run(["train", "x.yaml", "data=d.yaml", "mosaik=0.5"]) == 2
-    assert "Did you mean mosaic" in capsys.readouterr().err
+    assert "Did you mean 'mosaic'" in capsys.readouterr().err
 
 
 def test_tables_and_sizes(capsys: Any) -> None:

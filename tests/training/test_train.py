@@ -220,7 +220,7 @@ def test_wrong_files_to_resume_from(options: TrainOptions, tmp_path: Path) -> No
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(EdgesegError, match="Did you mean epochs"):
+    with pytest.raises(EdgesegError, match="Did you mean 'epochs'"):
         TrainOptions.from_flat({"data": "x", "epoch": 3})
     with pytest.raises(EdgesegError, match="Use imgsz=320"):
         TrainOptions.from_flat({"data": "x", "imgsz": 321})
