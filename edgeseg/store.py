@@ -253,21 +253,8 @@ def put(source: Path, place: Path, *, keep: Iterable[Path] = ()) -> None:
 
 
 def _put_file(source: Path, place: Path) -> None:
-    place = Path(os.path.realpath(place))
-    _sweep(place.parent, place.name)
-    part, fd = _new_part(place, folder=False)
-    try:
-        if os.name == "nt":
-            os.close(fd)
-            fd = -1
-        shutil.copyfile(source, part)
-        flush(part)
-        os.replace(part, place)
-        flush(place.parent)
-    finally:
-        remove(part)
-        if fd >= 0:
-            os.close(fd)
+    with writing(place, durable=True) as file, open(source, "rb") as content:
+        shutil.copyfileobj(content, file, 1 << 20)
 
 
 def _carry(source: Path, place: Path) -> None:

@@ -303,11 +303,11 @@ def test_disk_full_while_putting_in_place(shell: Shell, tiny: Path, monkeypatch:
     old = Path("out/tiny-seg.torchscript")
     before = old.read_bytes()
 
-    def full(source: str, place: str, **_: object) -> None:
-        Path(place).write_bytes(Path(source).read_bytes()[:100])
-        raise OSError(errno.ENOSPC, "No space left on device", str(place))
+    def full(source: IO[bytes], place: IO[bytes], _: int) -> None:
+        place.write(source.read(100))
+        raise OSError(errno.ENOSPC, "No space left on device", place.name)
 
-    monkeypatch.setattr(store.shutil, "copyfile", full)
+    monkeypatch.setattr(store.shutil, "copyfileobj", full)
     shell("export", tiny, "format=torchscript", "imgsz=64", "out=out", code=2)
     assert "disk is full" in shell.err
     assert [p.name for p in Path("out").iterdir()] == [old.name] and old.read_bytes() == before

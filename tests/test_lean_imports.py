@@ -48,6 +48,7 @@ LEAN = (
     "about",
     "kernel",
     "download",
+    "runs",
 )
 NEEDS_TORCH = {"edgeseg.data.loader"}
 

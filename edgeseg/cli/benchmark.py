@@ -12,6 +12,7 @@ import typer
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag
 from edgeseg.cli.graph import split_list
+from edgeseg.runs import new_folder
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Verdict
@@ -68,7 +69,6 @@ def benchmark(
     from edgeseg.export.options import ExportOptions, precision_for
     from edgeseg.export.plan import ALL
     from edgeseg.model import Model
-    from edgeseg.predict.writer import next_run
     from edgeseg.registry import target_by_name
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
@@ -82,7 +82,7 @@ def benchmark(
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=chosen)
     reference = network.opened.sized(size)
-    folder = Path(out) if out else next_run("benchmark")
+    folder = Path(out) if out else new_folder("runs/benchmark")
     with shown_events() as on_event:
         made = export(source, formats, options, out=folder, on_event=on_event, offline=offline)
     verdicts: list[Verdict | None] = []

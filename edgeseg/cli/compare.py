@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli import console
+from edgeseg.runs import new_folder
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Verdict
@@ -53,7 +54,6 @@ def compare_models(
     from edgeseg.evaluate.pictures import write_html
     from edgeseg.evaluate.truth import truth_if_any
     from edgeseg.model import Model
-    from edgeseg.predict.writer import next_run
 
     to = console.people(json)
     first = Model(reference, threads=threads)
@@ -74,7 +74,7 @@ def compare_models(
         with console.progress(f"comparing {len(others)} models with {reference}") as bar:
             verdicts = compare(subject, others, images, truth, progress=bar.update)
     verdicts = [*verdicts, *failed]
-    page = Path(html) if html else next_run("validate") / "report.html"
+    page = Path(html) if html else new_folder("runs/validate") / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_html(page, verdicts, reference, where)
     with console.json_file(json) as stream:

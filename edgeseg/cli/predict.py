@@ -12,6 +12,7 @@ from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
 from edgeseg.cli.stopping import Stopping
 from edgeseg.errors import EdgesegError
+from edgeseg.runs import new_folder
 
 
 def predict(
@@ -48,7 +49,7 @@ def predict(
     from edgeseg.cli.picking import model_and_source
     from edgeseg.predict.result import Result, class_ids, results
     from edgeseg.predict.sources import count
-    from edgeseg.predict.writer import Writer, next_run
+    from edgeseg.predict.writer import Writer
     from edgeseg.running.open import open_model, parse_imgsz
 
     check_detection(conf, iou, max_det)
@@ -69,7 +70,7 @@ def predict(
 
     def folder() -> Path:
         if out is None:
-            return next_run("predict")
+            return new_folder("runs/predict")
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
 

@@ -220,8 +220,10 @@ class ImageCache:
         """
         records = list(records)
         if self.kind == "ram":
+            import psutil  # an extra of training
+
             needed = sum(int(np.prod(self._size(r.shape))) * 3 for r in records)
-            free = _free_memory()
+            free = psutil.virtual_memory().available
             if needed > 0.8 * free:
                 raise EdgesegError(
                     f"the images take {needed / 2**30:.1f} GiB, only {free / 2**30:.1f} GiB of memory are free",
@@ -268,18 +270,3 @@ def _mapped(file: Path) -> np.ndarray | None:
         return image if mark == zlib.crc32(image.data).to_bytes(4, "little") else None
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError):
         return None
-
-
-def _free_memory() -> int:
-    """Bytes of memory that can be had without swapping; a large number where the system does not say."""
-    try:
-        with open("/proc/meminfo") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 1 << 62

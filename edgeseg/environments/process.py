@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 _PROGRESS = re.compile(rb"@progress ([0-9.]+)(?: (.*))?$")
 _NOTE = re.compile(rb"@note (.+)$")
 _POLL_S = 0.05
-_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run_process(
 
     Lines ``@progress 0.25 words`` and ``@note words`` on its stdout are taken; all else goes to ``log``, as does stderr.
     Its stdin stays open until this process ends, which is how it notices that (see ``worker``). At its time limit, its
-    memory limit (resident memory of its whole session, polled in /proc; not enforced where there is no /proc) or when
+    memory limit (resident memory of its whole session, polled; not enforced where there are no sessions) or when
     ``cancelled`` is set, every process of its session is killed.
     """
     notes: list[str] = []
@@ -119,34 +120,22 @@ def _read(pipe: IO[bytes], sink: IO[bytes], on_progress: Callable[[float, str], 
 
 
 def session_pids(session: int) -> list[int]:
-    """Processes of a session, from /proc; empty where there is none."""
+    """Processes of a session; empty where the system has no sessions."""
     found = []
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return []
-    for name in names:
-        if name.isdigit() and _session_of(name) == session:
-            found.append(int(name))
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, AttributeError):
+            if os.getsid(pid) == session:
+                found.append(pid)
     return found
-
-
-def _session_of(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            # The name in parentheses may hold anything; the numbers come after its last bracket.
-            return int(f.read().rpartition(b")")[2].split()[3])
-    except (OSError, ValueError, IndexError):
-        return -1
 
 
 def memory_of_session(session: int) -> float:
     """Resident memory of all processes of a session in MB; pages that they share count for each."""
-    pages = 0
+    total = 0
     for pid in session_pids(session):
-        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as f:
-            pages += int(f.read().split()[1])
-    return pages * _PAGE / 1e6
+        with contextlib.suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss
+    return total / 1e6
 
 
 def kill_session(session: int) -> None:
@@ -162,21 +151,13 @@ def kill_session(session: int) -> None:
 
 
 def available_mb() -> float:
-    """Memory that can be had without swapping, in MB; infinite where the system does not say."""
-    return _meminfo("MemAvailable")
+    """Memory that can be had without swapping, in MB."""
+    return float(psutil.virtual_memory().available / 1e6)
 
 
 def total_mb() -> float:
-    """Memory of the machine in MB; infinite where the system does not say."""
-    return _meminfo("MemTotal")
-
-
-def _meminfo(key: str) -> float:
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as f:
-        for line in f:
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    return float("inf")
+    """Memory of the machine in MB."""
+    return float(psutil.virtual_memory().total / 1e6)
 
 
 def cores() -> int:

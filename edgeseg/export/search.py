@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from edgeseg.quantize.flow import STAGES
 from edgeseg.quantize.recipe import FLOAT, Recipe, Stage
+from edgeseg.store import write_atomically
 
 #: Artifacts whose times differ by less are equally fast: the smaller one is cheaper.
 SAME_SPEED = 0.03
@@ -88,9 +88,7 @@ class Memory:
             self.known[name] = make()
             if self.file is not None:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                beside = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-                beside.write_text(json.dumps(self.known, indent=1), encoding="utf-8")
-                beside.replace(self.file)
+                write_atomically(self.file, json.dumps(self.known, indent=1))
         return self.known[name]
 
 

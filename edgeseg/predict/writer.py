@@ -18,20 +18,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import WRITABLE, Result, write_image
 
 
-def next_run(kind: str, root: Path | None = None) -> Path:
-    """Create and return the next free folder ``runs/<kind>/exp``, ``exp2``, ``exp3`` ...; safe against a second process."""
-    parent = (root or Path("runs")) / kind
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / ("exp" if number == 1 else f"exp{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
 class Writer:
     """Writes results into a folder; use it as a context manager so that videos and JSON are completed.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from edgeseg import store
+from edgeseg import runs, store
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import save_checkpoint
 from edgeseg.network.model import Network
@@ -20,29 +20,17 @@ LEADING = ("epoch", "train/box", "train/mask", "train/score", "train/dfl")
 
 
 def new_folder(project: str, name: str, exist_ok: bool = False) -> Path:
-    """Make ``project/name``, or ``name-2``, ``name-3`` ... when that exists; with ``exist_ok`` that one is taken.
+    """A run's folder (see ``runs.new_folder``) with one for its weights; what killed runs left is removed.
 
     Raises:
         EdgesegError: it cannot be made.
     """
-    number = 1
     for weights in Path(project).glob("*/weights"):
         for left in (weights, weights.parent):
             store.sweep_folder(left)
-    while True:
-        folder = Path(project) / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True, exist_ok=exist_ok)
-            (folder / "weights").mkdir(exist_ok=exist_ok)
-            return folder
-        except FileExistsError as e:
-            if exist_ok:
-                raise EdgesegError("a file is where the run's folder must go", path=folder, hint="Use another name") from e
-            number += 1
-        except OSError as e:
-            raise EdgesegError(
-                f"the run's folder cannot be made ({e.strerror})", path=folder, hint="Use project=FOLDER"
-            ) from e
+    folder = runs.new_folder(project, name, exist_ok)
+    store.make_folder(folder / "weights")
+    return folder
 
 
 def newest_trained(project: str | Path = "runs/train", kinds: tuple[str, ...] = ("best.pt", "last.pt")) -> Path | None:

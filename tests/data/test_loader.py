@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -91,7 +92,7 @@ def test_caches_give_the_same_pictures(data: Path) -> None:
 
 
 def test_too_little_memory_for_the_cache_is_an_error(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseg.data.cache._free_memory", lambda: 1000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     images = images_of(data, "ram")
     with pytest.raises(EdgesegError, match="cache=disk"):
         images.cache.fill(images.records)

@@ -137,11 +137,11 @@ def test_a_full_disk_at_the_artifacts_place(toys, monkeypatch) -> None:
     (old,) = toys.export("toy")
     before = old.path.read_bytes()
 
-    def full(source, place, **_):
-        Path(place).write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(place))
+    def full(source, place, _):
+        place.write(b"half")
+        raise OSError(28, "No space left on device", place.name)
 
-    monkeypatch.setattr(store.shutil, "copyfile", full)
+    monkeypatch.setattr(store.shutil, "copyfileobj", full)
     (result,) = toys.export("toy")
     assert "the disk is full, nothing was written" in str(result.error) and "--out" in str(result.error)
     assert old.path.read_bytes() == before and toys.hidden() == []

@@ -12,7 +12,8 @@ import pytest
 
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import Result
-from edgeseg.predict.writer import Writer, next_run
+from edgeseg.predict.writer import Writer
+from edgeseg.runs import new_folder
 from edgeseg.vision import rle
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.outline import fill
@@ -27,7 +28,7 @@ def result(name: str = "a.png", number: int | None = None, path: str = "", shape
 
 
 def test_run_folders_are_numbered(tmp_path: Path) -> None:
-    made = [next_run("predict", tmp_path) for _ in range(3)]
+    made = [new_folder(tmp_path / "predict") for _ in range(3)]
     assert [m.name for m in made] == ["exp", "exp2", "exp3"] and all(m.is_dir() for m in made)
 
 

@@ -120,7 +120,7 @@ def test_values_of_the_wrong_type(key: str, value: Any, words: str) -> None:
 def test_exist_ok_takes_the_folder_that_is_there(tmp_path: Path) -> None:
     first = new_folder(str(tmp_path), "run")
     assert new_folder(str(tmp_path), "run", exist_ok=True) == first
-    assert new_folder(str(tmp_path), "run").name == "run-2"
+    assert new_folder(str(tmp_path), "run").name == "run2"
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgesegError, match="a file is where"):
         new_folder(str(tmp_path), "file", exist_ok=True)

@@ -66,7 +66,7 @@ class StopAt(Listener):
 
 def test_a_run_leaves_everything_behind_and_the_seed_decides(options: TrainOptions) -> None:
     first, second = train(options), train(replace(options, workers=1))
-    assert first.folder.name == "exp" and second.folder.name == "exp-2"
+    assert first.folder.name == "exp" and second.folder.name == "exp2"
     assert first.complete and first.epochs == 2 and first.best_epoch in (1, 2)
     assert same(weights(first.last), weights(second.last))
     rows = list(csv.DictReader((first.folder / "results.csv").open()))
