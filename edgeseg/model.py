@@ -269,8 +269,8 @@ class Model:
             format: name or alias of a format, such as ``onnx`` or ``tflite``.
             options: ``imgsz half int8 dynamic simplify opset optimize batch head data recipe images``, whatever the
                 format takes; ``out`` (file or folder), ``offline``, ``force``; with int8 also ``decisions`` (a file that
-                keeps or gives what was decided) and ``max_drop``: points of AP for which the cheapest mixed precision is
-                searched, on ``split`` (val) and its first ``limit`` images.
+                keeps or gives what was decided), ``judge`` (pictures on which the gate judges) and ``max_drop``: points of
+                AP for which the cheapest mixed precision is searched, on ``split`` (val) and its first ``limit`` images.
 
         Raises:
             EdgesegError: an option that the format does not take, or an exported artifact as source.
@@ -282,7 +282,7 @@ class Model:
         from edgeseg.running.open import parse_imgsz
 
         running: dict[str, Any]
-        own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions")
+        own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions", "judge")
         running = {k: options.pop(k) for k in own if k in options}
         wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
         check("export", {k: options.pop(k) for k in (*EXPORT, *QUIET) if k in options}, EXPORT)

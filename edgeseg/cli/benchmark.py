@@ -24,7 +24,8 @@ HEADER = (
     "MB",
     "box AP",
     "mask AP",
-    "matched",
+    "agreement",
+    "missing, extra",
     "mask IoU",
     "score shift",
     "pre ms",
@@ -138,13 +139,13 @@ def row(v: Verdict, exported: str, parts: str = "nowhere") -> tuple[Any, ...]:
     kit = " kit" if target is not None and target.is_kit(v.path) else ""  # its figures are not the format's own
     about = (v.format + kit, v.precision, round(v.size / 1e6, 2) if v.size else None)
     if v.fidelity is None:
-        return (*about, *[None] * 9, exported, f"{v.diverges}: {v.error}")
+        return (*about, *[None] * 10, exported, f"{v.diverges}: {v.error}")
     f, ap = v.fidelity, v.metrics
-    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.matched, f.mask_iou, f.score_shift)
+    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.agreement, f.missing_extra, f.mask_iou, f.score_shift)
     ms = (v.speed_ms["preprocess"], v.speed_ms["inference"], v.p95_ms["inference"], v.speed_ms["postprocess"])
     return (
         *about,
-        *(x if x is None else round(float(x), 4) for x in figures),
+        *map(console.rounded, figures),
         *(round(x, 1) for x in ms),
         exported,
         v.diverges or parts,

@@ -20,7 +20,8 @@ HEADER = (
     "size",
     "box AP",
     "mask AP",
-    "matched",
+    "agreement",
+    "missing, extra",
     "mask IoU",
     "score shift",
     "max score",
@@ -109,9 +110,9 @@ def row(v: Verdict) -> tuple[Any, ...]:
     """One line of the table; see ``HEADER``."""
     about = (str(v.path), v.title, console.size(v.size))
     if v.fidelity is None:
-        return (*about, *[None] * 8, v.diverges)
+        return (*about, *[None] * 9, v.diverges)
     f, ap = v.fidelity, v.metrics
-    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.matched, f.mask_iou, f.score_shift)
+    figures = (*((ap.box.map, ap.seg.map) if ap else (None, None)), f.agreement, f.missing_extra, f.mask_iou, f.score_shift)
     speed = round(v.speed_ms.get("inference", 0.0), 1)
     largest = (f"{v.largest_score:.1e}", f"{v.largest_box:.2g}")
-    return (*about, *(x if x is None else round(float(x), 4) for x in figures), *largest, speed, v.diverges or "nowhere")
+    return (*about, *map(console.rounded, figures), *largest, speed, v.diverges or "nowhere")

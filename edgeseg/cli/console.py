@@ -146,6 +146,11 @@ def size(n: int) -> str:
     return f"{n / 1e3:.1f} kB" if n < 1_000_000 else f"{n / 1e6:.1f} MB"
 
 
+def rounded(value: Any, digits: int = 4) -> Any:
+    """A figure for a cell of a table: floats rounded, anything else as it is."""
+    return round(float(value), digits) + 0.0 if isinstance(value, float) else value
+
+
 @contextmanager
 def json_file(path: str | None) -> Iterator[IO[str] | None]:
     """Open the file that ``--json`` names, written beside and renamed at the end; ``-`` is standard output, None nothing.

@@ -86,13 +86,11 @@ def _pictures(path: Path, data: Path, folder: Path) -> list[Path]:
     return [result.save(folder) for result in Model(path).predict(images, stream=True)]
 
 
-FIDELITY = ("model", "matched", "missing", "extra", "box IoU", "mask IoU", "score shift", "its std")
+FIDELITY = ("model", "agreement", "missing", "extra", "box IoU", "mask IoU", "score shift", "its std")
 
 
 def fidelity_row(d: dict[str, Any]) -> tuple[Any, ...]:
     """One line of the comparison with the reference; see ``FIDELITY``."""
     f = d["fidelity"]
-    means = [
-        None if f[k] is None else round(f[k], 4) + 0.0 for k in ("box_iou", "mask_iou", "score_shift", "score_shift_std")
-    ]
-    return d["path"], None if f["matched"] is None else round(f["matched"], 4), f["missing"], f["extra"], *means
+    figures = ("agreement", "missing", "extra", "box_iou", "mask_iou", "score_shift", "score_shift_std")
+    return d["path"], *(console.rounded(f[k]) for k in figures)

@@ -65,6 +65,10 @@ def export(
             panel=QUANT,
         ),
     ] = None,
+    judge: Annotated[
+        str | None,
+        flag("Pictures, labelled or not, that judge INT8.", "held-out ones of --data", metavar="FOLDER", panel=QUANT),
+    ] = None,
     max_drop: Annotated[
         float | None,
         flag(
@@ -133,6 +137,7 @@ def export(
             force=force,
             rebuild=rebuild,
             decisions=decisions,
+            judge=judge,
         )
     with console.json_file(json) as stream:
         console.write_json(stream, {"model": str(source), "exports": [r.to_dict() for r in results]})

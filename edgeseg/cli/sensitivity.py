@@ -130,7 +130,7 @@ def seconds_per_pass(flow: Flow, size: tuple[int, int]) -> float:
 
 def header(by: str) -> tuple[str, ...]:
     """Columns of the table."""
-    more = ("matched", "mask IoU", "score shift") if by == "stage" else ("kind",)
+    more = ("agreement", "extra", "mask IoU", "score shift") if by == "stage" else ("kind",)
     return (by, *(() if by == "stage" else ("stage",)), "weights", "loss %", *(f"{r} dB" for r in ROLES), *more)
 
 
@@ -141,7 +141,7 @@ def row(loss: Loss, by: str) -> tuple[Any, ...]:
     if by == "layer":
         return d["name"], d["stage"], *figures, d["kind"]
     f = d["fidelity"]
-    return d["name"], *figures, *(None if f[k] is None else round(f[k], 3) for k in ("matched", "mask_iou", "score_shift"))
+    return d["name"], *figures, *(console.rounded(f[k], 3) for k in ("agreement", "extra", "mask_iou", "score_shift"))
 
 
 def _advice(losses: list[Loss], by: str) -> str:

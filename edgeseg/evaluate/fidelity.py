@@ -7,7 +7,7 @@ still found, with what box, mask and score.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Fidelity:
     """How well another model's detections match the reference's, both with score >= ``conf``.
 
+    ``agreement`` is 2 pairs / (reference + other), 0..1: what is lost and what is invented count alike (the F1 score with
+    the reference's detections as truth); ``agreement_range`` is its 95 % interval over the choice of images (``interval``).
     ``matched`` is the share of the reference's detections that have a partner of their class with box IoU >= 0.5, 0..1;
     ``box_iou`` and ``mask_iou`` are means over the pairs, 0..1 (``mask_iou`` NaN without masks); ``score_shift`` is the mean
     of (other score - reference score) over the pairs and ``score_shift_std`` its standard deviation. ``extra`` counts the
@@ -40,6 +42,13 @@ class Fidelity:
     other: int
     images: int
     conf: float = 0.25
+    agreement_range: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def agreement(self) -> float:
+        """What is lost and what is invented in one figure."""
+        both = self.reference + self.other
+        return 2 * self.pairs / both if both else math.nan
 
     @property
     def extra(self) -> int:
@@ -51,10 +60,39 @@ class Fidelity:
         """Detections of the reference that the other model does not have."""
         return self.reference - self.pairs
 
+    @property
+    def missing_extra(self) -> str:
+        """Both counts for a table's cell."""
+        return f"{self.missing}, {self.extra} of {self.reference}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, None in place of NaN."""
-        values = {**asdict(self), "extra": self.extra, "missing": self.missing}
+        values = {**asdict(self), "agreement": self.agreement, "extra": self.extra, "missing": self.missing}
+        values["agreement_range"] = None if math.isnan(self.agreement_range[0]) else list(self.agreement_range)
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+
+
+def interval(counts: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], draws: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of a figure over the choice of images: bootstrap, the same draws for the same number of images.
+
+    Args:
+        counts: what a figure is made of, by image: (images, n).
+        figure: figures (m,) of sums of the rows: (m, n).
+        draws: how often as many images are drawn from them, with replacement.
+
+    Returns:
+        The 2.5th and the 97.5th percentile; NaN with fewer than two images, or nothing to measure.
+    """
+    if len(counts) < 2:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = figure(drawn @ counts)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -119,9 +157,7 @@ class FidelityMeter:
     _boxes: list[float] = field(default_factory=list)
     _masks: list[float] = field(default_factory=list)
     _shifts: list[float] = field(default_factory=list)
-    _reference: int = 0
-    _other: int = 0
-    _images: int = 0
+    _counts: list[tuple[int, int, int]] = field(default_factory=list)  # of each image: pairs, reference, other
 
     def add(self, reference: Detections, other: Detections) -> None:
         """Add one image: what the reference found in it and what the other model found.
@@ -132,10 +168,9 @@ class FidelityMeter:
         if tuple(reference.shape) != tuple(other.shape):
             raise EdgesegError(f"detections of different images: {reference.shape} and {other.shape} pixels")
         reference, other = (d[np.asarray(d.scores) >= self.conf] for d in (reference, other))
-        self._images += 1
-        self._reference += len(reference)
-        self._other += len(other)
-        for i, j, overlap in match(reference, other, self.iou):
+        pairs = match(reference, other, self.iou)
+        self._counts.append((len(pairs), len(reference), len(other)))
+        for i, j, overlap in pairs:
             self._boxes.append(overlap)
             self._shifts.append(float(other.scores[j]) - float(reference.scores[i]))
             if reference.tiles is not None and other.tiles is not None:
@@ -143,19 +178,21 @@ class FidelityMeter:
 
     def result(self) -> Fidelity:
         """The figures over all images added."""
-        pairs = len(self._boxes)
+        counts = np.array(self._counts, np.int64).reshape(-1, 3)
+        pairs, reference, other = (int(n) for n in counts.sum(0))
         nan = float("nan")
         return Fidelity(
-            matched=pairs / self._reference if self._reference else nan,
+            matched=pairs / reference if reference else nan,
             box_iou=float(np.mean(self._boxes)) if pairs else nan,
             mask_iou=float(np.mean(self._masks)) if self._masks else nan,
             score_shift=float(np.mean(self._shifts)) if pairs else nan,
             score_shift_std=float(np.std(self._shifts)) if pairs else nan,
             pairs=pairs,
-            reference=self._reference,
-            other=self._other,
-            images=self._images,
+            reference=reference,
+            other=other,
+            images=len(counts),
             conf=self.conf,
+            agreement_range=interval(counts, lambda n: 2 * n[:, 0] / (n[:, 1] + n[:, 2])),
         )
 
 

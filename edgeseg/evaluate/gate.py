@@ -96,7 +96,9 @@ class GateVerdict:
         if self.by == "tensors":
             figures = ", ".join(f"{role} {_number(db, 'g')} dB" for role, db in self.snr.items())
             return f"gate: too few detections to compare ({f['reference']}), SNR of tensors {figures}, {self.where}"
-        parts = [f"{_number(f['matched'], '.1%')} of {f['reference']} detections matched"]
+        low, high = f.get("agreement_range") or (None, None)
+        parts = [f"agreement {_number(f['agreement'], '.1%')}" + (f" ({low:.1%} to {high:.1%})" if low is not None else "")]
+        parts.append(f"{f['missing']} missing and {f['extra']} extra of {f['reference']} detections")
         parts += [f"mask IoU {_number(f['mask_iou'], '.3f')}", f"score shift {_number(f['score_shift'], '+.3f')}"]
         if self.resolution is not None:
             parts.append(f"scores in steps of {self.resolution:.3f}")
@@ -242,7 +244,7 @@ def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
 
 def harm(f: Fidelity) -> float:
     """How far detections are from the reference's, as one number, 0 for equal ones."""
-    lost = [1 - f.matched, 1 - f.box_iou, 1 - f.mask_iou, abs(f.score_shift), f.extra / max(f.other, 1)]
+    lost = [1 - f.agreement, 1 - f.box_iou, 1 - f.mask_iou, abs(f.score_shift)]
     return float(sum(0.0 if math.isnan(v) else v for v in lost))
 
 

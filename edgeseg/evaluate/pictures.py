@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from edgeseg.data.images import read_image
+from edgeseg.evaluate.fidelity import Fidelity
 from edgeseg.evaluate.parity import Disagreement, Verdict
 from edgeseg.store import write_atomically
 from edgeseg.vision.draw import draw
@@ -30,7 +32,8 @@ _HEADER = (
     "head",
     "box AP",
     "mask AP",
-    "matched",
+    "agreement",
+    "missing, extra",
     "box IoU",
     "mask IoU",
     "score shift",
@@ -55,7 +58,8 @@ def write_html(path: Path, verdicts: Sequence[Verdict], reference: str, dataset:
         "<!doctype html><html lang=en><meta charset=utf-8><title>edgeseg: cross-format validation</title>",
         f"<style>{_STYLE}</style><h1>Cross-format validation</h1>",
         f"<p>Against <b>{_text(reference)}</b> on <b>{_text(dataset)}</b>. ",
-        "Matched, IoU and score shift at score 0.25; AP by the COCO protocol.</p>",
+        "Agreement (pairs counted twice over all detections of both, with its 95 % interval), IoU and score shift at score ",
+        "0.25; AP by the COCO protocol.</p>",
         _table(verdicts),
     ]
     for verdict in verdicts:
@@ -81,7 +85,8 @@ def _row(v: Verdict) -> str:
     figures = [
         *(f"{m.map:.4f}" for m in ((v.metrics.box, v.metrics.seg) if v.metrics else ())),
         *(() if v.metrics else ("", "")),
-        f"{f.matched:.1%}",
+        _with_range(f),
+        f.missing_extra,
         f"{f.box_iou:.4f}",
         f"{f.mask_iou:.4f}",
         f"{f.score_shift:+.4f}",
@@ -92,6 +97,11 @@ def _row(v: Verdict) -> str:
     ]
     mark = f"<td class='text bad'>{_text(v.diverges)}</td>" if v.diverges else "<td class='text good'>nowhere</td>"
     return f"<tr>{''.join(f'<td>{_text(c)}</td>' for c in [*about, *figures])}{mark}</tr>"
+
+
+def _with_range(f: Fidelity) -> str:
+    low, high = f.agreement_range
+    return f"{f.agreement:.1%}" + ("" if math.isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f})")
 
 
 def _pair(w: Disagreement, reference: str, other: str) -> str:

@@ -44,6 +44,7 @@ def export(
     force: bool = False,
     rebuild: bool = False,
     gate: bool = True,
+    judge: str | os.PathLike[str] | None = None,
     decisions: str | os.PathLike[str] | None = None,
 ) -> list[ExportResult]:
     """Export a model to formats, sharing what their conversions share.
@@ -61,6 +62,8 @@ def export(
         force: keep an artifact that the gate refuses or cannot judge (the reason becomes a note).
         rebuild: take nothing from the cache.
         gate: compare int8 artifacts with the float network before they are put in place; see ``edgeseg.export.guard``.
+        judge: a folder of pictures, labelled or not, on which the gate judges; None: images of ``options.data`` that did not
+            calibrate.
         decisions: a file with what was decided for int8: ranges, biases and steps are taken from it where it has them, and
             written into it where it has not.
 
@@ -94,7 +97,7 @@ def export(
         if decisions is not None:
             run.kept = Kept(Path(decisions).expanduser(), plan, run.source_hash)
         _calibrate(run, options, found)
-        guard = stack.enter_context(_guard(run, options, found)) if gate else None
+        guard = stack.enter_context(_guard(run, options, found, judge)) if gate else None
         run.go()
         if run.kept is not None:
             run.kept.add(run.outcomes)
@@ -121,12 +124,14 @@ def _calibrate(run: Run, options: ExportOptions, source: Source) -> None:
         run.no_calibration = e  # what needs no images is made all the same
 
 
-def _guard(run: Run, options: ExportOptions, source: Source) -> AbstractContextManager[Guard | None]:
+def _guard(
+    run: Run, options: ExportOptions, source: Source, pictures: str | os.PathLike[str] | None
+) -> AbstractContextManager[Guard | None]:
     if run.calibration is None:
         return nullcontext()
     from edgeseg.export.guard import Guard
 
-    return Guard(source, options, run.calibration, run.emit)
+    return Guard(source, options, run.calibration, run.emit, None if pictures is None else os.fspath(pictures))
 
 
 def _finish(outcome: Outcome, place: Path, run: Run, guard: Guard | None, force: bool) -> ExportResult:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg import store
-from edgeseg.data.dataset import Dataset, load_dataset
+from edgeseg.data.dataset import Dataset, load_dataset, pictures
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
 from edgeseg.export import cache
@@ -50,12 +50,22 @@ class Guard:
         options: the export's options; ``data`` and ``recipe`` count here.
         calibration: what the quantized steps were given.
         on_event: told of progress.
+        folder: of pictures that judge, labelled or not, or a dataset; None: images of ``data`` that did not calibrate.
+
+    Raises:
+        EdgesegError: no picture is in the folder.
     """
 
     def __init__(
-        self, source: Source, options: ExportOptions, calibration: Calibration, on_event: Callable[[Event], None]
+        self,
+        source: Source,
+        options: ExportOptions,
+        calibration: Calibration,
+        on_event: Callable[[Event], None],
+        folder: str | None = None,
     ) -> None:
         self.source, self.options, self.calibration, self._emit = source, options, calibration, on_event
+        self.folder, self.pictures = folder, pictures(folder)[0] if folder is not None else []
         self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
         self._stack = ExitStack()
         self._references: dict[str, Opened] = {}
@@ -132,9 +142,11 @@ class Guard:
     def _held_out(self, calibrated: bool) -> tuple[list[Path], str]:
         """The images that judge, and which they are in words."""
         if calibrated not in self._images:
-            dataset = load_dataset(self.options.data or DEFAULT_DATA)
-            used = self.calibration.images if calibrated else ()
-            self._images[calibrated] = held_out(dataset, used, self.recipe.gate.images)
+            used, most = self.calibration.images if calibrated else (), self.recipe.gate.images
+            if self.folder is not None:
+                self._images[calibrated] = of_pictures(self.pictures, self.folder, used, most)
+            else:
+                self._images[calibrated] = held_out(load_dataset(self.options.data or DEFAULT_DATA), used, most)
         return self._images[calibrated]
 
     def _reference(self, head: str) -> Opened:
@@ -196,6 +208,31 @@ def held_out(dataset: Dataset, calibrated: Iterable[Path], most: int) -> tuple[l
     Raises:
         EdgesegError: there are none.
     """
+    for split in ("val", "train"):
+        chosen = _spread(_fresh(dataset.images(split), calibrated), most) if split in dataset.splits else []
+        if chosen:
+            if split == "val":
+                return chosen, f"{_count(chosen)} of val"
+            return chosen, f"{_count(chosen)} of train that did not calibrate, as there are none of val"
+    raise EdgesegError(
+        "every image of the dataset calibrates: none is left to judge by", path=dataset.yaml, hint="Add a val split"
+    )
+
+
+def of_pictures(found: Iterable[Path], place: str, calibrated: Iterable[Path], most: int) -> tuple[list[Path], str]:
+    """As ``held_out``, of pictures that somebody gave for it, and four times as many.
+
+    Raises:
+        EdgesegError: there are none.
+    """
+    chosen = _spread(_fresh(found, calibrated), 4 * most)
+    if not chosen:
+        raise EdgesegError("every picture in it calibrates: none is left to judge by", path=place)
+    return chosen, f"{_count(chosen)} of {place}"
+
+
+def _fresh(paths: Iterable[Path], calibrated: Iterable[Path]) -> list[Path]:
+    """Those that did not calibrate, by place and by content."""
     used = {p.resolve() for p in calibrated}
     sizes: dict[int, list[Path]] = {}
     for p in used:
@@ -207,17 +244,18 @@ def held_out(dataset: Dataset, calibrated: Iterable[Path], most: int) -> tuple[l
         twins = sizes.get(path.stat().st_size, [])
         return not twins or sha256_file(path) not in {sha256_file(t) for t in twins}
 
-    for split in ("val", "train"):
-        pool = [p for p in dataset.images(split) if fresh(p)] if split in dataset.splits else []
-        if pool:
-            chosen = [pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(most, len(pool))).round().astype(int))]
-            count = f"{len(chosen)} image" + ("s" if len(chosen) > 1 else "")
-            if split == "val":
-                return chosen, f"{count} of val"
-            return chosen, f"{count} of train that did not calibrate, as there are none of val"
-    raise EdgesegError(
-        "every image of the dataset calibrates: none is left to judge by", path=dataset.yaml, hint="Add a val split"
-    )
+    return [p for p in paths if fresh(p)]
+
+
+def _spread(pool: list[Path], most: int) -> list[Path]:
+    """At most ``most`` of them, spread evenly."""
+    if not pool:
+        return []
+    return [pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(most, len(pool))).round().astype(int))]
+
+
+def _count(images: list[Path]) -> str:
+    return f"{len(images)} image" + ("s" if len(images) > 1 else "")
 
 
 def _unrunnable(target: Target, path: Path) -> str:

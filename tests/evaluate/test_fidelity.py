@@ -71,6 +71,32 @@ def test_nothing_to_measure() -> None:
     assert f.matched == 1 and math.isnan(f.mask_iou)
 
 
+def test_agreement_counts_what_is_lost_and_what_is_invented() -> None:
+    found, lost, more = detections((A, 0, 0.9), (B, 1, 0.5)), detections((A, 0, 0.9)), detections((A, 0, 0.9), (B, 0, 0.5))
+    assert fidelity([found], [found]).agreement == 1
+    assert fidelity([found], [lost]).agreement == fidelity([lost], [found]).agreement == pytest.approx(2 / 3)
+    assert fidelity([found], [more]).agreement == 0.5 and fidelity([found], [more]).matched == 0.5
+    assert math.isnan(fidelity([detections()], [detections()]).agreement)
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_more_images() -> None:
+    found, lost = detections((A, 0, 0.9), (B, 1, 0.5)), detections((A, 0, 0.9))
+    few = fidelity([found] * 10, [found] * 7 + [lost] * 3)
+    many = fidelity([found] * 100, [found] * 70 + [lost] * 30)
+    widths = [f.agreement_range[1] - f.agreement_range[0] for f in (few, many)]
+    assert all(f.agreement_range[0] < f.agreement < f.agreement_range[1] for f in (few, many))
+    assert widths[1] < 0.5 * widths[0]
+    assert json.loads(json.dumps(few.to_dict(), allow_nan=False))["agreement_range"] == list(few.agreement_range)
+    assert math.isnan(fidelity([found], [found]).agreement_range[0])
+    # As by hand: the same draws, image by image.
+    counts = np.array([(2, 2, 2)] * 7 + [(1, 2, 1)] * 3)
+    drawn = np.random.default_rng(0).multinomial(10, [0.1] * 10, 1000)
+    by_hand = [
+        2 * sum(n * c[0] for n, c in zip(d, counts)) / sum(n * (c[1] + c[2]) for n, c in zip(d, counts)) for d in drawn
+    ]
+    assert few.agreement_range == pytest.approx(tuple(np.percentile(by_hand, (2.5, 97.5))))
+
+
 def test_different_images_are_an_error() -> None:
     with pytest.raises(EdgesegError, match="different images"):
         FidelityMeter().add(detections(), detections(shape=(10, 10)))

@@ -88,7 +88,7 @@ def test_a_sound_artifact_passes_and_the_figures_are_there(network, images, inte
     assert verdict.images == len(images) and seen[-1] == (len(images), len(images))
     assert set(verdict.snr) == set(ROLES) and all(db > 20 for db in verdict.snr.values())
     assert verdict.resolution == pytest.approx(0.05 * 0.25 * 0.75, rel=1e-3)
-    assert "matched" in verdict.summary() and "10 images of val" in verdict.summary()
+    assert "agreement" in verdict.summary() and "10 images of val" in verdict.summary()
     assert GateVerdict.from_dict(verdict.to_dict()) == verdict
 
 
@@ -180,9 +180,22 @@ def test_floors_are_inclusive_and_nothing_found_at_all_is_a_miss():
     assert Floors().missed(at) == []
     nan = math.nan
     blind = Fidelity(0.0, nan, nan, nan, nan, 0, 100, 0, 10)
-    assert len(Floors().missed(blind)) == 1
+    assert len(Floors().missed(blind)) == 2  # agreement and matched
     flood = Fidelity(1.0, 1.0, 1.0, 0.0, 0.0, 100, 100, 200, 10)
-    assert "not the float network's" in Floors().missed(flood)[0]
+    assert "100 extra: of 200 detections not the float network's" in Floors().missed(flood)[-1]
+
+
+@pytest.mark.parametrize("n", [100, 300, 1000])
+def test_ghosts_are_refused_whatever_is_matched(n):
+    """97 % matched is fine by itself; with every tenth detection invented it is not."""
+    from edgeseg.evaluate.fidelity import Fidelity
+
+    pairs = round(0.97 * n)
+    ghosts = Fidelity(0.97, 0.97, 0.97, 0.0, 0.0, pairs, n, round(pairs / 0.9), 50)
+    (why,) = Floors().missed(ghosts)
+    assert "extra" in why
+    sound = Fidelity(0.97, 0.97, 0.97, 0.0, 0.0, pairs, n, round(pairs / 0.96), 50)
+    assert Floors().missed(sound) == []
 
 
 def test_the_score_resolution_of_floats_comes_from_the_values():

@@ -1,6 +1,7 @@
 """The gate at the end of an export: a toy format whose runtime is the network itself, sound or ruined as its file says."""
 
 import json
+import shutil
 
 import pytest
 
@@ -92,6 +93,21 @@ def test_a_sound_artifact_passes_and_the_verdict_is_remembered(toy, data, monkey
     monkeypatch.setattr(guard_module, "open_model", never)
     again, _ = run(data, toy)
     assert again.cached and again.gate == result.gate and again.notes == result.notes
+
+
+def test_pictures_without_labels_judge(toy, data, tmp_path):
+    folder = tmp_path / "wild"
+    folder.mkdir()
+    for source in load_dataset(data).images("val")[:5]:
+        shutil.copy(source, folder)
+    result, _ = run(data, toy, judge=folder)
+    assert result.gate is not None and result.gate["passed"] and result.gate["images"] == 5
+    assert any(f"5 images of {folder}" in n and "agreement" in n for n in result.notes)
+    shutil.copy(load_dataset(data).images("train")[0], folder)  # it calibrated: no judge
+    again, _ = run(data, toy, judge=folder)
+    assert again.gate is not None and again.gate["images"] == 5
+    with pytest.raises(EdgesegError, match="nowhere"):
+        run(data, toy, judge=tmp_path / "nowhere")
 
 
 def test_a_ruined_artifact_is_refused_with_its_role_and_kept_by_force(toy, data, monkeypatch, capsys):
