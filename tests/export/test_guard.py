@@ -103,7 +103,8 @@ def test_pictures_without_labels_judge(toy, data, tmp_path):
     result, _ = run(data, toy, judge=folder)
     assert result.gate is not None and result.gate["passed"] and result.gate["images"] == 5
     assert any(f"5 images of {folder}" in n for n in result.notes)
-    shutil.copy(load_dataset(data).images("train")[0], folder)  # it calibrated: no judge
+    (calibrated, *_) = load_dataset(data).images("train")
+    shutil.copy(calibrated, folder / f"again{calibrated.suffix}")  # no judge
     again, _ = run(data, toy, judge=folder)
     assert again.gate is not None and again.gate["images"] == 5
     with pytest.raises(EdgesegError, match="nowhere"):
