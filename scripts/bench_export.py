@@ -1,0 +1,78 @@
+"""Time one export of several formats, nothing cached, in two checkouts of edgeseg in turn, and print the ratio.
+
+    python scripts/bench_export.py yolov8n-seg.pt --data coco.yaml --format tflite,onnx,openvino,ncnn --other ../older
+
+Each export runs in a process of its own with an empty cache (formats whose toolchain would have to be installed fail) and
+without the gate. The ratio holds for one machine and one run; seconds do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CODE = """
+import json, sys, time
+try:
+    from edgeseg.export.api import export
+    from edgeseg.export.options import ExportOptions
+    more = {"gate": False}
+except ImportError:  # a checkout from before the gate was part of the export
+    from edgeseg.graph.export import export
+    from edgeseg.graph.options import ExportOptions
+    more = {}
+model, formats, data, imgsz, out = sys.argv[1:]
+options = ExportOptions(int8=True, data=data, imgsz=int(imgsz))
+steps = {}
+start = time.monotonic()
+seen = lambda e: steps.setdefault(e.step, {}).update({e.kind: round(time.monotonic() - start, 1)})
+made = export(model, formats.split(","), options, out=out, on_event=seen, rebuild=True, **more)
+seconds = time.monotonic() - start
+failed = [str(r.error) for r in made if r.error is not None]
+print(json.dumps({"seconds": round(seconds, 1), "failed": failed, "steps": steps}))
+"""
+
+
+def timed(checkout: Path, a: argparse.Namespace) -> dict[str, Any]:
+    """One export with the code of ``checkout``: seconds, and when each step began and ended."""
+    with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as folder:
+        env = {**os.environ, "PYTHONPATH": str(checkout), "EDGESEG_HOME": str(Path(folder) / "home"), "EDGESEG_OFFLINE": "1"}
+        command = [sys.executable, "-c", CODE, a.model, a.format, a.data, str(a.imgsz), str(Path(folder) / "out")]
+        done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the export failed with the code of {checkout}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if found["failed"]:
+        raise SystemExit(f"{checkout}: {'; '.join(found['failed'])}")
+    return found
+
+
+def main() -> None:
+    """Run the exports and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=os.path.abspath)
+    parser.add_argument("--data", required=True, type=os.path.abspath)
+    parser.add_argument("--format", default="tflite,onnx,openvino,ncnn")
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--other", type=Path, help="another checkout of edgeseg; it goes first")
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    checkouts = [*([a.other.resolve()] if a.other else []), Path(__file__).resolve().parents[1]]
+    found = {str(checkout): timed(checkout, a) for checkout in checkouts}
+    for checkout, result in found.items():
+        print(f"{result['seconds']:8.1f} s  {checkout}")
+    if a.other:
+        first, second = (r["seconds"] for r in found.values())
+        print(f"{second / first:8.3f}    this checkout's time over the other's")
+    if a.json:
+        a.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
