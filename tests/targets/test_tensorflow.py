@@ -45,7 +45,7 @@ def make(tiny, tmp_path_factory):
 
     def run(name: str, source: Path = tiny, **options) -> Opened:
         out = tmp_path_factory.mktemp(name)
-        (result,) = export(source, [name], ExportOptions(**{"imgsz": SIZE, **options}), out=out, gate=False)
+        (result,) = export(source, [name], ExportOptions.of(**{"imgsz": SIZE, **options}), out=out, gate=False)
         if result.error is not None:
             raise result.error
         return open_model(result.path)
