@@ -84,6 +84,9 @@ def compare_models(
         console.write_json(stream, {**found, "models": [v.to_dict() for v in verdicts]})
     if json != "-":
         console.table("", HEADER, [row(v) for v in verdicts], to=to)
+        for v in verdicts:
+            if v.ap_difference:
+                console.say(f"{v.path.name}: {differences(v)}", to=to)
         if truth is None:
             console.say(f"{len(images)} images of {where} without labels: no average precision", to=to)
         console.say(f"pictures of the worst disagreements: {page}", to=to)
@@ -104,6 +107,16 @@ def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | No
     opened = stack.enter_context(open_model(file, threads=threads, input=None if network else input, apart=not network))
     console.inferred(opened.manifest)
     return opened
+
+
+def differences(v: Verdict) -> str:
+    """How far AP is from the reference's, in words."""
+    words = {"box": "box AP", "seg": "mask AP"}
+    parts = []
+    for kind, found in v.ap_difference.items():
+        difference, low, high = (100 * d for d in found)
+        parts.append(f"{words[kind]} {difference:+.2f} points ({low:+.2f} to {high:+.2f})")
+    return ", ".join(parts) + ", 95 % interval over the images"
 
 
 def row(v: Verdict) -> tuple[Any, ...]:

@@ -51,7 +51,8 @@ class Verdict:
     """What was found of one model.
 
     ``tensors`` is empty where the head layouts differ. ``largest_score`` and ``largest_box`` are the largest differences
-    over the matched pairs, in score (0..1) and in pixels of the input. ``speed_ms`` holds the median milliseconds of each
+    over the matched pairs, in score (0..1) and in pixels of the input. ``ap_difference`` is AP minus the reference's and its
+    95 % interval, for ``box`` and ``seg``. ``speed_ms`` holds the median milliseconds of each
     stage, ``p95_ms`` what 95 % of the images stay below, both without the first image, which pays for warming up.
     ``diverges`` names the first stage at which the model parts from the reference, empty when it does not. ``error`` says
     why there is nothing.
@@ -68,6 +69,7 @@ class Verdict:
     largest_score: float = math.nan
     largest_box: float = math.nan
     metrics: Metrics | None = None
+    ap_difference: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     speed_ms: dict[str, float] = field(default_factory=dict)
     p95_ms: dict[str, float] = field(default_factory=dict)
     diverges: str = ""
@@ -88,6 +90,7 @@ class Verdict:
             "largest_score": None if math.isnan(self.largest_score) else self.largest_score,
             "largest_box": None if math.isnan(self.largest_box) else self.largest_box,
             "metrics": None if self.metrics is None else self.metrics.to_dict(),
+            "ap_difference": {k: list(d) for k, d in self.ap_difference.items()},
             "speed_ms": self.speed_ms,
             "p95_ms": self.p95_ms,
             "diverges": self.diverges,
@@ -142,7 +145,16 @@ def compare(
             progress(done, len(images))
     if not read:
         raise EdgesegError(f"none of the {len(images)} images can be read", path=images[0] if images else None)
-    return [run.verdict() for run in (*firsts.values(), *runs)]
+    theirs = {id(first.subject): first.verdict() for first in firsts.values()}
+    return [*theirs.values(), *(_beside(run.verdict(), theirs[id(run.reference)]) for run in runs)]
+
+
+def _beside(v: Verdict, reference: Verdict) -> Verdict:
+    """With the differences of AP to the reference's, where both were measured on the same images."""
+    if v.metrics is None or reference.metrics is None or v.metrics.images != reference.metrics.images:
+        return v
+    found = {kind: getattr(v.metrics, kind).less(getattr(reference.metrics, kind)) for kind in ("box", "seg")}
+    return replace(v, ap_difference={kind: d for kind, d in found.items() if d is not None})
 
 
 def _size(subject: Opened, reference: Opened) -> tuple[int, int]:
@@ -267,7 +279,7 @@ class _Run:
             fidelity=fidelity,
             largest_score=max(self.scores),
             largest_box=max(self.boxes),
-            metrics=self.metrics.result() if self.metrics is not None else None,
+            metrics=self.metrics.result(intervals=True) if self.metrics is not None else None,
             speed_ms={k: float(np.median(v)) for k, v in times.items()},
             p95_ms={k: float(np.percentile(v, 95)) for k, v in times.items()},
             diverges=first_divergence(m.precision, judged, fidelity),

@@ -59,7 +59,7 @@ def write_html(path: Path, verdicts: Sequence[Verdict], reference: str, dataset:
         f"<style>{_STYLE}</style><h1>Cross-format validation</h1>",
         f"<p>Against <b>{_text(reference)}</b> on <b>{_text(dataset)}</b>. ",
         "Agreement (pairs counted twice over all detections of both, with its 95 % interval), IoU and score shift at score ",
-        "0.25; AP by the COCO protocol.</p>",
+        "0.25; AP by the COCO protocol, in brackets its difference to the reference in points, with its 95 % interval.</p>",
         _table(verdicts),
     ]
     for verdict in verdicts:
@@ -83,7 +83,7 @@ def _row(v: Verdict) -> str:
     f = v.fidelity
     tensors = ", ".join(f"{role} {c.snr_db:.0f}" for role, c in v.tensors.items() if np.isfinite(c.snr_db))
     figures = [
-        *(f"{m.map:.4f}" for m in ((v.metrics.box, v.metrics.seg) if v.metrics else ())),
+        *(_ap(v, kind) for kind in (("box", "seg") if v.metrics else ())),
         *(() if v.metrics else ("", "")),
         _with_range(f),
         f.missing_extra,
@@ -97,6 +97,14 @@ def _row(v: Verdict) -> str:
     ]
     mark = f"<td class='text bad'>{_text(v.diverges)}</td>" if v.diverges else "<td class='text good'>nowhere</td>"
     return f"<tr>{''.join(f'<td>{_text(c)}</td>' for c in [*about, *figures])}{mark}</tr>"
+
+
+def _ap(v: Verdict, kind: str) -> str:
+    text = f"{getattr(v.metrics, kind).map:.4f}"
+    if kind not in v.ap_difference:
+        return text
+    difference, low, high = (100 * d for d in v.ap_difference[kind])
+    return f"{text} ({difference:+.2f}; {low:+.2f} to {high:+.2f})"
 
 
 def _with_range(f: Fidelity) -> str:

@@ -45,15 +45,42 @@ def detections(found: list[Found], masks: bool = True) -> Detections:
     )
 
 
-def measure(images: list[tuple[list[Label], list[Found]]], masks: bool = True) -> Metrics:
+def measure(images: list[tuple[list[Label], list[Found]]], masks: bool = True, intervals: bool = False) -> Metrics:
     paths = [Path(f"{i}.png") for i in range(len(images))]
     meter = MetricsMeter(Truth(NAMES, labels={p: labels for p, (labels, _) in zip(paths, images)}))
     for path, (_, found) in zip(paths, images):
         meter.add(path, detections(found, masks))
-    return meter.result()
+    return meter.result(intervals=intervals)
 
 
 A, B, C = (2, 2, 22, 22), (30, 5, 50, 35), (25, 2, 29, 12)
+
+
+def test_drawn_images_are_measured_as_if_they_were_the_dataset() -> None:
+    """Against the slow way: each draw measured anew, with images that were drawn twice there twice."""
+    random = np.random.default_rng(3)
+    images = []
+    for _ in range(6):
+        x, y = random.integers(0, 20, 2)
+        box, near = (x, y, x + 18, y + 15), (x + 3, y, x + 20, y + 16)
+        wrong = [(C, 0, float(random.random()))] if random.random() < 0.5 else []
+        images.append(([square(box, 0), square(B, 1)], [(near, 0, float(random.random())), *wrong, (B, 1, 0.4)]))
+    m = measure(images, intervals=True)
+    assert len(m.box.drawn) == len(m.seg.drawn) == 300
+    draws = np.random.default_rng(0)
+    for i in range(8):
+        slow = measure([images[j] for j in draws.integers(0, 6, 6)])
+        assert (m.box.drawn[i], m.seg.drawn[i]) == pytest.approx((slow.box.map, slow.seg.map), abs=1e-12)
+
+
+def test_the_difference_of_two_models_has_an_interval() -> None:
+    truth = [([square(A, 0)], (A, 0, 0.9)) for _ in range(12)]
+    good = measure([(labels, [found]) for labels, found in truth], intervals=True)
+    worse = measure([(labels, [found] if i % 3 else []) for i, (labels, found) in enumerate(truth)], intervals=True)
+    assert good.box.less(good.box) == (0, 0, 0)
+    difference, low, high = worse.box.less(good.box) or (0, 0, 0)
+    assert difference == pytest.approx(worse.box.map - good.box.map) and low < difference < high < 0.05 and low < -0.5
+    assert good.box.less(measure([(truth[0][0], [])]).box) is None
 
 
 def test_perfect_detections_have_ap_1() -> None:

@@ -72,6 +72,9 @@ def test_each_model_is_judged_by_itself(network, shapes_dataset, tmp_path):
     page = write_html(tmp_path / "report.html", found, "reference", "shapes").read_text()
     assert "out of memory" in page and "data:image/jpeg;base64," in page and "http" not in page.split("<style>")[0]
     assert all(isinstance(v.to_dict()["size"], int) for v in found)
+    assert same.ap_difference == {"box": (0, 0, 0), "seg": (0, 0, 0)} and not broken.ap_difference
+    difference, low, high = shy.ap_difference["box"]
+    assert low <= difference <= high and "(+0.00; +0.00 to +0.00)" in page
 
 
 def test_the_other_head_is_compared_by_its_detections(network, shapes_dataset):
