@@ -102,15 +102,6 @@ class TensorMeter:
         return {role: s.closeness() for role, s in roles.items() if s.count}
 
 
-def compare_tensors(
-    reference: Sequence[np.ndarray], other: Sequence[np.ndarray], outputs: Sequence[Output]
-) -> dict[str, Closeness]:
-    """Closeness by role for the outputs of one image (see ``TensorMeter``)."""
-    meter = TensorMeter(outputs)
-    meter.add(reference, other)
-    return meter.by_role()
-
-
 def plain(manifest: Manifest, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Outputs in the manifest's order as float32 with channels first, dequantized, boxes in pixels."""
     found = []

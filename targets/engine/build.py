@@ -350,10 +350,9 @@ def unpack(content: bytes) -> Tuple[bytes, Dict[str, Any]]:
 
 def write_whole(path: str, content: bytes) -> None:
     """Write beside, then rename: nobody finds half a file."""
-    beside = f"{path}.{os.getpid()}.part"
-    with open(beside, "wb") as f:
+    with open(f"{path}.{os.getpid()}.part", "wb") as f:
         f.write(content)
-    os.replace(beside, path)
+    os.replace(f.name, path)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeseg.quantize.carried import Convolution
 from edgeseg.quantize.simulate import QParams
@@ -136,14 +136,3 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     kept = [i for i in graph.initializer if i.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def quantized_types(model: onnx.ModelProto) -> dict[int, int]:
-    """How many tensors each element type of QuantizeLinear has; for reports and tests."""
-    zeros = {i.name: i.data_type for i in model.graph.initializer}
-    found: dict[int, int] = {}
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":
-            kind = zeros.get(node.input[2], TensorProto.UINT8)
-            found[kind] = found.get(kind, 0) + 1
-    return found

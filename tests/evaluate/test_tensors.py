@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.tensors import TensorMeter, compare_tensors, plain
+from edgeseg.evaluate.tensors import Closeness, TensorMeter, plain
 from edgeseg.manifest import Manifest, Output, Tensor
 
 OUTPUTS = (
@@ -19,6 +19,14 @@ OUTPUTS = (
 )
 RNG = np.random.default_rng(0)
 TENSORS = [RNG.normal(size=o.shape).astype(np.float32) for o in OUTPUTS]
+
+
+def compare_tensors(
+    reference: list[np.ndarray], other: list[np.ndarray], outputs: tuple[Output, ...]
+) -> dict[str, Closeness]:
+    meter = TensorMeter(outputs)
+    meter.add(reference, other)
+    return meter.by_role()
 
 
 def test_equal_tensors() -> None:
