@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -67,6 +69,29 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         reason = "no such image" if isinstance(e, FileNotFoundError) else f"cannot be read ({e.strerror or e})"
         raise EdgesegError(reason, path=path, hint="Check the path") from e
     return decode_image(data, path=path)
+
+
+def read_ahead(paths: Sequence[Path], alone: int = 0) -> Iterator[tuple[Path, np.ndarray | EdgesegError]]:
+    """Each path with its image (see ``read_image``), or with why it cannot be read.
+
+    The next image is read in another thread meanwhile, but for the first ``alone`` ones: whoever is timed has them for
+    himself.
+    """
+
+    def read(path: Path) -> np.ndarray | EdgesegError:
+        try:
+            return read_image(path)
+        except EdgesegError as e:
+            return e
+
+    for path in paths[:alone]:
+        yield path, read(path)
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[np.ndarray | EdgesegError] | None = None
+        for i, path in enumerate(paths[alone:], alone + 1):
+            image = read(path) if coming is None else coming.result()
+            coming = pool.submit(read, paths[i]) if i < len(paths) else None
+            yield path, image
 
 
 def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "image") -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeseg.data.dataset import Dataset, load_dataset
-from edgeseg.data.images import read_image
+from edgeseg.data.images import read_ahead
 from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter
@@ -21,6 +22,8 @@ from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 
 STAGES = ("preprocess", "inference", "postprocess")
+TIMED = 16
+"""Images at the beginning during which nothing else runs: their times count. Behind them work overlaps."""
 Progress = Callable[[int, int], object]
 
 
@@ -134,18 +137,25 @@ def validate(
     meter = MetricsMeter(truth, max_det)
     skipped: list[tuple[str, str]] = []
     speed: dict[str, list[float]] = {s: [] for s in STAGES}
-    for done, path in enumerate(chosen, 1):
-        try:
-            image = read_image(path)
-        except EdgesegError as e:
-            skipped.append((str(path), e.what))
-        else:
-            found = predict(image)
-            for stage, times in speed.items():
-                times.append(float(predict.speed.get(stage, float("nan"))))
-            meter.add(path, found if mapping is None else _renamed(found, mapping, dataset.names))
-        if progress:
-            progress(done, len(chosen))
+    with ThreadPoolExecutor(1) as counting:  # run lengths and matching, while the next image is inferred
+        counted: Future[None] | None = None
+        for done, (path, image) in enumerate(read_ahead(chosen, TIMED), 1):
+            if isinstance(image, EdgesegError):
+                skipped.append((str(path), image.what))
+            else:
+                found = predict(image)
+                if counted is not None:
+                    counted.result()
+                found = found if mapping is None else _renamed(found, mapping, dataset.names)
+                counted = counting.submit(meter.add, path, found)
+                if done <= TIMED or not any(speed.values()):
+                    counted.result()
+                    for stage, times in speed.items():
+                        times.append(float(predict.speed.get(stage, float("nan"))))
+            if progress:
+                progress(done, len(chosen))
+        if counted is not None:
+            counted.result()
     if len(skipped) == len(chosen):
         reason = f" (the first: {skipped[0][1]})" if skipped else ""
         raise EdgesegError(

@@ -129,8 +129,9 @@ class Detections:
         """COCO's compressed run lengths of every mask: ``{"size": [H, W], "counts": str}``. Empty list without masks."""
         if self.tiles is None:
             return []
-        size, pairs = list(self.shape), zip(self.tiles.tiles, self.tiles.corners.tolist())
-        return [{"size": size, "counts": rle.to_text(rle.counts_of(t, (x, y), self.shape))} for t, (x, y) in pairs]
+        pairs = zip(self.tiles.tiles, self.tiles.corners.tolist())
+        texts = rle.to_texts([rle.counts_of(t, (x, y), self.shape) for t, (x, y) in pairs])
+        return [{"size": list(self.shape), "counts": text} for text in texts]
 
     def to_dicts(self, *, rle: bool = False, polygons: bool = False) -> list[dict[str, Any]]:
         """Plain values: ``box`` [x1, y1, x2, y2], ``score``, ``class``, ``name``; on request ``rle``, ``polygons``."""

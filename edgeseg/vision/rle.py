@@ -7,6 +7,8 @@ bit 6 says that another group follows; 48 is added to make it a printable charac
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +42,20 @@ def counts_of(mask: np.ndarray, corner: tuple[int, int], shape: tuple[int, int])
 
 def to_text(counts: np.ndarray) -> str:
     """Run lengths (k,) -> COCO's compressed string. A last run of length 0 is left out, as the COCO API does."""
-    counts = np.asarray(counts, np.int64)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    x = counts.copy()
-    x[3:] -= counts[1:-2]
+    return to_texts([counts])[0]
+
+
+def to_texts(masks: Sequence[np.ndarray]) -> list[str]:
+    """``to_text`` of the run lengths of many masks at once: one pass over all of their numbers."""
+    if not masks:
+        return []
+    kept = [np.asarray(m, np.int64) for m in masks]
+    kept = [m[:-1] if len(m) > 1 and m[-1] == 0 else m for m in kept]
+    sizes = np.array([len(m) for m in kept])
+    counts, ends = np.concatenate(kept), np.cumsum(sizes)
+    x, place = counts.copy(), np.arange(len(counts)) - np.repeat(ends - sizes, sizes)
+    (late,) = np.nonzero(place >= 3)
+    x[late] -= counts[late - 2]
     shifts = 5 * np.arange(_GROUPS)
     groups = x[:, None] >> shifts & 31
     # A number ends with the first group after which only its sign is left.
@@ -52,7 +63,9 @@ def to_text(counts: np.ndarray) -> str:
     used = np.ones(groups.shape, bool)
     used[:, 1:] = inside[:, None] >= (np.int64(16) << shifts[:-1])
     groups[:, :-1] |= used[:, 1:].astype(np.int64) << 5
-    return (groups + 48)[used].astype(np.uint8).tobytes().decode("ascii")
+    text = (groups + 48)[used].astype(np.uint8).tobytes().decode("ascii")
+    cuts = [0, *np.cumsum(used.sum(1))[ends - 1].tolist()]
+    return [text[i:j] for i, j in itertools.pairwise(cuts)]
 
 
 def from_text(text: str | bytes) -> np.ndarray:

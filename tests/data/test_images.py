@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg.data.images import decode_image, find_images, read_image, to_uint8
+from edgeseg.data.images import decode_image, find_images, read_ahead, read_image, to_uint8
 from edgeseg.errors import EdgesegError
 
 RNG = np.random.default_rng(0)
@@ -152,3 +152,15 @@ def test_find_images(tmp_path: Path) -> None:
         find_images(tmp_path / "nowhere")
     with pytest.raises(EdgesegError, match="not a folder"):
         find_images(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("alone", [0, 1, 2, 9])
+def test_reading_ahead_keeps_the_order_and_says_what_is_broken(tmp_path: Path, alone: int) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((4, 4, 3), i, np.uint8))
+    paths[2].write_bytes(b"")
+    found = list(read_ahead(paths, alone))
+    assert [p for p, _ in found] == paths and isinstance(found[2][1], EdgesegError)
+    assert [int(image[0, 0, 0]) for i, (_, image) in enumerate(found) if i != 2] == [0, 1, 3]
+    assert list(read_ahead([], alone)) == []

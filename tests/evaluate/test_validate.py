@@ -76,6 +76,16 @@ def test_settings_reach_a_factory(shapes_dataset: Dataset) -> None:
     assert r.images == 2
 
 
+@pytest.mark.parametrize("alone", [0, 1, 3])
+def test_what_overlaps_changes_no_figure(shapes_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, alone: int) -> None:
+    slow = validate(Oracle(shapes_dataset), shapes_dataset)
+    monkeypatch.setattr("edgeseg.evaluate.validate.TIMED", alone)
+    seen: list[tuple[int, int]] = []
+    r = validate(Oracle(shapes_dataset), shapes_dataset, progress=lambda a, b: seen.append((a, b)))
+    assert r.metrics.to_dict() == slow.metrics.to_dict() and seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert r.speed_ms["inference"] == np.mean(range(1, max(alone, 1) + 1))  # only what had the machine for itself
+
+
 def test_broken_images_are_skipped_reported_and_counted(shapes_dataset: Dataset, tmp_path: Path) -> None:
     shutil.copytree(shapes_dataset.path, tmp_path / "set")
     dataset = load_dataset(tmp_path / "set/shapes.yaml")

@@ -60,6 +60,12 @@ def test_numbers_of_every_size(counts):
     assert rle.from_text(text).tolist() == counts
 
 
+@given(st.lists(st.lists(st.integers(0, 2**33), min_size=1, max_size=12), max_size=6))
+def test_many_masks_at_once_are_as_one_by_one(masks):
+    arrays = [np.array(m) for m in masks]
+    assert rle.to_texts(arrays) == [rle.to_text(a) for a in arrays]
+
+
 @settings(max_examples=80)
 @given(st.integers(0, 999), shapes, st.data())
 def test_a_tile_is_the_full_mask(seed, shape, data):
