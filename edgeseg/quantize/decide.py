@@ -148,7 +148,7 @@ def decide(
     done = first.adjusted(flow, rounded, adjusted)
     fresh = [images[i] for i in _fresh(recipe, len(images))]
     report(0.9, "levelling scores")
-    return level(flow, done, iterate(fresh, imgsz), seen.scores, _margin(flow, first, recipe))
+    return level(flow, done, iterate(fresh, imgsz), seen.scores)
 
 
 def _scales(flow: Flow, recipe: Recipe, c: Constraints | None) -> dict[str, np.ndarray]:
@@ -174,29 +174,13 @@ EQUALIZING = 8
 """Images on which the sizes of channels are taken."""
 
 
-def _margin(flow: Flow, decisions: Decisions, recipe: Recipe) -> float:
-    """How far score logits are raised: ``margin`` steps of the grid that the recipe gives them, even where a backend leaves
-    the outputs unrounded, since what is rounded before them makes the same noise; 0 where the score branch is float."""
-    clip = recipe.clips.get("score")
-    if recipe.activation_bits("score") != 8:
-        return 0.0
-    own = [q.scale for name, q in decisions.params(flow).items() if name in _scores(flow)]
-    return recipe.correction.margin * (max(own) if own else (clip.high - clip.low) / 255 if clip else 0.0)
-
-
-def _scores(flow: Flow) -> list[str]:
-    return [name for name, role in zip(flow.outputs, flow.roles) if role == "score"]
-
-
-def level(
-    flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], scores: Sequence[Scores], raised: float
-) -> Decisions:
-    """Score logits levelled, then raised by ``raised``."""
+def level(flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], scores: Sequence[Scores]) -> Decisions:
+    """With score logits levelled."""
     weights = {k: (decisions.weights[k], b) for k, b in decisions.biases.items()}
     biases, params = dict(decisions.biases), decisions.params(flow)
     for name, shift in level_scores(flow, weights, params, images, scores).items():
         if name in biases:
-            biases[name] = (biases[name] + shift + raised).astype(np.float32)
+            biases[name] = (biases[name] + shift).astype(np.float32)
     return replace(decisions, biases=biases)
 
 

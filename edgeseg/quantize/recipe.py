@@ -60,13 +60,11 @@ class Correction:
     """What is adjusted after rounding, layer after layer, each on what the quantized layers before it really give.
 
     ``method``: ``bias`` shifts each channel by its mean error, ``affine`` also scales it (at no cost: the scale of the
-    channel's weights takes it up). ``images`` of the calibration set are used, the first ones. ``margin`` raises
-    the score logits by that many steps of their 8-bit grid, so that noise takes fewer detections away at the threshold.
+    channel's weights takes it up). ``images`` of the calibration set are used, the first ones.
     """
 
     method: str = "bias"
     images: int = 24
-    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Recipe:
-        """Read what ``to_dict`` wrote."""
+        """Read what ``to_dict`` wrote, also that of the first release, whose ``correction`` had a ``margin``."""
         values = dict(raw)
         learned = values.pop("learned", {})
+        if isinstance(values.get("correction"), dict):
+            values["correction"] = {k: v for k, v in values["correction"].items() if k != "margin"}
         return replace(_recipe(values, str(raw.get("name", "recipe")), None, ""), learned=learned)
 
     def same_rules(self, other: Recipe) -> bool:
@@ -255,7 +255,7 @@ def _recipe(raw: dict[str, Any], name: str, path: Path | None, text: str) -> Rec
     )
     methods = {"bits": ACTIVATION_BITS, "method": METHODS, "silu_input": METHODS, "percentile": lambda v: 0.5 < v <= 1}
     activations = r.block(Activations, raw.get("activations", {}), "activations", methods)
-    limits = {"method": CORRECTIONS, "images": lambda v: v > 0, "margin": lambda v: 0 <= v <= 4}
+    limits = {"method": CORRECTIONS, "images": lambda v: v > 0}
     correction = r.block(Correction, raw.get("correction", {}), "correction", limits)
     clips, stages = {}, {}
     for role, value in r.table(raw.get("clips", {}), "", "clips").items():

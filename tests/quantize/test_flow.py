@@ -218,21 +218,6 @@ def test_scores_are_levelled_behind_the_whole_network(flow: Flow) -> None:
     assert level_scores(flow, same, {}, pictures(3), exact)["score_8"] == pytest.approx(0, abs=1e-4)
 
 
-def test_the_margin_raises_score_logits_by_steps(flow: Flow, tmp_path) -> None:
-    import cv2
-
-    files = []
-    for i, image in enumerate(pictures(4)):
-        files.append(tmp_path / f"{i}.png")
-        cv2.imwrite(str(files[-1]), image)
-    raw = {"name": "t", "clips": {"score": {"low": -8.0, "high": 5.0}}, "correction": {"images": 2}}
-    plain = decide(flow, Recipe.from_dict(raw), files, (16, 16))
-    raw["correction"]["margin"] = 2.0
-    raised = decide(flow, Recipe.from_dict(raw), files, (16, 16))
-    assert np.allclose(raised.biases["score_8"] - plain.biases["score_8"], 2 * 13 / 255, atol=1e-5)
-    assert np.array_equal(raised.biases["box_8"], plain.biases["box_8"])
-
-
 @pytest.mark.parametrize(("recipe", "spared"), [("int8", True), ("w8a32", False), ("int8-accurate", False)])
 def test_weights_are_spared_from_overflow_only_where_integers_meet(recipe: str, spared: bool) -> None:
     rng = np.random.default_rng(0)

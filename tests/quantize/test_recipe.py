@@ -72,3 +72,9 @@ def test_learned_ranges_travel_but_no_file_gives_them(tmp_path) -> None:
     file.write_text("[learned]\nkeys = []\n")
     with pytest.raises(EdgesegError, match="unknown key 'learned'"):
         load_recipe(file)
+
+
+def test_recipes_in_checkpoints_of_the_first_release_are_read() -> None:
+    raw = load_recipe("int8").to_dict()
+    raw["correction"]["margin"] = 1.0
+    assert Recipe.from_dict(raw) == load_recipe("int8")
