@@ -66,7 +66,7 @@ def test_drawn_images_are_measured_as_if_they_were_the_dataset() -> None:
         wrong = [(C, 0, float(random.random()))] if random.random() < 0.5 else []
         images.append(([square(box, 0), square(B, 1)], [(near, 0, float(random.random())), *wrong, (B, 1, 0.4)]))
     m = measure(images, intervals=True)
-    assert len(m.box.drawn) == len(m.seg.drawn) == 300
+    assert len(m.box.drawn) == len(m.seg.drawn) == 200
     draws = np.random.default_rng(0)
     for i in range(8):
         slow = measure([images[j] for j in draws.integers(0, 6, 6)])
