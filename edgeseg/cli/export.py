@@ -120,7 +120,7 @@ def export(
             raise EdgesegError("--decisions and --max-drop exclude each other", hint="The search decides for itself")
         from edgeseg.cli.mixed import export_mixed
 
-        places, running = {"out": out, "json": json}, {"jobs": jobs, "offline": offline}
+        places, running = {"out": out, "json": json, "judge": judge}, {"jobs": jobs, "offline": offline}
         code = export_mixed(
             source, split_list(format), options, max_drop, split=split, limit=limit, force=force, running=running, **places
         )

@@ -28,6 +28,7 @@ def export_mixed(
     limit: int | None,
     out: str | None,
     force: bool,
+    judge: str | None,
     running: Mapping[str, Any],
     json: str | None,
 ) -> int:
@@ -61,7 +62,7 @@ def export_mixed(
         chosen = replace(options, recipe=str(mixed.recipe_file(dict(found.best.islands))))
         with ExitStack() as stack:
             on_event = stack.enter_context(shown_events())
-            results += export(source, [name], chosen, out=out, on_event=on_event, force=force, **running)
+            results += export(source, [name], chosen, out=out, on_event=on_event, force=force, judge=judge, **running)
     with console.json_file(json) as stream:
         done = {"model": source, "exports": [r.to_dict() for r in results], "searches": searches}
         console.write_json(stream, done)

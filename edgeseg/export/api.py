@@ -78,6 +78,8 @@ def export(
     options = options or ExportOptions()
     found = find_source(source)
     plan = make_plan(formats, options, given_of(found, options))
+    if judge is not None and not any(step.quantized for step in plan.steps):
+        raise EdgesegError("judge gives pictures to the gate, and only int8 has one", hint="Leave it out, or add int8")
     places = _places(plan, found, out)
     left = [path for folder in {p.parent for p in places.values()} for path in store.sweep_folder(folder)]
     for place in places.values():

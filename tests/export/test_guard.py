@@ -109,6 +109,8 @@ def test_pictures_without_labels_judge(toy, data, tmp_path):
     assert again.gate is not None and again.gate["images"] == 5
     with pytest.raises(EdgesegError, match="nowhere"):
         run(data, toy, judge=tmp_path / "nowhere")
+    with pytest.raises(EdgesegError, match="only int8 has one"):
+        export(demo_checkpoint(), ["toy"], ExportOptions(imgsz=160), out=toy, judge=folder)
 
 
 def test_a_ruined_artifact_is_refused_with_its_role_and_kept_by_force(toy, data, monkeypatch, capsys):
