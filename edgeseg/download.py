@@ -21,7 +21,9 @@ from edgeseg.kernel import wait_for_lock
 from edgeseg.resources import cache_root
 from edgeseg.store import make_folder
 
-WEIGHTS_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+WEIGHTS_URL = "https://github.com/ultralytics/assets/releases/download"
+RELEASES = {"yolov8": "v8.3.0", "yolo11": "v8.3.0", "yolo26": "v8.4.0"}
+"""The public release that has the weights, by the word that their names begin with."""
 TIMEOUT_S = 30.0
 _ATTEMPTS = 4
 _CHUNK = 1 << 18
@@ -45,7 +47,8 @@ def fetch_weights(name: str, *, sha256: str | None = None) -> Path:
     for path in (here, cached):
         if path.is_file():
             return path
-    base = os.environ.get("EDGESEG_WEIGHTS_URL") or WEIGHTS_URL
+    release = next((tag for family, tag in RELEASES.items() if name.startswith(family)), RELEASES["yolov8"])
+    base = os.environ.get("EDGESEG_WEIGHTS_URL") or f"{WEIGHTS_URL}/{release}"
     sha256 = sha256 or os.environ.get("EDGESEG_WEIGHTS_SHA256") or None
     return download(f"{base.rstrip('/')}/{name}", cached, sha256=sha256, label=name)
 

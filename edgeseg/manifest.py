@@ -20,6 +20,7 @@ from edgeseg.errors import EdgesegError, brief
 SCHEMA = 1
 ROLES = ("box", "score", "coeff", "proto", "prediction")
 HEADS = ("raw", "decoded", "nms")
+TASKS = ("segment", "detect")
 BOXES = ("xywh", "xyxy")
 LAYOUTS = ("nchw", "nhwc")
 MOST_TEXT = 8 << 20
@@ -88,7 +89,8 @@ class Manifest:
 
     Head layouts: ``raw`` is box, score and coeff maps by stride; ``decoded`` one ``prediction`` (1, 4+nc+k, N), or ``box``,
     ``score`` and ``coeff`` of those channels apart; ``nms`` one ``prediction`` (1, K, 6+k) of detections that are left after
-    suppression: x1, y1, x2, y2, score, class, coefficients. Each with ``proto``, k channels.
+    suppression: x1, y1, x2, y2, score, class, coefficients. Each with ``proto``, k channels. Where ``task`` is ``detect``
+    there are neither coefficients nor ``proto``. ``reg_max`` is the number of bins of a box side, 1 for plain distances.
 
     Files of other tools may differ in more: ``boxes`` of the decoded head (``xywh`` about the centre, or ``xyxy``),
     ``score_logits`` (its scores are before the sigmoid), ``input_max`` (what a float input has for white: 1 or 255).
@@ -128,6 +130,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.boxes not in BOXES:
             raise EdgesegError(f"boxes {self.boxes!r} are none of {', '.join(BOXES)}")
+        if self.task not in TASKS:
+            raise EdgesegError(f"task {brief(self.task)} is none of {', '.join(TASKS)}")
         if self.head not in HEADS:
             raise EdgesegError(f"head layout {self.head!r} is none of {', '.join(HEADS)}")
         numbers = (*self.imgsz, self.stride, self.reg_max, self.channels)

@@ -84,7 +84,7 @@ class Model:
         from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
         from edgeseg.training.transfer import load_into
 
-        network, other = load_checkpoint(self.path), load_checkpoint(weights, detection=True)
+        network, other = load_checkpoint(self.path), load_checkpoint(weights)
         network = network.unfuse() if network.fused else network
         transfer = load_into(network, other)
         sizes = {k: v.numel() for k, v in network.state_dict().items()}

@@ -1,9 +1,14 @@
-"""The blocks that YOLOv8-seg is made of. All maps are NCHW."""
+"""The blocks that the networks are made of. All maps are NCHW."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from edgeseg.network.families import Mix
 
 # Values of the published training configuration; the weights of checkpoints assume them.
 BN_EPS = 1e-3
@@ -17,13 +22,15 @@ def activation(name: str) -> nn.Module:
 
 
 class Conv(nn.Module):
-    """Convolution without bias, batch normalisation, activation; padding keeps the size at stride 1."""
+    """Convolution without bias, batch normalisation, activation (``act=None``: none); padding keeps the size at stride 1."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, act: str) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, act: str | None, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(c_out, eps=BN_EPS, momentum=BN_MOMENTUM)
-        self.act = activation(act)
+        self.act = activation(act) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride))."""
@@ -56,12 +63,13 @@ class Conv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions of equal width, with the input added where ``shortcut`` says so."""
+    """Two 3x3 convolutions, ``squeeze`` times as wide in between, with the input added where ``shortcut`` says so."""
 
-    def __init__(self, channels: int, *, shortcut: bool, act: str) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, act: str, squeeze: float = 1.0) -> None:
         super().__init__()
-        self.first = Conv(channels, channels, 3, act=act)
-        self.second = Conv(channels, channels, 3, act=act)
+        hidden = int(channels * squeeze)
+        self.first = Conv(channels, hidden, 3, act=act)
+        self.second = Conv(hidden, channels, 3, act=act)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,15 +78,103 @@ class Bottleneck(nn.Module):
         return x + y if self.shortcut else y
 
 
-class C2f(nn.Module):
-    """Split in two halves, a chain of bottlenecks on the second, and every intermediate map joined at the end."""
+class CrossStage(nn.Module):
+    """Half of the channels through two bottlenecks, half past them, both joined (CSPNet, Wang et al. 2020)."""
 
-    def __init__(self, c_in: int, c_out: int, repeats: int, *, shortcut: bool, act: str) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, act: str) -> None:
         super().__init__()
-        half = c_out // 2
+        half = channels // 2
+        self.enter = Conv(channels, half, act=act)
+        self.skip = Conv(channels, half, act=act)
+        self.chain = nn.Sequential(*(Bottleneck(half, shortcut=shortcut, act=act) for _ in range(2)))
+        self.leave = Conv(2 * half, channels, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return self.leave(torch.cat((self.chain(self.enter(x)), self.skip(x)), 1))
+
+
+class Attention(nn.Module):
+    """Self-attention among all positions (Vaswani et al. 2017), with a depthwise convolution for where they are.
+
+    A head has 64 channels of values (about: there is at least one head), and half as many of queries and of keys.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(channels // 64, 1)
+        self.values = channels // self.heads
+        self.keys = self.values // 2
+        self.read = Conv(channels, channels + 2 * self.keys * self.heads, act=None)
+        self.place = Conv(channels, channels, 3, act=None, groups=channels)
+        self.leave = Conv(channels, channels, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        batch, channels, height, width = x.shape
+        read = self.read(x).view(batch, self.heads, 2 * self.keys + self.values, height * width)
+        query, key, value = read.split((self.keys, self.keys, self.values), 2)
+        weights = ((query.transpose(2, 3) @ key) * self.keys**-0.5).softmax(3)
+        mixed = (value @ weights.transpose(2, 3)).view(batch, channels, height, width)
+        return self.leave(mixed + self.place(value.reshape(batch, channels, height, width)))
+
+
+class Attending(nn.Module):
+    """Attention, then two 1x1 convolutions (twice as wide in between), each added to its input."""
+
+    def __init__(self, channels: int, *, act: str) -> None:
+        super().__init__()
+        self.attention = Attention(channels)
+        self.widen = Conv(channels, 2 * channels, act=act)
+        self.narrow = Conv(2 * channels, channels, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        x = x + self.attention(x)
+        return x + self.narrow(self.widen(x))
+
+
+class PSA(nn.Module):
+    """Partial self-attention: half of the channels pass a chain of ``Attending``, half do not (Wang et al. 2024)."""
+
+    def __init__(self, channels: int, repeats: int, *, act: str) -> None:
+        super().__init__()
+        half = channels // 2
+        self.enter = Conv(channels, 2 * half, act=act)
+        self.chain = nn.Sequential(*(Attending(half, act=act) for _ in range(repeats)))
+        self.leave = Conv(2 * half, channels, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        past, through = self.enter(x).chunk(2, 1)
+        return self.leave(torch.cat((past, self.chain(through)), 1))
+
+
+class C2f(nn.Module):
+    """Split in two halves, a chain on the second, and every intermediate map joined at the end.
+
+    Args:
+        c_in: channels of the input.
+        mix: what the chain is made of; channels and repeats as this network has them.
+        squeeze: of the chain's bottlenecks.
+        act: activation.
+    """
+
+    def __init__(self, c_in: int, mix: Mix, *, squeeze: float, act: str) -> None:
+        super().__init__()
+        half = int(mix.channels * mix.share)
         self.enter = Conv(c_in, 2 * half, act=act)
-        self.chain = nn.ModuleList(Bottleneck(half, shortcut=shortcut, act=act) for _ in range(repeats))
-        self.leave = Conv((2 + repeats) * half, c_out, act=act)
+        self.chain = nn.ModuleList(self._member(half, mix, squeeze, act) for _ in range(mix.repeats))
+        self.leave = Conv((2 + mix.repeats) * half, mix.channels, act=act)
+
+    @staticmethod
+    def _member(channels: int, mix: Mix, squeeze: float, act: str) -> nn.Module:
+        if mix.attends:
+            first = Bottleneck(channels, shortcut=mix.shortcut, act=act, squeeze=squeeze)
+            return nn.Sequential(first, Attending(channels, act=act))
+        if mix.deep:
+            return CrossStage(channels, shortcut=mix.shortcut, act=act)
+        return Bottleneck(channels, shortcut=mix.shortcut, act=act, squeeze=squeeze)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W)."""
@@ -89,11 +185,15 @@ class C2f(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling: one 5x5 max-pooling applied three times, all four maps joined."""
+    """Spatial pyramid pooling: one 5x5 max-pooling applied three times, all four maps joined.
 
-    def __init__(self, channels: int, *, act: str) -> None:
+    ``summed``: the input is added to the result, and the first convolution has no activation.
+    """
+
+    def __init__(self, channels: int, *, act: str, summed: bool = False) -> None:
         super().__init__()
-        self.enter = Conv(channels, channels // 2, act=act)
+        self.summed = summed
+        self.enter = Conv(channels, channels // 2, act=None if summed else act)
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
         self.leave = Conv(channels // 2 * 4, channels, act=act)
 
@@ -102,16 +202,30 @@ class SPPF(nn.Module):
         maps = [self.enter(x)]
         for _ in range(3):
             maps.append(self.pool(maps[-1]))
-        return self.leave(torch.cat(maps, 1))
+        y = self.leave(torch.cat(maps, 1))
+        return x + y if self.summed else y
+
+
+class Separable(nn.Module):
+    """A depthwise 3x3 convolution, then a 1x1 convolution over the channels."""
+
+    def __init__(self, c_in: int, c_out: int, *, act: str) -> None:
+        super().__init__()
+        self.spatial = Conv(c_in, c_in, 3, act=act, groups=c_in)
+        self.across = Conv(c_in, c_out, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H, W)."""
+        return self.across(self.spatial(x))
 
 
 class Branch(nn.Module):
-    """One branch of the head at one stride: two 3x3 convolutions and a plain 1x1 convolution with bias."""
+    """One branch of the head at one stride: two 3x3 convolutions (or separable ones), then a plain 1x1 one with bias."""
 
-    def __init__(self, c_in: int, hidden: int, c_out: int, *, act: str) -> None:
+    def __init__(self, c_in: int, hidden: int, c_out: int, *, act: str, separable: bool = False) -> None:
         super().__init__()
-        self.first = Conv(c_in, hidden, 3, act=act)
-        self.second = Conv(hidden, hidden, 3, act=act)
+        self.first = Separable(c_in, hidden, act=act) if separable else Conv(c_in, hidden, 3, act=act)
+        self.second = Separable(hidden, hidden, act=act) if separable else Conv(hidden, hidden, 3, act=act)
         self.out = nn.Conv2d(hidden, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,6 +243,34 @@ class Proto(nn.Module):
         self.refine = Conv(hidden, hidden, 3, act=act)
         self.leave = Conv(hidden, c_out, act=act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
-        return self.leave(self.refine(self.upsample(self.enter(x))))
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 8, 16, 32, the first (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
+        return self.leave(self.refine(self.upsample(self.enter(maps[0]))))
+
+
+class RichProto(Proto):
+    """Prototypes from all three maps: the coarse ones, refined and enlarged, are added to the finest.
+
+    ``semantic`` tells the classes at each place of the finest map: it teaches the prototypes in training, and is not part
+    of what a trained network computes.
+    """
+
+    def __init__(self, channels: Sequence[int], hidden: int, c_out: int, nc: int, *, act: str) -> None:
+        super().__init__(hidden, hidden, c_out, act=act)
+        fine = channels[0]
+        self.coarse = nn.ModuleList(Conv(c, fine, act=act) for c in channels[1:])
+        self.fuse = Conv(fine, hidden, 3, act=act)
+        self.semantic = nn.Sequential(
+            Conv(fine, hidden, 3, act=act), Conv(hidden, hidden, 3, act=act), nn.Conv2d(hidden, nc, 1)
+        )
+
+    def summed(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 8, 16, 32 -> (B, c_in, H, W), all that they say at the finest stride."""
+        total = maps[0]
+        for i, (refine, coarse) in enumerate(zip(self.coarse, maps[1:])):
+            total = total + F.interpolate(refine(coarse), scale_factor=float(2 << i), mode="nearest")
+        return total
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 8, 16, 32, the first (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
+        return super().forward([self.fuse(self.summed(maps))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from edgeseg.errors import EdgesegError, Notice, brief
-from edgeseg.network.definition import Definition, builtin_definition, load_definition
+from edgeseg.network.definition import Definition, builtin_definition, known_names, load_definition
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
 from edgeseg.network.torchfile import TorchFile
@@ -20,42 +19,36 @@ from edgeseg.registry import DEFINITIONS
 from edgeseg.store import writing
 
 SCHEMA = 1
-_WEIGHTS = re.compile(r"yolov8[nsmlx]-seg(\.pt)?")
-_DETECTION = re.compile(r"yolov8[nsmlx](\.pt)?")
 
 
-def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0, detection: bool = False) -> Network:
+def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: int = 0) -> Network:
     """A network from a file or a well-known name, in evaluation mode, float32, on the CPU.
 
     Args:
-        path_or_name: our checkpoint, a YOLOv8-seg ``.pt`` of another trainer (nothing in it is run), a definition ``.yaml``
-            (fresh weights), or a name: ``yolov8n-seg.pt`` (n, s, m, l, x) is looked for here, then in the cache, then
-            downloaded; ``yolov8n-seg.yaml`` is built in.
+        path_or_name: our checkpoint, a ``.pt`` of another trainer (nothing in it is run), a definition ``.yaml`` (fresh
+            weights), or a name: ``yolov8n-seg.pt``, ``yolo11s.pt`` ... is looked for here, then in the cache, then
+            downloaded; ``yolov8n-seg.yaml`` and the like are built in.
         nc: number of classes of a fresh network, in place of the definition's.
         seed: of fresh weights; torch's global generator is left alone.
-        detection: take a YOLOv8 detection network too (``yolov8n.pt``), for its weights: ``info["fresh"]`` lists the
-            tensors of the result that it does not have.
 
     Raises:
-        EdgesegError: missing, damaged, hostile, or not YOLOv8-seg; says what to do next.
+        EdgesegError: missing, damaged, hostile, or of a family that edgeseg does not build; says what to do next.
     """
     path = Path(path_or_name)
     if path.suffix.lower() in DEFINITIONS:
         return _fresh(path, nc, seed)
-    path = find_checkpoint(path, detection=detection)
+    path = find_checkpoint(path)
     file = TorchFile(path)
     content = file.read()
     if isinstance(content, Mapping) and "edgeseg" in content:
         return _ours(file, content)
-    network = network_from(file, content, detection=detection)
+    network = network_from(file, content)
     network.info["source"] = path.name
     return network
 
 
-def find_checkpoint(path_or_name: str | Path, *, detection: bool = False) -> Path:
+def find_checkpoint(path_or_name: str | Path) -> Path:
     """The file that ``load_checkpoint`` reads for a path or a well-known name; downloads a well-known one that is absent.
-
-    With ``detection``, ``yolov8n.pt`` and its sizes are well known too.
 
     Raises:
         EdgesegError: there is no such file and the name is not well known, or the download fails.
@@ -65,14 +58,12 @@ def find_checkpoint(path_or_name: str | Path, *, detection: bool = False) -> Pat
         return path
     if path.is_dir():
         raise EdgesegError("a folder, not a checkpoint", path=path)
-    if _WEIGHTS.fullmatch(str(path_or_name)) or (detection and _DETECTION.fullmatch(str(path_or_name))):
+    name = str(path_or_name).removesuffix(".pt")
+    if builtin_definition(name) is not None and not name.endswith((".yaml", ".yml")):
         from edgeseg.download import fetch_weights
 
-        return fetch_weights(f"{path.name.removesuffix('.pt')}.pt")
-    hint = "Known by name: yolov8n-seg.pt (n, s, m, l, x), yolov8n-seg.yaml"
-    if builtin_definition(str(path_or_name)) is None and _DETECTION.fullmatch(path.name):
-        hint = f"That would be a detection network; for segmentation: {path.name.removesuffix('.pt')}-seg.pt"
-    raise EdgesegError("no such checkpoint", path=path, hint=hint)
+        return fetch_weights(f"{name}.pt")
+    raise EdgesegError("no such checkpoint", path=path, hint=f"Known by name: {known_names('.pt')}")
 
 
 def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any) -> Path:

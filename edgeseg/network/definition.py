@@ -1,4 +1,4 @@
-"""What a YOLOv8-seg network looks like: a few numbers, and the channel and block counts that follow from them."""
+"""What a network looks like: family, task and a few numbers, and the channel and block counts that follow from them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,23 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError, brief
+from edgeseg.errors import EdgesegError, brief, did_you_mean
+from edgeseg.manifest import TASKS
+from edgeseg.network.families import FAMILIES, SUFFIXES, VARIANTS, Family, Mix, titled
 from edgeseg.yaml_file import load_yaml
 
 DEFINITIONS = Path(__file__).with_name("definitions")
 STRIDES = (8, 16, 32)
-REG_MAX = 16
 COEFFS = 32
 # Three times the widest and ten times the deepest published: a few written digits must not claim all memory.
 MAX_CHANNELS, MAX_REPEATS = 2048, 64
 EXAMPLE = "A definition looks like: variant: n, nc: 80"
 ACTIVATIONS = ("silu", "relu6", "hardswish")
 
-# depth multiple, width multiple, ceiling of the channels before the width multiple (published table of YOLOv8).
-VARIANTS: dict[str, tuple[float, float, int]] = {
-    "n": (0.33, 0.25, 1024),
-    "s": (0.33, 0.50, 1024),
-    "m": (0.67, 0.75, 768),
-    "l": (1.00, 1.00, 512),
-    "x": (1.00, 1.25, 512),
-}
-_NAME = re.compile(r"yolov8([nsmlx])-seg")
-
 
 @dataclass(frozen=True)
 class Definition:
-    """The numbers that define one YOLOv8-seg network.
+    """The numbers that define one network.
 
     Attributes:
         variant: ``n``, ``s``, ``m``, ``l`` or ``x``; anything else names a network of custom ``depth``, ``width`` and
@@ -44,6 +35,8 @@ class Definition:
         depth: factor on the number of bottlenecks; None takes the variant's.
         width: factor on the channels; None takes the variant's.
         max_channels: ceiling of the channels before ``width``; None takes the variant's.
+        family: ``yolov8``, ``yolo11`` or ``yolo26``.
+        task: ``segment``, or ``detect`` for a head without coefficients and prototypes.
 
     Raises:
         EdgesegError: a value is out of range, or a custom variant lacks depth, width or max_channels.
@@ -55,12 +48,21 @@ class Definition:
     depth: float | None = None
     width: float | None = None
     max_channels: int | None = None
+    family: str = "yolov8"
+    task: str = "segment"
 
     def __post_init__(self) -> None:
+        for key, value, known in (("family", self.family, tuple(FAMILIES)), ("task", self.task, TASKS)):
+            if not isinstance(value, str) or value not in known:
+                raise EdgesegError(
+                    f"{key} {brief(value)} is none of {', '.join(known)}", hint=did_you_mean(str(value), known)
+                )
         scales = (self.depth, self.width, self.max_channels)
+        if not isinstance(self.variant, str):
+            raise EdgesegError(f"variant {brief(self.variant)} is no text")
         if self.variant in VARIANTS:
             filled: tuple[float | None, ...] = tuple(
-                given if given is not None else own for given, own in zip(scales, VARIANTS[self.variant])
+                given if given is not None else own for given, own in zip(scales, self.plan.scales[self.variant])
             )
         elif any(s is None for s in scales):
             raise EdgesegError(
@@ -77,9 +79,11 @@ class Definition:
             raise EdgesegError(f"nc must be a whole number of classes from 1 to 10000, not {brief(self.nc)}")
         if not isinstance(self.act, str) or self.act not in ACTIVATIONS:
             raise EdgesegError(f"activation {brief(self.act)} is none of {', '.join(ACTIVATIONS)}")
-        if max(self.stages) > MAX_CHANNELS or self.repeats(6) > MAX_REPEATS:
+        widest = max(*self.stages, *self.levels)
+        deepest = max(self.mix(name).repeats for name in self.plan.mixes)
+        if widest > MAX_CHANNELS or deepest > MAX_REPEATS:
             raise EdgesegError(
-                f"a network of {max(self.stages)} channels and {self.repeats(6)} repeats is larger than edgeseg builds",
+                f"a network of {widest} channels and {deepest} repeats is larger than edgeseg builds",
                 hint=f"At most {MAX_CHANNELS} channels and {MAX_REPEATS} repeats: choose a smaller width or depth",
             )
 
@@ -89,14 +93,36 @@ class Definition:
         return math.ceil(capped * (self.width or 1.0) / 8) * 8
 
     def repeats(self, base: int) -> int:
-        """Bottlenecks of a stage that has ``base`` at depth 1: scaled, at least one."""
-        return max(round(base * (self.depth or 1.0)), 1)
+        """Members of a chain that has ``base`` at depth 1: scaled, at least one; a single one stays single."""
+        return max(round(base * (self.depth or 1.0)), 1) if base > 1 else base
+
+    @property
+    def plan(self) -> Family:
+        """What is special about its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def title(self) -> str:
+        """The network's name for people: ``YOLO11n-seg``."""
+        return titled(self.family, self.task, self.variant if self.variant in VARIANTS else "")
+
+    def mix(self, name: str) -> Mix:
+        """One mixing block (``p2`` ... ``out5``), its channels, repeats and members as this network has them."""
+        mix = self.plan.mixes[name]
+        deep = mix.deep or self.variant in self.plan.deep_from
+        return replace(mix, channels=self.channels(mix.channels), repeats=self.repeats(mix.repeats), deep=deep)
 
     @property
     def stages(self) -> tuple[int, int, int, int, int]:
-        """Output channels of the backbone at strides 2, 4, 8, 16 and 32."""
+        """Channels of the convolutions that bring the image to strides 2, 4, 8, 16 and 32."""
         a, b, c, d, e = (self.channels(base) for base in (64, 128, 256, 512, 1024))
         return a, b, c, d, e
+
+    @property
+    def levels(self) -> tuple[int, int, int]:
+        """Channels of the maps that the head reads, of strides 8, 16 and 32."""
+        a, b, c = (self.mix(name).channels for name in ("out3", "out4", "out5"))
+        return a, b, c
 
     def with_classes(self, nc: int) -> Definition:
         """The same network for ``nc`` classes."""
@@ -131,9 +157,16 @@ class Definition:
 
 
 def builtin_definition(name: str) -> Path | None:
-    """The packaged YAML file for ``yolov8n-seg`` or ``yolov8n-seg.yaml`` (any of n, s, m, l, x), else None."""
-    match = _NAME.fullmatch(re.sub(r"\.ya?ml$", "", name))
-    return DEFINITIONS / f"{match.group(0)}.yaml" if match else None
+    """The packaged YAML file for ``yolov8n-seg``, ``yolo11s.yaml`` ... (``definitions`` holds them all), else None."""
+    stem = re.sub(r"\.ya?ml$", "", name)
+    path = DEFINITIONS / f"{stem}.yaml"
+    return path if re.fullmatch(r"[a-z0-9]+(-seg)?", stem) and path.is_file() else None
+
+
+def known_names(suffix: str, tasks: tuple[str, ...] = TASKS) -> str:
+    """The names of networks that are known without a file, for hints: ``yolov8n-seg.pt, yolo11n-seg.pt (n, s, m, l, x)``."""
+    names = [f"{family}n{SUFFIXES[task]}{suffix}" for task in tasks for family in FAMILIES]
+    return f"{', '.join(names)} ({', '.join(VARIANTS)})"
 
 
 def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple[Definition, tuple[str, ...] | None]:
@@ -153,9 +186,7 @@ def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple
     if not path.is_file():
         found = builtin_definition(str(name_or_path))
         if found is None:
-            raise EdgesegError(
-                "no such definition", path=path, hint="Built in: " + ", ".join(f"yolov8{v}-seg.yaml" for v in VARIANTS)
-            )
+            raise EdgesegError("no such definition", path=path, hint=f"Built in: {known_names('.yaml')}")
         path = found
     raw = load_yaml(path, text="names", hint=EXAMPLE)
     if not isinstance(raw, dict):

@@ -1,44 +1,37 @@
-"""YOLOv8-seg as a PyTorch module: backbone, neck, head."""
+"""A network as a PyTorch module: backbone, neck, head."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import HEADS, Output
-from edgeseg.network.blocks import SPPF, Branch, C2f, Conv, Proto
-from edgeseg.network.definition import COEFFS, REG_MAX, STRIDES, Definition
-
-
-class RawOutput(NamedTuple):
-    """What the convolutions of the head give, before any decoding.
-
-    ``maps`` has one ``(box, score, coeff)`` per stride 8, 16, 32, each (B, C, H/stride, W/stride): ``box`` 4*16 DFL logits
-    (channel = side*16 + bin, sides left, top, right, bottom), ``score`` nc logits, ``coeff`` 32 mask coefficients. ``proto``
-    is (B, 32, H/4, W/4).
-    """
-
-    maps: list[tuple[Tensor, Tensor, Tensor]]
-    proto: Tensor
+from edgeseg.network.blocks import PSA, SPPF, C2f, Conv
+from edgeseg.network.definition import COEFFS, STRIDES, Definition
+from edgeseg.network.head import Head, RawOutput
 
 
 class Stage(nn.Module):
-    """One level of the backbone: halve the size, then a C2f."""
+    """One level of the backbone: halve the size, then mix."""
 
-    def __init__(self, c_in: int, c_out: int, repeats: int, *, act: str) -> None:
+    def __init__(self, definition: Definition, name: str, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.down = Conv(c_in, c_out, 3, 2, act=act)
-        self.mix = C2f(c_out, c_out, repeats, shortcut=True, act=act)
+        self.down = Conv(c_in, c_out, 3, 2, act=definition.act)
+        self.mix = _mixing(definition, name, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
         return self.mix(self.down(x))
+
+
+def _mixing(definition: Definition, name: str, c_in: int) -> C2f:
+    return C2f(c_in, definition.mix(name), squeeze=definition.plan.squeeze, act=definition.act)
 
 
 class Backbone(nn.Module):
@@ -46,20 +39,22 @@ class Backbone(nn.Module):
 
     def __init__(self, definition: Definition) -> None:
         super().__init__()
-        c1, c2, c3, c4, c5 = definition.stages
-        act, few, many = definition.act, definition.repeats(3), definition.repeats(6)
+        act, plan = definition.act, definition.plan
+        c1, *downs = definition.stages
         self.stem = Conv(3, c1, 3, 2, act=act)
-        self.p2 = Stage(c1, c2, few, act=act)
-        self.p3 = Stage(c2, c3, many, act=act)
-        self.p4 = Stage(c3, c4, many, act=act)
-        self.p5 = Stage(c4, c5, few, act=act)
-        self.sppf = SPPF(c5, act=act)
+        before = c1
+        for name, down in zip(("p2", "p3", "p4", "p5"), downs):
+            self.add_module(name, Stage(definition, name, before, down))
+            before = definition.mix(name).channels
+        self.sppf = SPPF(before, act=act, summed=plan.pooled_sum)
+        self.attend = PSA(before, definition.repeats(plan.attention), act=act) if plan.attention else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) RGB in 0..1 -> maps of strides 8, 16, 32."""
         p3 = self.p3(self.p2(self.stem(image)))
         p4 = self.p4(p3)
-        return p3, p4, self.sppf(self.p5(p4))
+        p5 = self.sppf(self.p5(p4))
+        return p3, p4, p5 if self.attend is None else self.attend(p5)
 
 
 class Neck(nn.Module):
@@ -67,18 +62,19 @@ class Neck(nn.Module):
 
     def __init__(self, definition: Definition) -> None:
         super().__init__()
-        _, _, c3, c4, c5 = definition.stages
-        act, repeats = definition.act, definition.repeats(3)
+        c3, c4, c5, top = (definition.mix(name).channels for name in ("p3", "p4", "p5", "top4"))
+        fine, middle, _ = definition.levels
+        act = definition.act
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.top4 = C2f(c5 + c4, c4, repeats, shortcut=False, act=act)
-        self.out3 = C2f(c4 + c3, c3, repeats, shortcut=False, act=act)
-        self.down3 = Conv(c3, c3, 3, 2, act=act)
-        self.out4 = C2f(c3 + c4, c4, repeats, shortcut=False, act=act)
-        self.down4 = Conv(c4, c4, 3, 2, act=act)
-        self.out5 = C2f(c4 + c5, c5, repeats, shortcut=False, act=act)
+        self.top4 = _mixing(definition, "top4", c5 + c4)
+        self.out3 = _mixing(definition, "out3", top + c3)
+        self.down3 = Conv(fine, fine, 3, 2, act=act)
+        self.out4 = _mixing(definition, "out4", fine + top)
+        self.down4 = Conv(middle, middle, 3, 2, act=act)
+        self.out5 = _mixing(definition, "out5", middle + c5)
 
     def forward(self, p3: Tensor, p4: Tensor, p5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps of strides 8, 16, 32 -> maps of the same shapes."""
+        """Maps of strides 8, 16, 32 -> maps of the same strides."""
         top4 = self.top4(torch.cat((self.upsample(p5), p4), 1))
         out3 = self.out3(torch.cat((self.upsample(top4), p3), 1))
         out4 = self.out4(torch.cat((self.down3(out3), top4), 1))
@@ -86,36 +82,8 @@ class Neck(nn.Module):
         return out3, out4, out5
 
 
-class Head(nn.Module):
-    """Boxes, scores and mask coefficients at every stride, and the prototypes. ``bins`` are the fixed DFL weights 0..15."""
-
-    def __init__(self, definition: Definition) -> None:
-        super().__init__()
-        channels, act, nc = definition.stages[2:], definition.act, definition.nc
-        fine = channels[0]
-        box, score, coeff = max(16, fine // 4, 4 * REG_MAX), max(fine, min(nc, 100)), max(fine // 4, COEFFS)
-        self.box = nn.ModuleList(Branch(c, box, 4 * REG_MAX, act=act) for c in channels)
-        self.score = nn.ModuleList(Branch(c, score, nc, act=act) for c in channels)
-        self.coeff = nn.ModuleList(Branch(c, coeff, COEFFS, act=act) for c in channels)
-        self.proto = Proto(fine, definition.channels(256), COEFFS, act=act)
-        self.bins = nn.Parameter(torch.arange(REG_MAX, dtype=torch.float32), requires_grad=False)
-
-    def forward(self, maps: Sequence[Tensor]) -> RawOutput:
-        """Maps of strides 8, 16, 32 -> ``RawOutput``."""
-        branches = zip(maps, self.box, self.score, self.coeff)
-        return RawOutput([(box(x), score(x), coeff(x)) for x, box, score, coeff in branches], self.proto(maps[0]))
-
-    @torch.no_grad()
-    def init_bias(self) -> None:
-        """Start training from even box bins and scores that expect about 5 objects in an image of 640 px."""
-        for box, score, stride in zip(self.box, self.score, STRIDES):
-            box.get_parameter("out.bias").fill_(1.0)
-            bias = score.get_parameter("out.bias")
-            bias.fill_(math.log(5 / bias.numel() / (640 / stride) ** 2))
-
-
 class Network(nn.Module):
-    """A YOLOv8-seg network.
+    """A network of one of the families, for segmentation or detection.
 
     Args:
         definition: its numbers.
@@ -123,6 +91,7 @@ class Network(nn.Module):
 
     Attributes:
         backbone, neck, head: the three parts; the head's are ``box``, ``score``, ``coeff`` and ``proto``.
+        reg_max: bins of each box side; 1: the head gives distances.
         info: what a checkpoint says besides the weights (``imgsz``, ``data`` ...), {} for a fresh network.
         fused: whether batch normalisation is folded into the convolutions.
 
@@ -131,23 +100,26 @@ class Network(nn.Module):
     """
 
     strides = STRIDES
-    reg_max = REG_MAX
 
     def __init__(self, definition: Definition, names: Sequence[str] | None = None) -> None:
         super().__init__()
         names = tuple(names) if names is not None else tuple(f"class{i}" for i in range(definition.nc))
         if len(names) != definition.nc:
             raise EdgesegError(f"{len(names)} names for a network of {definition.nc} classes")
-        self.definition, self.names = definition, names
+        self.definition, self.names, self.reg_max = definition, names, definition.plan.reg_max
         self.info: dict[str, Any] = {}
         self.fused = False
         self.backbone, self.neck, self.head = Backbone(definition), Neck(definition), Head(definition)
-        self.head.init_bias()
 
     @property
     def nc(self) -> int:
         """Number of classes."""
         return self.definition.nc
+
+    @property
+    def task(self) -> str:
+        """``segment`` or ``detect``."""
+        return self.definition.task
 
     def forward(self, images: Tensor) -> RawOutput:
         """(B, 3, H, W) float RGB in 0..1, H and W multiples of 32 -> ``RawOutput``, in training and evaluation alike."""
@@ -203,18 +175,19 @@ class Network(nn.Module):
         def at(stride: int) -> tuple[int, int]:
             return (-1, -1) if size is None else (size[0] // stride, size[1] // stride)
 
-        proto = Output("proto", (batch, COEFFS, *at(4)), role="proto")
+        extra = COEFFS if self.task == "segment" else 0
+        proto = (Output("proto", (batch, COEFFS, *at(4)), role="proto"),) if extra else ()
         if head == "raw":
-            roles = (("box", 4 * REG_MAX), ("score", self.nc), ("coeff", COEFFS))
+            roles = self.head.roles
             maps = [Output(f"{r}_{s}", (batch, c, *at(s)), role=r, stride=s) for s in STRIDES for r, c in roles]
-            return (*maps, proto)
+            return (*maps, *proto)
         if head == "nms":
             from edgeseg.network.suppress import MAX_DET
 
-            rows = Output("prediction", (batch, MAX_DET, 6 + COEFFS), layout="nhwc", role="prediction")
-            return rows, proto
+            rows = Output("prediction", (batch, MAX_DET, 6 + extra), layout="nhwc", role="prediction")
+            return (rows, *proto)
         count = -1 if size is None else sum(at(s)[0] * at(s)[1] for s in STRIDES)
-        return Output("prediction", (batch, 4 + self.nc + COEFFS, count), role="prediction"), proto
+        return (Output("prediction", (batch, 4 + self.nc + extra, count), role="prediction"), *proto)
 
 
 def _check_head(head: str) -> None:
@@ -223,7 +196,7 @@ def _check_head(head: str) -> None:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of weights, the 16 fixed DFL weights included."""
+    """Number of weights: the fixed DFL weights, and what only training uses, included."""
     return sum(p.numel() for p in network.parameters())
 
 

@@ -83,6 +83,8 @@ def network_manifest(network: Network, input: Tensor, outputs: tuple[Output, ...
         imgsz=trained_imgsz(network),
         input=input,
         outputs=outputs,
+        task=network.task,
+        reg_max=network.reg_max,
         dynamic=True,
         description="edgeseg network",
         date=str(network.info.get("date", "")),

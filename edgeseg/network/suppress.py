@@ -30,7 +30,7 @@ class _Suppression(torch.autograd.Function):
 
 
 class SuppressedView(DecodedView):
-    """Two tensors: ``prediction`` (1, 300, 6+32) and ``proto`` (1, 32, H/4, W/4); for one image.
+    """Two tensors: ``prediction`` (1, 300, 6+32) and ``proto`` (1, 32, H/4, W/4), of a detector (1, 300, 6); for one image.
 
     A row is x1, y1, x2, y2 in input pixels, score, class, mask coefficients; rows by falling score, zeros after the last.
     Each place counts with its best class, and boxes of one class with an IoU above 0.7 are one object, as in ``vision.nms``.
@@ -43,9 +43,9 @@ class SuppressedView(DecodedView):
         self.register_buffer("iou", torch.tensor([IOU]), persistent=False)
         self.register_buffer("conf", torch.tensor([CONF]), persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto``."""
-        prediction, proto = super().forward(images)
+        prediction, *proto = super().forward(images)
         rows = prediction.transpose(1, 2)
         centre, half = rows[..., :2], rows[..., 2:4] / 2
         boxes = torch.cat((centre - half, centre + half), 2)
@@ -59,4 +59,4 @@ class SuppressedView(DecodedView):
         kept = torch.cat((boxes[0], best[0].T, cls[0].T.to(boxes.dtype), rows[0, :, 4 + self.nc :]), 1).index_select(0, at)
         filled = torch.cat((kept, kept.new_zeros(MAX_DET, kept.shape[1])), 0)
         order = filled[:, 4].topk(MAX_DET, sorted=True).indices
-        return filled.index_select(0, order).unsqueeze(0), proto
+        return filled.index_select(0, order).unsqueeze(0), *proto

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from edgeseg.network.definition import COEFFS, REG_MAX, STRIDES
+from edgeseg.network.definition import COEFFS, STRIDES
 
 if TYPE_CHECKING:
     from edgeseg.network.model import Network
 
 
 class RawView(nn.Module):
-    """Ten tensors: box, score and coeff of strides 8, 16, 32, then proto."""
+    """Ten tensors: box, score and coeff of strides 8, 16, 32, then proto; of a detector six: box and score."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -22,12 +22,11 @@ class RawView(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) RGB in 0..1 -> maps as ``RawOutput`` has them, flat."""
-        maps, proto = self.network(images)
-        return (*(tensor for triple in maps for tensor in triple), proto)
+        return self.network(images).flat()
 
 
 class DecodedView(nn.Module):
-    """Two tensors: ``prediction`` (B, 4+nc+32, N) and ``proto`` (B, 32, H/4, W/4).
+    """Two tensors: ``prediction`` (B, 4+nc+32, N) and ``proto`` (B, 32, H/4, W/4); of a detector one: (B, 4+nc, N).
 
     ``prediction`` holds xywh (centre) in input pixels, scores in 0..1 and mask coefficients; the N anchors are ordered by
     stride 8, 16, 32 and row by row.
@@ -37,14 +36,14 @@ class DecodedView(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto``."""
         maps, proto = self.network(images)
-        parts = [
-            torch.cat((decode_boxes(box, stride, self.network.head.bins), score.flatten(2).sigmoid(), coeff.flatten(2)), 1)
-            for (box, score, coeff), stride in zip(maps, STRIDES)
-        ]
-        return torch.cat(parts, 2), proto
+        parts = []
+        for (box, score, *coeff), stride in zip(maps, STRIDES):
+            boxes = decode_boxes(box, stride, self.network.reg_max)
+            parts.append(torch.cat((boxes, score.flatten(2).sigmoid(), *(c.flatten(2) for c in coeff)), 1))
+        return torch.cat(parts, 2), *(() if proto is None else (proto,))
 
 
 class FixedDecodedView(nn.Module):
@@ -62,7 +61,8 @@ class FixedDecodedView(nn.Module):
         super().__init__()
         self.network = network
         self.cells = [(imgsz[0] // s, imgsz[1] // s) for s in STRIDES]
-        self.register_buffer("bins", network.head.bins.reshape(1, 1, REG_MAX, 1).float())
+        bins = network.reg_max
+        self.register_buffer("bins", torch.arange(bins, dtype=torch.float32).reshape(1, 1, bins, 1))
         for i, (h, w) in enumerate(self.cells):
             y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
             self.register_buffer(f"anchors{i}", torch.stack((x.reshape(-1), y.reshape(-1)))[None].float())
@@ -70,35 +70,43 @@ class FixedDecodedView(nn.Module):
             shares = torch.tensor([imgsz[1], imgsz[0]] * 2).reshape(1, 4, 1)
             self.register_buffer(f"unit{i}", unit / shares if normalized else unit)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto`` as ``DecodedView`` gives them."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto`` as ``DecodedView`` gives them."""
         maps, proto = self.network(images)
-        parts = []
-        for i, (box, score, coeff) in enumerate(maps):
+        bins, parts = self.network.reg_max, []
+        for i, (box, score, *coeff) in enumerate(maps):
             count = self.cells[i][0] * self.cells[i][1]
-            sides = box.reshape(-1, 4, REG_MAX, count).softmax(2)
-            low, high = (sides * self.bins).sum(2).split(2, 1)
+            if bins > 1:
+                sides = (box.reshape(-1, 4, bins, count).softmax(2) * self.bins).sum(2)
+            else:
+                sides = box.reshape(-1, 4, count)
+            low, high = sides.split(2, 1)
             centre = getattr(self, f"anchors{i}") + (high - low) / 2
-            flat = [t.reshape(-1, channels, count) for t, channels in ((score, self.network.nc), (coeff, COEFFS))]
             boxes = torch.cat((centre, low + high), 1) * getattr(self, f"unit{i}")
-            parts.append(torch.cat((boxes, flat[0].sigmoid(), flat[1]), 1))
-        return torch.cat(parts, 2), proto
+            scores = score.reshape(-1, self.network.nc, count).sigmoid()
+            parts.append(torch.cat((boxes, scores, *(c.reshape(-1, COEFFS, count) for c in coeff)), 1))
+        return torch.cat(parts, 2), *(() if proto is None else (proto,))
 
 
-def decode_boxes(box: Tensor, stride: int, bins: Tensor) -> Tensor:
-    """DFL logits of one stride to boxes: expected bin of each side (Generalized Focal Loss, Li et al. 2020), then pixels.
+def decode_boxes(box: Tensor, stride: int, bins: int) -> Tensor:
+    """Box logits of one stride to boxes: expected bin of each side (Generalized Focal Loss, Li et al. 2020), then pixels.
 
     Args:
-        box: (B, 64, h, w) logits, channel = side*16 + bin, sides left, top, right, bottom in units of ``stride``.
+        box: (B, 4*bins, h, w) logits, channel = side*bins + bin, sides left, top, right, bottom in units of ``stride``;
+            with one bin the distances themselves.
         stride: input pixels of one cell; the anchor lies in the middle of its cell.
-        bins: (16,) the values 0..15.
+        bins: values of a side, 0..bins-1.
 
     Returns:
         (B, 4, h*w) xywh, centre, in input pixels, row by row.
     """
     height, width = box.shape[2], box.shape[3]
-    sides = box.reshape(box.shape[0], 4, REG_MAX, -1).softmax(2)
-    left_top, right_bottom = (sides * bins.to(box.dtype).view(1, 1, REG_MAX, 1)).sum(2).chunk(2, 1)
+    if bins > 1:
+        values = torch.arange(bins, device=box.device, dtype=box.dtype).view(1, 1, bins, 1)
+        sides = (box.reshape(box.shape[0], 4, bins, -1).softmax(2) * values).sum(2)
+    else:
+        sides = box.flatten(2)
+    left_top, right_bottom = sides.chunk(2, 1)
     x = (torch.arange(width, device=box.device, dtype=box.dtype) + 0.5).view(1, -1).expand(height, -1)
     y = (torch.arange(height, device=box.device, dtype=box.dtype) + 0.5).view(-1, 1).expand(-1, width)
     anchor = torch.stack((x.reshape(-1), y.reshape(-1))).unsqueeze(0)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeseg.errors import EdgesegError
-from edgeseg.network.foreign import layer_numbers
 
 RENAMED = {"lr0": "lr", "lrf": "final_lr", "nbs": "nominal_batch", "cls": "score_gain", "dfl": "dfl_gain"}
 """Their name -> ours, value as it is."""
+
+MOST_LAYERS = 100
 
 WITHOUT_EFFECT = ("verbose", "pose", "kobj", "erasing", "auto_augment", "profile", "compile")
 """They change nothing of a segmentation training, here as there."""
@@ -127,30 +128,21 @@ def _same(key: str, value: Any) -> None:
 
 
 def frozen_parts(value: Any) -> tuple[str, ...]:
-    """Names of the parts to freeze, from names (``backbone``, a list, or with commas) or layer numbers.
+    """What to freeze: names of parts (``backbone``, a list, or with commas), and numbers of layers.
 
-    A number n means the first n layers of the published layer list (10: the whole backbone), a list of numbers those layers.
+    A number n alone means the first n layers of the published list (10: the backbone), a list of numbers those layers. Which
+    part a number is depends on the network's family, so that ``optimize.freeze`` looks it up.
 
     Raises:
-        EdgesegError: there is no such layer.
+        EdgesegError: neither names nor numbers.
     """
     if isinstance(value, str):
         words: Sequence[Any] = [w.strip() for w in value.strip("[]() ").split(",") if w.strip()]
         value = int(words[0]) if len(words) == 1 and words[0].isdigit() and "[" not in value else words
-    numbers = layer_numbers()
-    last = max(numbers.values())
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= last + 1:
-            raise EdgesegError(f"freeze={value}: the network has {last + 1} layers")
-        return tuple(part for part, number in numbers.items() if number < value)
+        if not 0 <= value <= MOST_LAYERS:
+            raise EdgesegError(f"freeze={value}: no network has so many layers")
+        return tuple(map(str, range(value)))
     if not isinstance(value, (list, tuple)):
         raise EdgesegError(f"freeze={value} names no parts", hint="For example: freeze=backbone, freeze=10")
-    parts: list[str] = []
-    for one in value:
-        if str(one).isdigit():
-            if int(one) > last:
-                raise EdgesegError(f"freeze={one}: the layers are numbered 0 to {last}")
-            parts += [part for part, number in numbers.items() if number == int(one)]
-        else:
-            parts.append(str(one))
-    return tuple(dict.fromkeys(parts))
+    return tuple(dict.fromkeys(map(str, value)))

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError
+from edgeseg.network.layouts import layer_numbers
+from edgeseg.network.model import Network
 from edgeseg.training.schedule import Rates, Schedule
 
 SHORT_RUN = 10_000
@@ -49,16 +51,25 @@ def apply_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
             group["momentum"] = rates.momentum
 
 
-def freeze(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Module]:
+def freeze(network: Network, parts: tuple[str, ...]) -> list[nn.Module]:
     """Exclude parts from training; returns them: keep them in evaluation mode, so that their statistics stay too.
+
+    A part is a module's name, or the number of a layer in the published list of the network's family.
 
     Raises:
         EdgesegError: no such part.
     """
     known = dict(network.named_modules())
+    layers = {str(number): part for part, number in layer_numbers(network.definition.plan).items()}
+    parts = tuple(layers.get(part, part) for part in parts if not (part.isdigit() and _no_weights(part, layers)))
     for part in parts:
         if part not in known or not part:
             top = [n for n in known if n.count(".") <= 1 and n]
             raise EdgesegError(f"freeze={part}: the network has no such part", hint=f"For example: {', '.join(top[:8])}")
         known[part].requires_grad_(False)
     return [known[part] for part in parts]
+
+
+def _no_weights(number: str, layers: dict[str, str]) -> bool:
+    """Whether a layer of that number only joins or enlarges maps."""
+    return number not in layers and int(number) < max(map(int, layers))

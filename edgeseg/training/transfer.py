@@ -39,7 +39,7 @@ def start_network(options: TrainOptions, names: tuple[str, ...]) -> Start:
         EdgesegError: no such file, or not one weight fits.
     """
     source = load_checkpoint(options.model, seed=options.seed)
-    given = load_checkpoint(options.pretrained, detection=True) if options.pretrained else source
+    given = load_checkpoint(options.pretrained) if options.pretrained else source
     if options.qat and source.names == names and not options.pretrained:
         return Start(source, Transfer(1, 1, ()), ())
     given = given.unfuse() if given.fused else given

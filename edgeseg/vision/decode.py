@@ -26,14 +26,14 @@ class Candidates:
     """Detections of one image before suppression, in the order of stride, cell (row-major) and class.
 
     ``boxes`` (n, 4) float32 xyxy in input pixels, not clipped; ``scores`` (n,) float32 0..1; ``classes`` (n,) int32;
-    ``coeffs`` (n, k) float32; ``proto`` the prototype of the image.
+    ``coeffs`` (n, k) float32; ``proto`` the prototype of the image. A detector has none: k is 0, ``proto`` None.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     coeffs: np.ndarray
-    proto: Prototype
+    proto: Prototype | None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -123,9 +123,9 @@ def _raw(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label:
         else:
             maps.setdefault(spec.stride or 0, {})[spec.role] = (image, spec)
     strides = sorted(maps)
-    if proto is None or not strides or any(set(maps[s]) != {"box", "score", "coeff"} for s in strides):
+    wanted = {"box": 4 * manifest.reg_max, "score": manifest.nc} | ({} if proto is None else {"coeff": proto.channels})
+    if not strides or any(set(maps[s]) != set(wanted) for s in strides) or (proto is None) != (manifest.task == "detect"):
         raise EdgesegError("the manifest's outputs are no raw head", hint="Export the model again")
-    wanted = {"box": 4 * manifest.reg_max, "score": manifest.nc, "coeff": proto.channels}
     tables = {s: {role: _table(*maps[s][role], channels) for role, channels in wanted.items()} for s in strides}
 
     threshold = _logit(conf) - _MARGIN
@@ -145,21 +145,26 @@ def _raw(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label:
         once, back = (cells, None) if not multi_label else np.unique(cells, return_inverse=True)
         sides = tables[s]["box"].floats(once).reshape(len(once), 4, manifest.reg_max)
         ltrb = anchors.distances(sides) if manifest.reg_max > 1 else sides[..., 0]
-        boxes, coeffs = anchors.boxes(anchors.centres(once, width), ltrb, s), tables[s]["coeff"].floats(once)
+        boxes = anchors.boxes(anchors.centres(once, width), ltrb, s)
+        coeffs = tables[s]["coeff"].floats(once) if proto else np.zeros((len(once), 0), np.float32)
         parts.append((boxes, coeffs) if back is None else (boxes[back], coeffs[back]))
     return _gather(parts, survivors, proto)
 
 
 def _decoded(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label: bool, most: int) -> Candidates:
     by_role = {spec.role: (image, spec) for image, spec in zip(images, manifest.outputs)}
-    if len(by_role) != len(images) or set(by_role) not in ({"prediction", "proto"}, {"box", "score", "coeff", "proto"}):
+    masks = set() if manifest.task == "detect" else {"proto"}
+    apart = {"box", "score", *masks, *({"coeff"} if masks else ())}
+    if len(by_role) != len(images) or set(by_role) not in ({"prediction", *masks}, apart):
         raise EdgesegError("the manifest's outputs are no decoded head", hint="Export the model again")
-    proto, nc = _prototype(*by_role["proto"]), manifest.nc
+    proto, nc = _prototype(*by_role["proto"]) if masks else None, manifest.nc
+    k = proto.channels if proto else 0
     if "prediction" in by_role:
-        whole = _table(*by_role["prediction"], 4 + nc + proto.channels)
-        box, score, coeff = whole.part(0, 4), whole.part(4, 4 + nc), whole.part(4 + nc, 4 + nc + proto.channels)
+        whole = _table(*by_role["prediction"], 4 + nc + k)
+        box, score, coeff = whole.part(0, 4), whole.part(4, 4 + nc), whole.part(4 + nc, 4 + nc + k)
     else:
-        box, score, coeff = (_table(*by_role[r], n) for r, n in (("box", 4), ("score", nc), ("coeff", proto.channels)))
+        box, score = (_table(*by_role[r], n) for r, n in (("box", 4), ("score", nc)))
+        coeff = _table(*by_role["coeff"], k) if masks else box.part(0, 0)
     threshold = _logit(conf) - _MARGIN if manifest.score_logits else conf - _MARGIN * max(conf, 1e-6)
     cells, classes, raw = _survivors(score, threshold, multi_label)
     real = _real(raw, score.spec)
@@ -172,21 +177,21 @@ def _decoded(images: list[np.ndarray], manifest: Manifest, conf: float, multi_la
     return _gather([(boxes, coeff.floats(left))], survivors, proto)
 
 
-def _in_pixels(sides: np.ndarray, manifest: Manifest, proto: Prototype) -> np.ndarray:
+def _in_pixels(sides: np.ndarray, manifest: Manifest, proto: Prototype | None) -> np.ndarray:
     """Four coordinates of boxes, x and y in turn, in input pixels."""
     if not manifest.normalized_boxes:
         return sides
-    height, width = (4 * side for side in proto.hw) if manifest.dynamic else manifest.imgsz
+    height, width = (4 * side for side in proto.hw) if manifest.dynamic and proto else manifest.imgsz
     return sides * np.array((width, height, width, height), np.float32)
 
 
 def _suppressed(images: list[np.ndarray], manifest: Manifest, conf: float, multi_label: bool, most: int) -> Candidates:
     """Rows that the model itself suppressed: x1, y1, x2, y2, score, class, coefficients; unused ones have score 0."""
     by_role = {spec.role: (image, spec) for image, spec in zip(images, manifest.outputs)}
-    if set(by_role) != {"prediction", "proto"}:
+    if set(by_role) != ({"prediction"} if manifest.task == "detect" else {"prediction", "proto"}):
         raise EdgesegError("the manifest's outputs are no head after NMS", hint="Export the model again")
-    proto = _prototype(*by_role["proto"])
-    table = _table(*by_role["prediction"], 6 + proto.channels)
+    proto = _prototype(*by_role["proto"]) if "proto" in by_role else None
+    table = _table(*by_role["prediction"], 6 + (proto.channels if proto else 0))
     rows = table.floats(np.arange(table.values.shape[1 if table.first else 0]))
     classes = np.rint(np.nan_to_num(rows[:, 5], nan=-1.0))
     kept = np.flatnonzero((rows[:, 4] >= np.float32(conf)) & (rows[:, 4] > 0) & (classes >= 0) & (classes < manifest.nc))
@@ -261,9 +266,9 @@ def _best(survivors: list[_Survivors], conf: float, most: int) -> list[_Survivor
     return [(c[k], n[k], s[k]) for (c, n, s), k in zip(survivors, np.split(keep, ends))]
 
 
-def _gather(parts: list[tuple[np.ndarray, np.ndarray]], survivors: list[_Survivors], proto: Prototype) -> Candidates:
+def _gather(parts: list[tuple[np.ndarray, np.ndarray]], survivors: list[_Survivors], proto: Prototype | None) -> Candidates:
     boxes = np.concatenate([p[0] for p in parts]) if parts else np.zeros((0, 4), np.float32)
-    coeffs = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, proto.channels), np.float32)
+    coeffs = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, proto.channels if proto else 0), np.float32)
     classes = np.concatenate([s[1] for s in survivors]).astype(np.int32)
     return Candidates(boxes, np.concatenate([s[2] for s in survivors]), classes, coeffs, proto)
 

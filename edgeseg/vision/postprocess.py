@@ -37,7 +37,7 @@ def postprocess(
         iou: boxes of one class that overlap by more are the same object, 0..1.
         max_det: how many detections at most.
         multi_label: one place may be several classes (the evaluation protocol of COCO).
-        masks: False spares the masks.
+        masks: False spares the masks; a detector has none in any case.
         index: which image of the batch.
         classes: only these, counted before ``max_det``; None: all.
 
@@ -58,5 +58,5 @@ def postprocess(
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not visible.all():
         keep, boxes = keep[visible], boxes[visible]
-    tiles = upsampled(found.proto, found.coeffs[keep], boxes, letterbox) if masks else None
+    tiles = upsampled(found.proto, found.coeffs[keep], boxes, letterbox) if masks and found.proto else None
     return Detections(boxes, found.scores[keep], found.classes[keep], tiles, manifest.names, letterbox.source)

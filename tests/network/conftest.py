@@ -22,7 +22,7 @@ PLACES = {
     "ultralytics.nn.tasks": ["SegmentationModel", "DetectionModel"],
     "ultralytics.nn.modules.conv": ["Conv", "Concat"],
     "ultralytics.nn.modules.block": ["C2f", "C3k2", "Bottleneck", "SPPF", "Proto", "DFL"],
-    "ultralytics.nn.modules.head": ["Segment", "Detect"],
+    "ultralytics.nn.modules.head": ["Segment", "Detect", "Pose"],
     "ultralytics.utils": ["IterableSimpleNamespace"],
     "ultralytics.evil": ["Evil"],
 }

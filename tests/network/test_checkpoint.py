@@ -121,8 +121,8 @@ def test_absent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EdgesegError, match="no such checkpoint"):
         load_checkpoint("mine.pt")
-    with pytest.raises(EdgesegError, match=r"yolov8s-seg\.pt"):
-        load_checkpoint("yolov8s.pt")
+    with pytest.raises(EdgesegError, match=r"yolo11n-seg\.pt"):
+        load_checkpoint("yolov8z.pt")
     with pytest.raises(EdgesegError, match="no such checkpoint"):
         find_checkpoint(tmp_path / "elsewhere" / "yolov8n-seg.pt")
 

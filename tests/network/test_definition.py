@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.network.definition import VARIANTS, Definition, builtin_definition, load_definition
+from edgeseg.network.definition import Definition, builtin_definition, load_definition
+from edgeseg.network.families import FAMILIES, SUFFIXES, VARIANTS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -43,7 +44,9 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
         ("variant: n\nact: gelu\n", "gelu"),
         ("variant: n\nwidth: -1\n", "width must be"),
         ("variant: n\nwidth: 1e9\n", "width must be"),
-        ("variant: [n]\n", "wrong type"),
+        ("variant: [n]\n", "is no text"),
+        ("family: yolo12\n", "none of yolov8, yolo11, yolo26"),
+        ("task: pose\n", "none of segment, detect"),
         ("width: 0.1\n", "depth"),
         ("variant: n\nnc: 2\nnames: [a]\n", "1 names"),
         ("variant: n\nnames: {1: a}\n", "without gaps"),
@@ -61,8 +64,16 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, words: st
     assert str(file) in str(error.value) and words in str(error.value)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_size_and_task_is_built_in(family: str) -> None:
+    for variant in VARIANTS:
+        for task, suffix in SUFFIXES.items():
+            definition, _ = load_definition(f"{family}{variant}{suffix}.yaml")
+            assert definition == Definition(variant, family=family, task=task)
+
+
 def test_unknown_names() -> None:
-    assert builtin_definition("yolov8n") is None and builtin_definition("yolov8n-seg.pt") is None
+    assert builtin_definition("yolov8n-seg.pt") is None and builtin_definition("../definitions/yolov8n-seg") is None
     with pytest.raises(EdgesegError, match="no such definition"):
         load_definition("yolov8z-seg.yaml")
 

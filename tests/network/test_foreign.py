@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError
+from edgeseg.manifest import TASKS
 from edgeseg.network.checkpoint import load_checkpoint, load_training_state
-from edgeseg.network.definition import VARIANTS, Definition
-from edgeseg.network.foreign import foreign_name
+from edgeseg.network.definition import Definition
+from edgeseg.network.families import FAMILIES, VARIANTS
+from edgeseg.network.layouts import foreign_names, layer_kinds, layer_numbers
 from edgeseg.network.model import Network, count_parameters
 
 Writer = Callable[..., Path]
@@ -87,13 +89,28 @@ def test_other_activations(stubs: Any, tmp_path: Path, act: str) -> None:
     same_outputs(found, network)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_tensor_has_a_name_of_its_own(variant: str) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_tensor_has_a_name_of_its_own(family: str, task: str) -> None:
+    for variant in VARIANTS:
+        definition = Definition(variant, family=family, task=task)
+        with torch.device("meta"):
+            names = foreign_names(Network(definition), definition)
+        assert len(set(names.values())) == len(names)
+        kinds, numbers = layer_kinds(definition.plan, "Segment"), layer_numbers(definition.plan)
+        assert {int(n.split(".")[0]) for n in names.values()} == set(numbers.values())
+        assert {kinds[n] for part, n in numbers.items() if part.endswith(("down", "down3", "down4"))} == {"Conv"}
+
+
+def test_names_of_the_published_layers() -> None:
+    definition = Definition("n", family="yolo26")
     with torch.device("meta"):
-        keys = list(Network(Definition(variant)).state_dict())
-    assert len({foreign_name(k) for k in keys}) == len(keys)
-    with pytest.raises(KeyError):
-        foreign_name("elsewhere.weight")
+        names = foreign_names(Network(definition), definition)
+    assert names["backbone.attend.chain.0.attention.read.conv.weight"] == "10.m.0.attn.qkv.conv.weight"
+    assert names["neck.out5.chain.0.1.widen.bn.bias"] == "22.m.0.1.ffn.0.bn.bias"
+    assert names["head.single.score.2.first.spatial.conv.weight"] == "23.one2one_cv3.2.0.0.conv.weight"
+    assert names["head.proto.semantic.2.bias"] == "23.proto.semseg.2.bias"
+    assert foreign_names(Network(Definition("n")), Definition("n"))["head.bins"] == "22.dfl.conv.weight"
 
 
 def refused(path: Path, words: str) -> None:
@@ -114,7 +131,7 @@ def test_other_networks_are_told_apart(stubs: Any, small: Network, tmp_path: Pat
     def put(at: str, name: str) -> Callable[[Any], None]:
         return lambda model: model.model._modules.__setitem__(at, stubs.make(name))
 
-    refused(write(put("22", "Detect")), "detection")
+    refused(write(put("22", "Pose")), "pose")
     refused(write(put("2", "C3k2")), "layer 2 is C3k2")
     refused(write(lambda m: m.model._modules.popitem()), "layer 22 is nothing")
     refused(write(lambda m: m.model._modules.clear()), "without layers")
@@ -125,6 +142,7 @@ def test_other_networks_are_told_apart(stubs: Any, small: Network, tmp_path: Pat
     refused(write(lambda m: m.model[0].bn.__setattr__("eps", 1e-5)), "eps 1e-05")
     refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(4, 8, 3, bias=False))), r"is \(8, 4, 3, 3\)")
     refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(3, 40, 3, bias=False))), "no YOLOv8-seg variant")
+    refused(write(lambda m: m.model[0].__setattr__("act", nn.Identity())), "have an activation where YOLOv8-seg has none")
     refused(write(lambda m: nn.init.constant_(m.model[0].conv.weight, float("nan"))), "undefined")
     refused(write(lambda m: None, ["a"]), "1 class names for 3")
     torch.save({"model": stubs.make("Conv")}, path)
@@ -145,20 +163,16 @@ def test_a_class_off_the_list(foreign_file: Writer, stubs: Any) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_detection_network_gives_its_weights(stubs: Any, small: Network, tmp_path: Path, plain: bool) -> None:
-    model = stubs.model(copy.deepcopy(small), ("a", "b", "c"), "DetectionModel")
-    path = tmp_path / "detector.pt"
-    if plain and small.definition.variant == "tiny":
-        # Without the file's own layer list only the published sizes are told apart.
-        small = Network(Definition("n", nc=2)).eval()
-        model = stubs.model(copy.deepcopy(small), ("a", "b"), "DetectionModel").state_dict()
-    torch.save(model if plain else {"model": model}, path)
-    with pytest.raises(EdgesegError, match=r"detection|missing"):
-        load_checkpoint(path)
-    found = load_checkpoint(path, detection=True)
-    ours, fresh = small.state_dict(), set(found.info["fresh"])
-    assert fresh == {k for k in ours if k.startswith(("head.coeff.", "head.proto."))}
-    assert all(torch.equal(v, ours[k]) for k, v in found.state_dict().items() if k not in fresh)
+def test_a_detection_network_is_one(stubs: Any, small: Network, tmp_path: Path, plain: bool) -> None:
+    network, names = (Network(Definition("n", nc=2)).eval(), ("a", "b")) if plain else (small, ("a", "b", "c"))
+    model = stubs.model(copy.deepcopy(network), names, "DetectionModel")
+    torch.save(model.state_dict() if plain else {"model": model}, tmp_path / "detector.pt")
+    found = load_checkpoint(tmp_path / "detector.pt")
+    assert found.task == "detect" and found.names == (("class0", "class1") if plain else names)
+    ours = network.state_dict()
+    assert set(ours) - set(found.state_dict()) == {k for k in ours if k.startswith(("head.coeff.", "head.proto."))}
+    assert all(torch.equal(v, ours[k]) for k, v in found.state_dict().items())
+    assert [o.role for o in found.outputs("raw", 64)] == ["box", "score"] * 3
 
 
 def test_a_detection_network_starts_a_training(stubs: Any, small: Network, tmp_path: Path) -> None:
@@ -171,8 +185,6 @@ def test_a_detection_network_starts_a_training(stubs: Any, small: Network, tmp_p
     assert torch.equal(loaded.backbone.stem.conv.weight, small.backbone.stem.conv.weight)
     assert torch.equal(loaded.head.box[0].out.weight, small.head.box[0].out.weight)
     assert {k.split(".")[1] for k in loaded.info["fresh"]} == {"coeff", "proto"}
-    with pytest.raises(EdgesegError, match="pretrained=FILE"):
-        load_checkpoint(tmp_path / "detector.pt")
 
 
 def test_shared_checkpoint(shared: Path) -> None:

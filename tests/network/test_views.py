@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeseg.manifest import TASKS, Tensor
+from edgeseg.network.definition import Definition
+from edgeseg.network.families import FAMILIES
 from edgeseg.network.model import Network
+from edgeseg.network.runtime import network_manifest
 from edgeseg.network.views import FixedDecodedView, decode_boxes
+from edgeseg.vision.decode import decode
 
 
 def slow_boxes(box: np.ndarray, stride: int) -> np.ndarray:
@@ -36,7 +42,7 @@ def slow_boxes(box: np.ndarray, stride: int) -> np.ndarray:
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([8, 16, 32]), st.floats(0.1, 30), st.integers(0, 2**31))
 def test_boxes_equal_the_slow_decoding(height: int, width: int, stride: int, spread: float, seed: int) -> None:
     box = (np.random.default_rng(seed).normal(size=(2, 64, height, width)) * spread).astype(np.float32)
-    fast = decode_boxes(torch.from_numpy(box), stride, torch.arange(16.0)).numpy()
+    fast = decode_boxes(torch.from_numpy(box), stride, 16).numpy()
     for image in range(2):
         np.testing.assert_allclose(fast[image], slow_boxes(box[image], stride), atol=2e-3, rtol=1e-5)
 
@@ -114,3 +120,24 @@ def test_onnx_with_dynamic_sizes(small: Network, head: str, tmp_path) -> None:
 def test_half_precision_keeps_the_anchors(small: Network) -> None:
     prediction, _ = small.fuse().half().view("decoded")(torch.rand(1, 3, 64, 64).half())
     assert prediction.dtype == torch.float16 and bool(torch.isfinite(prediction).all())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+@torch.no_grad()
+def test_the_views_of_every_family_and_task_say_the_same(family: str, task: str) -> None:
+    network = Network(Definition("tiny", 3, "silu", 0.33, 0.125, 256, family, task)).eval()
+    x = torch.rand(1, 3, 64, 96)
+    raw, decoded, fixed = network.view("raw")(x), network.view("decoded")(x), FixedDecodedView(network, (64, 96))(x)
+    for head, tensors in (("raw", raw), ("decoded", decoded)):
+        assert [tuple(t.shape) for t in tensors] == [o.shape for o in network.outputs(head, (64, 96))]
+    for a, b in zip(decoded, fixed):
+        torch.testing.assert_close(a, b)
+    manifest = network_manifest(network, Tensor("images", (1, 3, 64, 96)), network.outputs("raw", (64, 96)))
+    found = [
+        decode([t.numpy() for t in tensors], replace(manifest, outputs=network.outputs(head, (64, 96)), head=head), conf=0)
+        for head, tensors in (("raw", raw), ("decoded", decoded))
+    ]
+    np.testing.assert_allclose(found[0].boxes, found[1].boxes, atol=1e-3)
+    np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-5)
+    assert found[0].coeffs.shape == (126, 32 if task == "segment" else 0)

@@ -33,19 +33,18 @@ def test_the_same_from_the_command_line() -> None:
     words = ["lr0=0.01", "lrf=0.01", "cos_lr=True", "box=7.5", "cls=0.5", "exist_ok=True", "cache=False", "optimizer=SGD"]
     o = read(**further(words), freeze="10")
     assert o.lr == 0.01 and o.schedule == "cosine" and o.exist_ok and o.optimizer == "sgd"
-    assert "backbone.sppf" in o.freeze and "neck.top4" not in o.freeze and len(o.freeze) == 10
+    assert o.freeze == tuple("0123456789")
 
 
 def test_freeze_by_number_by_list_and_by_name() -> None:
-    assert read(freeze=0).freeze == () and read(freeze=1).freeze == ("backbone.stem",)
-    assert read(freeze=[0, 9]).freeze == ("backbone.stem", "backbone.sppf") == read(freeze="[0, 9]").freeze
+    assert read(freeze=0).freeze == () and read(freeze=1).freeze == ("0",)
+    assert read(freeze=[0, 9]).freeze == ("0", "9") == read(freeze="[0, 9]").freeze
     assert (
         read(freeze="backbone, neck.top4").freeze
         == ("backbone", "neck.top4")
         == read(freeze=["backbone", "neck.top4"]).freeze
     )
-    assert "head.proto" in read(freeze=23).freeze and "head.proto" not in read(freeze=22).freeze
-    for wrong in (24, [23], "99", True):
+    for wrong in (101, "999", True):
         with pytest.raises(EdgesegError, match="freeze="):
             read(freeze=wrong)
 

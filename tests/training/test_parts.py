@@ -89,6 +89,22 @@ def test_freezing_an_unknown_part_is_an_error(network: Network) -> None:
         freeze(network, ("backbon",))
 
 
+def test_layers_are_frozen_by_the_numbers_of_their_family() -> None:
+    def frozen(family: str, parts: tuple[str, ...]) -> set[str]:
+        fresh = Network(Definition("n", nc=2, family=family))
+        freeze(fresh, parts)
+        return {n.rsplit(".", 1)[0] for n, p in fresh.named_parameters() if not p.requires_grad and n != "head.bins"}
+
+    assert frozen("yolov8", ("0",)) == {"backbone.stem.conv", "backbone.stem.bn"} == frozen("yolo11", ("0",))
+    first = tuple(map(str, range(11)))
+    assert {n.split(".")[0] for n in frozen("yolov8", first)} == {"backbone"} == {n.split(".")[0] for n in frozen("yolo11", first)}
+    assert any(n.startswith("backbone.attend") for n in frozen("yolo11", ("10",))) and not frozen("yolov8", ("10",))
+    assert any(n.startswith("head.proto") for n in frozen("yolov8", ("22",)))
+    assert any(n.startswith("neck.out5") for n in frozen("yolo26", ("22",)))
+    with pytest.raises(EdgesegError, match="freeze=23"):
+        frozen("yolov8", ("23",))
+
+
 def test_the_batch_that_fits() -> None:
     assert from_peaks([(1, 100), (2, 200), (4, 400)], 3000) == 24  # 30 fit
     assert from_peaks([(1, 100), (2, 200)], 650) == 4
