@@ -201,8 +201,8 @@ def judge(
     role_of = {o.name: o.role for o in pair.parts}
     worst = min((n for n in by_output if role_of[n] in culprits), key=lambda n: by_output[n], default="")
     words = f"worst tensor {worst}, {by_output[worst]:.1f} dB" if worst else ""
-    if reference.manifest.head == "raw" and len(culprits) >= 3:
-        culprits = [BEFORE]  # what breaks three branches of four is something that they share
+    if reference.manifest.head == "raw" and len(culprits) >= max(2, len(snr) - 1):
+        culprits = [BEFORE]  # what breaks three branches of four, or both of two, is something that they share
     return replace(verdict, reasons=tuple(reasons), culprits=tuple(culprits), worst=words)
 
 
@@ -296,7 +296,11 @@ class _Pair:
     def mixed(self, shot: _Shot, role: str) -> Detections:
         """Detections from the float network's tensors with those of one role taken from the artifact."""
         parts = [mine if o.role == role else theirs for o, theirs, mine in zip(self.parts, shot.theirs, shot.ours)]
-        outputs = parts if len(parts) == len(self.reference.manifest.outputs) else [np.concatenate(parts[:3], 1), parts[3]]
+        if self.reference.manifest.head == "raw":
+            outputs = parts
+        else:  # what ``apart`` took apart
+            rest = sum(o.role == "proto" for o in self.parts)
+            outputs = [np.concatenate(parts[: len(parts) - rest], 1), *parts[len(parts) - rest :]]
         manifest = replace(
             self.reference.manifest, outputs=tuple(replace(o, layout="nchw") for o in self.reference.manifest.outputs)
         )

@@ -129,7 +129,9 @@ def parts_of(manifest: Manifest) -> list[Output]:
     if manifest.head == "raw":
         return list(manifest.outputs)
     by_role = {o.role: o for o in manifest.outputs}
-    return [replace(by_role["prediction"], name=role, role=role) for role in ("box", "score", "coeff")] + [by_role["proto"]]
+    roles = ("box", "score", *(("coeff",) if "proto" in by_role else ()))
+    rest = [o for o in manifest.outputs if o.role != "prediction"]
+    return [replace(by_role["prediction"], name=role, role=role) for role in roles] + rest
 
 
 def apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -138,4 +140,6 @@ def apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
         return outputs
     by_role = {o.role: a for o, a in zip(manifest.outputs, outputs)}
     p = by_role["prediction"]
+    if "proto" not in by_role:
+        return [p[:, :4], p[:, 4:]]
     return [p[:, :4], p[:, 4 : 4 + manifest.nc], p[:, 4 + manifest.nc :], by_role["proto"]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgeseg.network.model import Network
 
 INPUT = "images"
+WORDS = {"segment": "instance segmentation", "detect": "detection"}
 
 
 def describe(job: Job, network: Network, tools: Sequence[str] = ()) -> Manifest:
@@ -48,8 +49,10 @@ def describe(job: Job, network: Network, tools: Sequence[str] = ()) -> Manifest:
         outputs=tuple(network.outputs(job.head, job.imgsz, job.batch)),
         head=job.head,
         precision=job.precision,
+        task=network.task,
+        reg_max=network.reg_max,
         batch=job.batch,
-        description=f"{job.source.stem}: YOLOv8-seg instance segmentation, {len(network.names)} classes",
+        description=f"{job.source.stem}: {network.definition.title} {WORDS[network.task]}, {len(network.names)} classes",
         date=_now().isoformat(timespec="seconds"),
         version=edgeseg.__version__,
         license=str(network.info.get("license", "")),

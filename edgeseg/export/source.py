@@ -53,12 +53,12 @@ def find_source(source: str | os.PathLike[str]) -> Source:
 
 
 def _well_known(name: str) -> Path:
-    from edgeseg.network.definition import builtin_definition
+    from edgeseg.network.definition import builtin_definition, known_names
 
     if Path(name).suffix.lower() in (".yaml", ".yml"):
         definition = builtin_definition(name)
         if definition is None:
-            raise EdgesegError("no such definition", path=name, hint="Built in: yolov8n-seg.yaml (n, s, m, l, x)")
+            raise EdgesegError("no such definition", path=name, hint=f"Built in: {known_names('.yaml')}")
         return definition
     # Downloaded before: found without the import of torch that `edgeseg.network.checkpoint` brings.
     weights = cache_root() / "weights" / f"{name.removesuffix('.pt')}.pt"

@@ -36,7 +36,7 @@ class Constraints:
         half_scales: scales are half floats.
         wide: there are 16-bit activations.
         weights_alone: 8-bit weights may go with float activations.
-        floating: kinds of convolutions that stay float, with the reason.
+        floating: convolutions that stay float, with the reason: ``conv``, ``deconv``, ``depthwise`` (one input channel each).
         first, last: convolutions that stay float at the beginning (number) and at the outputs, with the reason.
     """
 
@@ -89,7 +89,7 @@ def constrain(flow: Flow, c: Constraints) -> Flow:
     """The flow as a backend can follow it: what stays exact and float is marked, and copies stand where each reader rounds
     for itself."""
     convolutions = [n for n in flow.nodes if n.weight is not None]
-    floating = {n.output for n in convolutions if n.kind in (c.floating or {})}
+    floating = {n.output for n in convolutions if {n.kind, _form(n)} & set(c.floating or {})}
     floating |= {n.output for n in [m for m in convolutions if m.kind == "conv"][: c.first]}
     floating |= {n.output for n in convolutions if n.output in flow.outputs} if c.last_why else set()
     channels, nodes, exact = dict(flow.channels), list(flow.nodes), set()
@@ -112,6 +112,11 @@ def constrain(flow: Flow, c: Constraints) -> Flow:
     )
 
 
+def _form(node: Node) -> str:
+    weight = node.weight
+    return "depthwise" if weight is not None and node.attrs.get("groups", 1) == len(weight) else node.kind
+
+
 def _with_copies(nodes: Sequence[Node], floating: set[str], channels: dict[str, int]) -> list[Node]:
     """The nodes with a copy before every convolution in integers: it rounds what it reads for itself, sums and joined
     tensors get the float values, and no two tensors need the same scale."""
@@ -131,7 +136,9 @@ def _with_copies(nodes: Sequence[Node], floating: set[str], channels: dict[str, 
 
 def unfollowed(flow: Flow, recipe: Recipe, c: Constraints) -> list[str]:
     """The lines of a recipe that a backend cannot follow, each with the reason."""
-    found = [why for why in (*(c.floating or {}).values(), c.first_why, c.last_why) if why]
+    forms = {_form(n) for n in flow.nodes if n.weight is not None}
+    stays = [why for form, why in (c.floating or {}).items() if form in forms]
+    found = [why for why in (*stays, c.first_why, c.last_why) if why]
     stages = sorted(set(flow.stages.values()))
     wide = [s for s in stages if recipe.activation_bits(s) == 16]
     if wide and not c.wide:

@@ -121,7 +121,7 @@ def _quantities(flow: Flow, outputs: list[torch.Tensor]) -> list[tuple[torch.Ten
     for box, s in zip(by_role.get("box", []), sure):
         bins = box.shape[1] // 4
         places = torch.arange(bins, dtype=box.dtype)[None, None, :, None, None]
-        distance = (box.unflatten(1, (4, bins)).softmax(2) * places).sum(2)
+        distance = box if bins == 1 else (box.unflatten(1, (4, bins)).softmax(2) * places).sum(2)
         found.append((distance, (s / (DISTANCE * mass * 2)).expand_as(distance)))
     pairs = list(zip(by_role.get("coeff", []), sure))
     power = sum(float((s * s * c.detach() ** 2).sum()) for c, s in pairs)

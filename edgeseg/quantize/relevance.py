@@ -41,9 +41,14 @@ def relevant(
 
 
 def _distances(a: np.ndarray) -> np.ndarray:
-    """(n, 4 * bins, h, w) logits -> (n, 4, h, w): expected bin of each side (Generalized Focal Loss, Li 2020)."""
+    """(n, 4 * bins, h, w) logits -> (n, 4, h, w): expected bin of each side (Generalized Focal Loss, Li 2020).
+
+    With one bin the logits are the distances.
+    """
     n, c, h, w = a.shape
     bins = c // 4
+    if bins == 1:
+        return a
     logits = a.reshape(n, 4, bins, h, w)
     shares = np.exp(logits - logits.max(2, keepdims=True))
     weights = np.arange(bins, dtype=np.float32).reshape(1, 1, bins, 1, 1)

@@ -18,7 +18,7 @@ FLOAT32, INT8 = 0, 0x000D4B38
 #: Number of a convolution's parameter that says that weights are int8, and the value that stands for one scale a channel.
 INT8_TERM, PER_CHANNEL = 8, 2
 _ARRAYS = -23300
-_WEIGHTED = ("Convolution", "Deconvolution")
+_WEIGHTED = ("Convolution", "ConvolutionDepthWise", "Deconvolution")
 
 Value = tuple[str, ...]
 

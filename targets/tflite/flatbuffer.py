@@ -118,8 +118,8 @@ def _tensor(raw: Any, layout: str) -> Tensor:
 
 
 def values(content: bytes, x: np.ndarray) -> dict[int, np.ndarray]:
-    """What each float tensor of the main subgraph holds after a run on one image ``x`` (1, h, w, 3) in float32, without the
-    batch axis, by its index."""
+    """What each float tensor of the main subgraph holds after a run on one image ``x`` (1, h, w, 3) in float32, by its
+    index: (n, ...), n of the first axis for each image of the batch."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate keeps what is inside to itself
@@ -128,6 +128,8 @@ def values(content: bytes, x: np.ndarray) -> dict[int, np.ndarray]:
     entry = runner.get_input_details()[0]
     runner.set_tensor(entry["index"], np.repeat(x, entry["shape"][0], 0))
     runner.invoke()
-    graph = read(content).subgraphs[0]
+    graph, batch = read(content).subgraphs[0], int(entry["shape"][0])
     computed = {entry["index"], *(i for op in graph.operators for i in op.outputs)}
-    return {i: runner.get_tensor(i)[0] for i in sorted(computed) if graph.tensors[i].type == schema.TensorType.FLOAT32}
+    floats = (i for i in sorted(computed) if graph.tensors[i].type == schema.TensorType.FLOAT32)
+    # The converter folds the heads of an attention into the batch: all of one image's are its values.
+    return {i: runner.get_tensor(i).reshape(batch, -1, *graph.tensors[i].shape[1:])[0] for i in floats}

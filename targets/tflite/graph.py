@@ -13,7 +13,7 @@ from edgeseg.quantize.carried import Carried, probe_image
 from . import flatbuffer
 
 # Where the bias is among the inputs, and the order of axes that makes the weight that of a ``Node``.
-_WEIGHTED = {"CONV_2D": (2, (0, 3, 1, 2)), "TRANSPOSE_CONV": (3, (3, 0, 1, 2))}
+_WEIGHTED = {"CONV_2D": (2, (0, 3, 1, 2)), "DEPTHWISE_CONV_2D": (2, (3, 0, 1, 2)), "TRANSPOSE_CONV": (3, (3, 0, 1, 2))}
 _MOVES = (
     "PAD",
     "PADV2",
@@ -64,7 +64,7 @@ def matched(model: Any, content: bytes, decisions: Carried, imgsz: tuple[int, in
 
 def set_constants(model: Any, names: Mapping[str, str], decisions: Carried) -> dict[str, np.ndarray]:
     """Write the decided weights and biases of all convolutions into the model, and give the steps of the output channels of
-    those with integer weights, by the name of the weight.
+    those with integer weights, shaped to multiply the weight, by its name.
 
     Raises:
         EdgesegError: an operator with weights that the network does not have.
@@ -85,7 +85,9 @@ def set_constants(model: Any, names: Mapping[str, str], decisions: Carried) -> d
             data = np.ascontiguousarray(values, np.float32)
             model.buffers[graph.tensors[index].buffer].data = np.frombuffer(data.tobytes(), np.uint8)
         if ours.step is not None:
-            steps[tensor_name(graph, op.inputs[1])] = ours.step
+            shape = [1, 1, 1, 1]
+            shape[order[0]] = -1
+            steps[tensor_name(graph, op.inputs[1])] = ours.step.reshape(shape)
     return steps
 
 

@@ -46,7 +46,7 @@ def _integers(content: bytes, names: dict[str, str], decisions: Carried, scales:
         if reach is not None:
             statistics[name] = {"min": np.array(reach[0], np.float32), "max": np.array(reach[1], np.float32)}
     for name, scale in scales.items():
-        largest = (scale * 127).reshape(-1, 1, 1, 1).astype(np.float32)
+        largest = (scale * 127).astype(np.float32)
         statistics[name] = {"min": -largest, "max": largest}
     q: Any = quantizer.Quantizer(bytearray(content))
     _configure(q, names, decisions)
@@ -97,5 +97,6 @@ def _rule(q: Any, regex: str, operation: Any, bits: tuple[int, int], granularity
         return
     q.update_quantization_recipe(regex, operation, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     if weight == 8:
-        for name in (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.CONV_2D_TRANSPOSE):
+        known = qtyping.TFLOperationName
+        for name in (known.CONV_2D, known.DEPTHWISE_CONV_2D, known.CONV_2D_TRANSPOSE):
             q.add_weight_only_config(regex, name, 8, granularity)
