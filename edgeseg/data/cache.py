@@ -91,7 +91,8 @@ def scan(
         EdgesegError: a label file with an error (file and line), or no readable image at all.
     """
     images = dataset.images(split)
-    key = hashlib.sha256(f"{_VERSION}|{dataset.yaml.resolve()}|{split}|{dataset.nc}".encode()).hexdigest()[:24]
+    said = f"{_VERSION}|{dataset.yaml.resolve()}|{split}|{dataset.nc}{'|boxes' if dataset.boxes else ''}"
+    key = hashlib.sha256(said.encode()).hexdigest()[:24]
     file = (folder or cache_root() / "labels") / f"{key}.npz"
     known = _load(file)
     marks = {p: (*fingerprint(p), *fingerprint(dataset.label_path(p))) for p in images}
@@ -119,7 +120,7 @@ def scan(
 
 
 def _read(dataset: Dataset, path: Path) -> Record | str:
-    file = read_label_file(dataset.label_path(path), dataset.nc)
+    file = read_label_file(dataset.label_path(path), dataset.nc, dataset.boxes)
     try:
         shape = read_image(path).shape
     except EdgesegError as e:

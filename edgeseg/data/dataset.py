@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Dataset:
 
     ``path`` is the dataset's folder, ``names[i]`` the name of class i, ``yaml`` the file that says so. ``splits`` holds for
     each split its folders and ``.txt`` lists. ``annotation_files`` holds COCO JSON files by split; None there means
-    that none is looked for. ``named`` is set for a dataset whose missing parts can be downloaded. ``warnings``: what people
+    that none is looked for. ``boxes``: whether an object may have a box and no outline. ``named`` is set for a dataset whose missing parts can be downloaded. ``warnings``: what people
     should look at in the YAML.
     """
 
@@ -37,6 +37,11 @@ class Dataset:
     annotation_files: Mapping[str, Path | None] = field(default_factory=dict)
     named: str | None = None
     warnings: tuple[str, ...] = ()
+    boxes: bool = False
+
+    def with_boxes(self) -> Dataset:
+        """The same for a detector: objects may be given as boxes, in place of outlines or beside them."""
+        return replace(self, boxes=True)
 
     @property
     def nc(self) -> int:

@@ -1,4 +1,7 @@
-"""YOLO polygon labels: one text file an image, one object a line, ``class x1 y1 x2 y2 ...`` with coordinates in 0..1."""
+"""YOLO labels: one text file an image, one object a line, ``class x1 y1 x2 y2 ...`` with coordinates in 0..1.
+
+Where boxes will do, a line may be ``class x y width height`` (centre and size) too.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +53,12 @@ class LabelFile:
     flat: int = 0
 
 
-def read_labels(path: str | os.PathLike[str], nc: int) -> list[Label]:
+def read_labels(path: str | os.PathLike[str], nc: int, boxes: bool = False) -> list[Label]:
     """The labels of ``read_label_file`` alone."""
-    return list(read_label_file(path, nc).labels)
+    return list(read_label_file(path, nc, boxes).labels)
 
 
-def read_label_file(path: str | os.PathLike[str], nc: int) -> LabelFile:
+def read_label_file(path: str | os.PathLike[str], nc: int, boxes: bool = False) -> LabelFile:
     """Read the labels of one image. No file, or an empty one, means background: no objects.
 
     A row that repeats another, or whose points lie on one line, is no object that could be found: it would count as missed,
@@ -64,6 +67,7 @@ def read_label_file(path: str | os.PathLike[str], nc: int) -> LabelFile:
     Args:
         path: the label file.
         nc: number of classes of the dataset.
+        boxes: take boxes too; their outline is the rectangle.
 
     Raises:
         EdgesegError: with file and line: a class out of range, a box in place of a polygon, too few or an odd number of
@@ -82,7 +86,7 @@ def read_label_file(path: str | os.PathLike[str], nc: int) -> LabelFile:
         words = line.split()
         if not words:
             continue
-        label = _parse(words, nc, path, number)
+        label = _parse(words, nc, path, number, boxes)
         key = (label.cls, label.polygon.tobytes())
         if key in found:
             repeated += 1
@@ -106,9 +110,18 @@ def write_labels(path: str | os.PathLike[str], labels: Iterable[Label]) -> None:
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-def _parse(words: list[str], nc: int, path: Path, number: int) -> Label:
+def _parse(words: list[str], nc: int, path: Path, number: int, boxes: bool) -> Label:
     def bad(what: str, hint: str = "") -> EdgesegError:
         return EdgesegError(what, path=path, line=number, hint=hint or "A line is: class x1 y1 x2 y2 x3 y3 ...")
+
+    def inside(polygon: np.ndarray) -> Label:
+        low, high = float(polygon.min()), float(polygon.max())
+        if low < -TOLERANCE or high > 1 + TOLERANCE:
+            raise bad(
+                f"coordinate {low if low < -TOLERANCE else high:g} is outside 0..1",
+                "Divide x by the image's width and y by its height",
+            )
+        return Label(cls, np.clip(polygon, 0.0, 1.0))
 
     values = []
     for word in words:
@@ -124,20 +137,19 @@ def _parse(words: list[str], nc: int, path: Path, number: int) -> Label:
         raise bad(f"class {words[0]} is not a whole number")
     if not 0 <= cls < nc:
         raise bad(f"class {cls} is out of range", f"The dataset has {nc} classes: 0 to {nc - 1}")
+    if len(values) == 5 and boxes:
+        x, y, width, height = values[1:]
+        if width < 0 or height < 0:
+            raise bad(f"a box of {width:g} x {height:g}", "A line is: class x y width height")
+        left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        return inside(np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32))
     if len(values) == 5:
         raise bad(
             "5 numbers are a box (class x y width height), not a polygon",
-            "Segmentation needs outlines: class and at least 3 points",
+            "Segmentation needs outlines: class and at least 3 points. A detector (yolov8n.yaml) learns from boxes",
         )
     if len(values) % 2 == 0:
         raise bad(f"an odd number of coordinates ({len(values) - 1}): the last point has no y")
     if len(values) < 7:
         raise bad(f"{(len(values) - 1) // 2} points are no polygon", "An outline has at least 3 points")
-    polygon = np.array(values[1:], np.float32).reshape(-1, 2)
-    low, high = float(polygon.min()), float(polygon.max())
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
-        raise bad(
-            f"coordinate {low if low < -TOLERANCE else high:g} is outside 0..1",
-            "Divide x by the image's width and y by its height",
-        )
-    return Label(cls, np.clip(polygon, 0.0, 1.0))
+    return inside(np.array(values[1:], np.float32).reshape(-1, 2))

@@ -85,15 +85,15 @@ class MetricsMeter:
     """Collects detections image by image, as run lengths, and computes the metrics at the end. Masks are not kept.
 
     Only images that were added count: one that could not be read must not be added. ``max_det``: the most detections
-    that the model may give for an image.
+    that the model may give for an image. ``masks``: whether the model gives any; without them ``seg`` is NaN.
     """
 
     truth: Truth
     max_det: int = 300
+    masks: bool = True
     _images: list[dict[str, Any]] = field(default_factory=list)
     _truths: list[dict[str, Any]] = field(default_factory=list)
     _found: list[dict[str, Any]] = field(default_factory=list)
-    _masks: bool = True
 
     def add(self, image: Path, detections: Detections) -> None:
         """Add what was found in one image; ``detections.classes`` are indices into the truth's names."""
@@ -105,7 +105,7 @@ class MetricsMeter:
         boxes = np.asarray(detections.boxes, np.float64)
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         has_masks = detections.tiles is not None
-        self._masks &= has_masks or not len(detections)
+        self.masks &= has_masks or not len(detections)
         masks: list[Any] = detections.rle() if has_masks else [None] * len(boxes)
         rows = zip(boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), masks)
         for box, score, cls, mask in rows:
@@ -130,7 +130,7 @@ class MetricsMeter:
         }
         limit = max(COCO_MAX_DET, self.max_det) if self._most() > COCO_MAX_DET else COCO_MAX_DET
         box = _evaluate(dataset, self._found, "bbox", nc, limit, intervals)
-        seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if self._masks else _nothing(nc)
+        seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if self.masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
         return Metrics(box, seg, self.truth.names, len(self._images), instances)
 

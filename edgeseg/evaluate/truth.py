@@ -89,7 +89,7 @@ def load_truth(dataset: Dataset, split: str, images: Sequence[Path] | None = Non
     file = dataset.annotations(split)
     if file is not None:
         return _from_coco(file, dataset, images)
-    files = {image: read_label_file(dataset.label_path(image), dataset.nc) for image in images}
+    files = {image: read_label_file(dataset.label_path(image), dataset.nc, dataset.boxes) for image in images}
     labels = {image: f.labels for image, f in files.items()}
     counts = Inventory(
         len(images),
@@ -132,7 +132,7 @@ def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
         for a in coco.annotations.get(keys[0], ()):
             name = coco.categories[int(a["category_id"])]
             if name in index:
-                kept.append(_annotation(a, index[name] + 1, file))
+                kept.append(_annotation(a, index[name] + 1, file, dataset.boxes))
             else:
                 foreign.add(name)
         found[image] = kept
@@ -167,11 +167,13 @@ def _disagreement(file: Path, dataset: Dataset, objects: Mapping[Path, int]) -> 
     return (f"the truth is {file.name}, not the label files: {counts}, {other} images differ",)
 
 
-def _annotation(a: Mapping[str, Any], category: int, file: Path) -> dict[str, Any]:
+def _annotation(a: Mapping[str, Any], category: int, file: Path, boxes: bool) -> dict[str, Any]:
     segmentation = a.get("segmentation")
-    if not segmentation:
+    if not segmentation and not boxes:
         raise EdgesegError(
-            f"annotation {short(a.get('id'))} has no segmentation", path=file, hint="Segmentation needs masks"
+            f"annotation {short(a.get('id'))} has no segmentation",
+            path=file,
+            hint="Segmentation needs masks; a detector (yolov8n.pt) does not",
         )
     bbox, area = box_of(a.get("bbox")), number_of(a.get("area"))
     if bbox is None:
@@ -182,5 +184,5 @@ def _annotation(a: Mapping[str, Any], category: int, file: Path) -> dict[str, An
         "iscrowd": int(bool(a.get("iscrowd", 0))),
         "bbox": bbox,
         "area": bbox[2] * bbox[3] if area is None else area,
-        "segmentation": segmentation,
+        **({} if boxes else {"segmentation": segmentation}),
     }

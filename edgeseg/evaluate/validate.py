@@ -130,11 +130,12 @@ def validate(
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(dataset)
     chosen = list(images if images is not None else dataset.images(split))[:limit]
-    truth = load_truth(dataset, split, chosen)
     settings = {"conf": conf, "iou": iou, "max_det": max_det, "multi_label": multi_label}
     predict = _predictor(pipeline, settings)
+    masks = getattr(getattr(predict, "manifest", None), "task", "segment") != "detect"
+    truth = load_truth(dataset if masks else dataset.with_boxes(), split, chosen)
     mapping, warnings = _classes(predict, dataset)
-    meter = MetricsMeter(truth, max_det)
+    meter = MetricsMeter(truth, max_det, masks)
     skipped: list[tuple[str, str]] = []
     speed: dict[str, list[float]] = {s: [] for s in STAGES}
     with ThreadPoolExecutor(1) as counting:  # run lengths and matching, while the next image is inferred

@@ -97,11 +97,13 @@ class CrossStage(nn.Module):
 class Attention(nn.Module):
     """Self-attention among all positions (Vaswani et al. 2017), with a depthwise convolution for where they are.
 
-    A head has 64 channels of values (about: there is at least one head), and half as many of queries and of keys.
+    A head has 64 channels of values (about: there is at least one head), and half as many of queries and of keys. ``size``
+    is the maps' (height, width) where it is fixed, None where it is read from them.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.size: tuple[int, int] | None = None
         self.heads = max(channels // 64, 1)
         self.values = channels // self.heads
         self.keys = self.values // 2
@@ -111,12 +113,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        batch, channels, height, width = x.shape
-        read = self.read(x).view(batch, self.heads, 2 * self.keys + self.values, height * width)
+        channels = self.values * self.heads
+        height, width = self.size or x.shape[2:]
+        read = self.read(x).view(-1, self.heads, 2 * self.keys + self.values, height * width)
         query, key, value = read.split((self.keys, self.keys, self.values), 2)
         weights = ((query.transpose(2, 3) @ key) * self.keys**-0.5).softmax(3)
-        mixed = (value @ weights.transpose(2, 3)).view(batch, channels, height, width)
-        return self.leave(mixed + self.place(value.reshape(batch, channels, height, width)))
+        mixed = (value @ weights.transpose(2, 3)).view(-1, channels, height, width)
+        return self.leave(mixed + self.place(value.reshape(-1, channels, height, width)))
 
 
 class Attending(nn.Module):

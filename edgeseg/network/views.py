@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from edgeseg.network.blocks import Attention
 from edgeseg.network.definition import COEFFS, STRIDES
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class DecodedView(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto``."""
-        maps, proto = self.network(images)
+        maps, proto, *_ = self.network(images)
         parts = []
         for (box, score, *coeff), stride in zip(maps, STRIDES):
             boxes = decode_boxes(box, stride, self.network.reg_max)
@@ -46,10 +48,20 @@ class DecodedView(nn.Module):
         return torch.cat(parts, 2), *(() if proto is None else (proto,))
 
 
-class FixedDecodedView(nn.Module):
-    """``DecodedView`` for one image size, with every size a plain number and nothing but common operators.
+def fixed(network: Network, imgsz: tuple[int, int]) -> Network:
+    """A copy for images of (height, width) ``imgsz`` alone, in which no size is read from a map.
 
     For converters that cannot read a traced size: coremltools 9.0 with NumPy 2.4, X2Paddle 1.6.
+    """
+    twin = copy.deepcopy(network)
+    for module in twin.modules():
+        if isinstance(module, Attention):
+            module.size = (imgsz[0] // STRIDES[-1], imgsz[1] // STRIDES[-1])
+    return twin
+
+
+class FixedDecodedView(nn.Module):
+    """``DecodedView`` for one image size, with every size a plain number and nothing but common operators.
 
     Args:
         network: the network.
@@ -59,7 +71,7 @@ class FixedDecodedView(nn.Module):
 
     def __init__(self, network: Network, imgsz: tuple[int, int], *, normalized: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network = fixed(network, imgsz)
         self.cells = [(imgsz[0] // s, imgsz[1] // s) for s in STRIDES]
         bins = network.reg_max
         self.register_buffer("bins", torch.arange(bins, dtype=torch.float32).reshape(1, 1, bins, 1))
@@ -72,7 +84,7 @@ class FixedDecodedView(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto`` as ``DecodedView`` gives them."""
-        maps, proto = self.network(images)
+        maps, proto, *_ = self.network(images)
         bins, parts = self.network.reg_max, []
         for i, (box, score, *coeff) in enumerate(maps):
             count = self.cells[i][0] * self.cells[i][1]

@@ -17,7 +17,6 @@ WITHOUT_EFFECT = ("verbose", "pose", "kobj", "erasing", "auto_augment", "profile
 
 # What training does here in any case: another value is refused, with what to do instead.
 _FIXED: dict[str, tuple[Any, str]] = {
-    "task": ("segment", "Only segmentation is trained"),
     "mode": ("train", "Type the command itself: edgeseg val, edgeseg predict, edgeseg export"),
     "save": (True, "Leave it out: best.pt and last.pt are always kept"),
     "save_period": (-1, "Leave it out: best.pt and last.pt are kept"),

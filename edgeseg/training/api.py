@@ -92,18 +92,19 @@ def _train(
 ) -> TrainResult:
     seed_everything(options.seed)
     dataset = load_dataset(options.data)
-    data = {split: _scan(dataset, split, processes, progress) for split in ("train", "val")}
-    warnings = _checked(data["train"], dataset)
-    # Before the first epoch, not after it: labels that are not there, annotations of other images.
-    truth = load_truth(dataset, "val", [r.path for r in data["val"].records])
-    if processes.main:
-        _tell(listeners, data["train"], dataset, truth)
     folded: tuple[str, ...] = ()
     if options.resume:
         network = load_checkpoint(options.resume)
     else:
         start = start_network(options, dataset.names)
         network, folded = start.network, start.folded
+    dataset = dataset.with_boxes() if network.task == "detect" else dataset
+    data = {split: _scan(dataset, split, processes, progress) for split in ("train", "val")}
+    warnings = _checked(data["train"], dataset)
+    # Before the first epoch, not after it: labels that are not there, annotations of other images.
+    truth = load_truth(dataset, "val", [r.path for r in data["val"].records])
+    if processes.main:
+        _tell(listeners, data["train"], dataset, truth)
     network.info = {**network.info, "imgsz": options.imgsz, **remember(dataset)}
     if options.qat:
         network = _rounding(network, options, dataset, processes, progress)

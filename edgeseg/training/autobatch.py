@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from edgeseg.network.model import Network
-from edgeseg.training.loss import segmentation_loss
+from edgeseg.training.loss import network_loss
 from edgeseg.training.options import TrainOptions
-from edgeseg.training.targets import Targets, flatten
+from edgeseg.training.targets import Targets
 
 SHARE = 0.7
 """Share of the device's free memory to fill."""
@@ -63,7 +63,7 @@ def _peak(network: Network, batch: int, options: TrainOptions, device: torch.dev
     state = {k: v.clone() for k, v in network.state_dict().items()}
     network.train()
     with torch.autocast(device.type, enabled=options.amp):
-        out, proto = network(torch.rand(batch, 3, side, side, device=device))
-    segmentation_loss(flatten(out, proto, network.strides), targets).total.backward()
+        output = network(torch.rand(batch, 3, side, side, device=device))
+    network_loss(output, targets, network.strides).total.backward()
     network.load_state_dict(state)
     return torch.cuda.max_memory_allocated(device) - before

@@ -20,10 +20,10 @@ from edgeseg.errors import EdgesegError
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes
 from edgeseg.training.ema import WeightAverage
-from edgeseg.training.loss import PARTS, LossGains, segmentation_loss
+from edgeseg.training.loss import PARTS, LossGains, network_loss
 from edgeseg.training.optimize import apply_rates
 from edgeseg.training.schedule import Rates, Schedule
-from edgeseg.training.targets import Targets, flatten
+from edgeseg.training.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ class Trainer:
             rng = np.random.default_rng((self.settings.seed, self.position.step, 1))
             images, targets = rescale(images, targets, rng.uniform(-1, 1) * self.settings.multi_scale)
         with torch.autocast(device.type, enabled=self.settings.amp and device.type == "cuda"):
-            maps, proto = self._model(images)
-        prediction = flatten(maps, proto, self.network.strides)
-        many = self.processes.world > 1
-        loss = segmentation_loss(prediction, targets, self.settings.gains, total=self.processes.sum if many else None)
+            output = self._model(images)
+        total = self.processes.sum if self.processes.world > 1 else None
+        done = self.position.epoch / max(self.settings.epochs - 1, 1)
+        loss = network_loss(output, targets, self.network.strides, self.settings.gains, done=done, total=total)
         # DDP divides by the number of processes; the loss is a share of the sum, not of the mean.
         self.scaler.scale(loss.total * self.processes.world).backward()
         return self.processes.sum(loss.parts)

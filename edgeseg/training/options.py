@@ -26,6 +26,8 @@ class TrainOptions:
     Attributes:
         data: dataset YAML or the name of a dataset.
         model: what to train: a definition (``yolov8n-seg.yaml``: from scratch) or a checkpoint (its weights are the start).
+            A detector (``yolo11n.yaml``) learns from boxes or outlines, a segmentation network from outlines.
+        task: ``segment`` or ``detect``, to make sure; what is trained is what ``model`` is.
         pretrained: a checkpoint whose weights are carried into ``model`` wherever they fit.
         resume: a ``last.pt`` whose run goes on (``true``: the newest one below ``project``); all other options but device
             and workers are taken from it.
@@ -49,6 +51,7 @@ class TrainOptions:
 
     data: str
     model: str = "yolov8n-seg.pt"
+    task: str | None = None
     pretrained: str | None = None
     resume: str | None = None
     epochs: int = 100

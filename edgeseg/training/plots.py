@@ -214,7 +214,7 @@ def _truth(image: np.ndarray, rows: list[dict[str, Any]], names: tuple[str, ...]
     picture = image.copy()
     for row in rows:
         cls = row["category_id"] - 1
-        if isinstance(row["segmentation"], list):
+        if isinstance(row.get("segmentation"), list):
             rings = [np.rint(np.reshape(r, (-1, 2))).astype(np.int32) for r in row["segmentation"]]
             cv2.polylines(picture, rings, True, colour_of(cls), 2, cv2.LINE_AA)
         x, y, w, h = row["bbox"]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edgeseg.manifest import Output
 from edgeseg.network.flow import network_flow
-from edgeseg.network.model import Network, RawOutput
+from edgeseg.network.head import RawOutput
+from edgeseg.network.model import Network
 from edgeseg.quantize.decide import Decisions, decide
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.kinds import kind_of
@@ -70,6 +71,7 @@ class QuantizedNetwork(nn.Module):
         super().__init__()
         self.flow, self.recipe, self.imgsz = flow, recipe, imgsz
         self.names, self.strides, self.nc = network.names, network.strides, network.nc
+        self.task, self.reg_max = network.task, network.reg_max
         self.definition, self.info, self.fused = network.definition, dict(network.info), True
         self._origin = [network.fuse()]  # in a list: its weights are no parameters of this module
         self._convs = {n.output: i for i, n in enumerate(m for m in flow.nodes if m.weight is not None)}
@@ -119,7 +121,9 @@ class QuantizedNetwork(nn.Module):
                     weight = fake_quantize_weight(weight, n.kind, self.recipe.weights.granularity == "tensor")
             live[n.output] = self._round(n.output, operate(n, [live[k] for k in n.inputs], weight, bias))
         out = [live[k] for k in flow.outputs]
-        return RawOutput([(out[i], out[i + 1], out[i + 2]) for i in (0, 3, 6)], out[9])
+        roles = len(self._origin[0].head.roles)
+        maps = [tuple(out[i : i + roles]) for i in range(0, roles * len(self.strides), roles)]
+        return RawOutput(maps, out[-1] if self.task == "segment" else None)
 
     def outputs(self, head: str, imgsz: tuple[int, int] | None, batch: int = 1) -> tuple[Output, ...]:
         """As ``Network.outputs``."""

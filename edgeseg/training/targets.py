@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,6 +35,15 @@ class Targets:
         """Number of images."""
         return len(self.masks)
 
+    def class_maps(self, size: tuple[int, int]) -> Tensor:
+        """(B, h, w) int64: the class at each place of a map of (h, w) ``size``, from 1; 0 is background."""
+        masks = self.masks
+        if masks.shape[1:] != size:
+            masks = F.interpolate(masks[:, None].float(), size, mode="nearest")[:, 0]
+        counts = torch.bincount(self.image, minlength=self.batch)
+        row = masks.long() + (counts.cumsum(0) - counts)[:, None, None]
+        return torch.where(masks > 0, torch.cat((self.classes.new_zeros(1), self.classes + 1))[row], 0)
+
     @property
     def ordinals(self) -> Tensor:
         """(T,) int64: the value that each instance has in the index map of its image (from 1)."""
@@ -56,18 +66,18 @@ class Prediction:
     """Raw network output with one row per anchor; strides one after the other, each row-major.
 
     Attributes:
-        box: (B, N, 4 * reg_max) DFL logits, channel = side * reg_max + bin, sides l, t, r, b.
+        box: (B, N, 4 * reg_max) DFL logits, channel = side * reg_max + bin, sides l, t, r, b; with one bin the distances.
         score: (B, N, nc) logits.
-        coeff: (B, N, 32).
-        proto: (B, 32, h, w).
+        coeff: (B, N, 32), None of a detector.
+        proto: (B, 32, h, w), None of a detector.
         anchors: (N, 2) x, y of the anchor centres in input pixels.
         strides: (N, 1) input pixels per grid cell.
     """
 
     box: Tensor
     score: Tensor
-    coeff: Tensor
-    proto: Tensor
+    coeff: Tensor | None
+    proto: Tensor | None
     anchors: Tensor
     strides: Tensor
 
@@ -79,14 +89,17 @@ class Prediction:
     def boxes(self) -> Tensor:
         """Decoded boxes (B, N, 4), xyxy in input pixels: anchor minus/plus the expected distance times the stride."""
         batch, count, _ = self.box.shape
-        bins = torch.arange(self.reg_max, dtype=self.box.dtype, device=self.box.device)
-        distance = self.box.view(batch, count, 4, self.reg_max).softmax(-1) @ bins * self.strides
+        sides = self.box
+        if self.reg_max > 1:
+            bins = torch.arange(self.reg_max, dtype=self.box.dtype, device=self.box.device)
+            sides = self.box.view(batch, count, 4, self.reg_max).softmax(-1) @ bins
+        distance = sides * self.strides
         return torch.cat((self.anchors - distance[..., :2], self.anchors + distance[..., 2:]), -1)
 
 
-def flatten(maps: Sequence[tuple[Tensor, Tensor, Tensor]], proto: Tensor, strides: Sequence[int]) -> Prediction:
+def flatten(maps: Sequence[tuple[Tensor, ...]], proto: Tensor | None, strides: Sequence[int]) -> Prediction:
     """Lay the maps of each stride, (box, score, coeff) of shape (B, C, h, w), out by anchor, in float32."""
-    box, score, coeff = (torch.cat([m[i].flatten(2) for m in maps], 2).transpose(1, 2).float() for i in range(3))
+    box, score, *coeff = (torch.cat([m[i].flatten(2) for m in maps], 2).transpose(1, 2).float() for i in range(len(maps[0])))
     anchors, scale = [], []
     for (first, *_), stride in zip(maps, strides):
         h, w = first.shape[2:]
@@ -95,4 +108,5 @@ def flatten(maps: Sequence[tuple[Tensor, Tensor, Tensor]], proto: Tensor, stride
         )
         anchors.append(torch.stack((x, y), -1).view(-1, 2) * stride)
         scale.append(torch.full((h * w, 1), float(stride), device=first.device))
-    return Prediction(box, score, coeff, proto.float(), torch.cat(anchors), torch.cat(scale))
+    masks = (coeff[0], proto.float()) if coeff and proto is not None else (None, None)
+    return Prediction(box, score, *masks, torch.cat(anchors), torch.cat(scale))

@@ -8,7 +8,7 @@ import torch
 
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import load_checkpoint
-from edgeseg.network.definition import Definition
+from edgeseg.network.definition import Definition, known_names
 from edgeseg.network.model import Network
 from edgeseg.training.options import TrainOptions
 from edgeseg.training.statistics import folded
@@ -39,6 +39,9 @@ def start_network(options: TrainOptions, names: tuple[str, ...]) -> Start:
         EdgesegError: no such file, or not one weight fits.
     """
     source = load_checkpoint(options.model, seed=options.seed)
+    if options.task not in (None, source.task):
+        what = f"task={options.task}, and {options.model} is made to {source.task}"
+        raise EdgesegError(what, hint=f"Leave task out, or choose another model: {known_names('.yaml')}")
     given = load_checkpoint(options.pretrained) if options.pretrained else source
     if options.qat and source.names == names and not options.pretrained:
         return Start(source, Transfer(1, 1, ()), ())

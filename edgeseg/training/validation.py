@@ -25,8 +25,7 @@ from edgeseg.network.model import Network
 from edgeseg.network.runtime import network_manifest
 from edgeseg.training.distributed import Processes
 from edgeseg.training.loop import prepare as to_device
-from edgeseg.training.loss import PARTS, LossGains, segmentation_loss
-from edgeseg.training.targets import flatten
+from edgeseg.training.loss import PARTS, LossGains, network_loss
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
@@ -37,22 +36,25 @@ SAMPLES = 16
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Detections of one image with masks as run lengths, as ``MetricsMeter`` takes them: a fraction of the memory."""
+    """Detections of one image with masks as run lengths, as ``MetricsMeter`` takes them: a fraction of the memory.
+
+    ``tiles`` is None of a detector.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     shape: tuple[int, int]
-    tiles: list[dict[str, Any]]
+    tiles: list[dict[str, Any]] | None
 
     @classmethod
     def of(cls, d: Detections) -> Stored:
         """The same detections, their masks encoded."""
-        return cls(d.boxes, d.scores, d.classes, d.shape, d.rle())
+        return cls(d.boxes, d.scores, d.classes, d.shape, None if d.tiles is None else d.rle())
 
     def rle(self) -> list[dict[str, Any]]:
         """The masks."""
-        return self.tiles
+        return self.tiles or []
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -93,7 +95,7 @@ class Validator:
     _truth: Truth | None = None
 
     def __call__(self, network: Network) -> dict[str, float]:
-        """Losses ``val/*``, ``box/map``, ``box/map50``, ``seg/map``, ``seg/map50`` and ``fitness``."""
+        """Losses ``val/*``, ``box/map``, ``box/map50``, of a segmentation network ``seg/map``, ``seg/map50``, and ``fitness``."""
         sums, found = torch.zeros(len(PARTS) + 1, device=self.processes.device), []
         network.eval()
         self.samples = []
@@ -105,7 +107,7 @@ class Validator:
         losses = self.processes.sum(sums).tolist()
         row = {f"val/{k}": v / max(losses[-1], 1) for k, v in zip(PARTS, losses)}
         self.found = _gather(found, self.processes)
-        return self.processes.share(lambda: {**row, **self._precision()})
+        return self.processes.share(lambda: {**row, **self._precision(network.task == "segment")})
 
     @property
     def truth(self) -> Truth:
@@ -114,12 +116,13 @@ class Validator:
             self._truth = load_truth(self.dataset, self.split, [r.path for r in self.records])
         return self._truth
 
-    def _precision(self) -> dict[str, float]:
-        meter = MetricsMeter(self.truth)
+    def _precision(self, masks: bool) -> dict[str, float]:
+        meter = MetricsMeter(self.truth, masks=masks)
         for path, detections in self.found:
             meter.add(path, detections)  # type: ignore[arg-type]
         m = meter.result()
-        figures = {"box/map": m.box.map, "box/map50": m.box.map50, "seg/map": m.seg.map, "seg/map50": m.seg.map50}
+        figures = {"box/map": m.box.map, "box/map50": m.box.map50}
+        figures |= {"seg/map": m.seg.map, "seg/map50": m.seg.map50} if masks else {}
         return {**figures, "fitness": fitness(m.box.map, m.box.map50, m.seg.map, m.seg.map50)}
 
     def _batches(self) -> Iterator[tuple[list[tuple[Path, Item]], list[Letterbox]]]:
@@ -136,9 +139,9 @@ class Validator:
         self, network: Network, items: list[tuple[Path, Item]], geometry: list[Letterbox]
     ) -> tuple[torch.Tensor, list[Found]]:
         images, targets = to_device(collate([item for _, item in items]), self.processes.device)
-        maps, proto = network(images)
-        parts = segmentation_loss(flatten(maps, proto, network.strides), targets, self.gains).parts
-        outputs = [t.float().cpu().numpy() for triple in maps for t in triple] + [proto.float().cpu().numpy()]
+        output = network(images)
+        parts = network_loss(output, targets, network.strides, self.gains).parts
+        outputs = [t.float().cpu().numpy() for t in output.flat()]
         manifest = network_manifest(network, Tensor("images", (-1, 3, -1, -1)), network.outputs("raw", None, batch=-1))
         found = []
         for i, (path, _) in enumerate(items):

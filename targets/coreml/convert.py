@@ -17,7 +17,7 @@ from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network
-from edgeseg.network.views import FixedDecodedView
+from edgeseg.network.views import FixedDecodedView, fixed
 
 
 def convert(job: Job) -> None:
@@ -67,7 +67,7 @@ def _program(network: Network, job: Job, head: str, *, half: bool) -> Any:
 
 
 def _trace(network: Network, job: Job, head: str) -> torch.jit.ScriptModule:
-    view = network.view("raw") if head == "raw" else FixedDecodedView(network, job.imgsz)
+    view = fixed(network, job.imgsz).view("raw") if head == "raw" else FixedDecodedView(network, job.imgsz)
     sample = torch.rand(job.batch, 3, *job.imgsz)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer announces its own retirement at every call
@@ -76,7 +76,7 @@ def _trace(network: Network, job: Job, head: str) -> torch.jit.ScriptModule:
 
 
 def _half() -> Any:
-    """Half floats but for what follows the softmax of the boxes: between 512 and 1024 half floats step by 0.5 pixels."""
+    """Half floats but for the decoding of boxes: between 512 and 1024 half floats step by 0.5 pixels."""
     import coremltools as ct
 
     known: dict[int, bool] = {}
@@ -85,12 +85,19 @@ def _half() -> Any:
         if op is None:
             return False
         if id(op) not in known:
-            known[id(op)] = op.op_type == "softmax"
+            known[id(op)] = _decodes(op)
             sources = [v for value in op.inputs.values() for v in (value if isinstance(value, (list, tuple)) else [value])]
             known[id(op)] = known[id(op)] or any(decoding(v.op) for v in sources if v is not None)
         return known[id(op)]
 
     return ct.transform.FP16ComputePrecision(op_selector=lambda op: not decoding(op))
+
+
+def _decodes(op: Any) -> bool:
+    """Whether boxes begin to be decoded here: a softmax over bins (attention has one too), sides split in two halves."""
+    if op.op_type == "softmax":
+        return int(op.inputs["axis"].val) == 2
+    return op.op_type == "split" and len(op.inputs["x"].shape) == 3
 
 
 def _save(model: Any, manifest: Manifest, output: Path) -> None:

@@ -93,10 +93,12 @@ class _Half(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.body, self.head = network.half(), network.head
+        self.nc, self.reg_max = network.nc, network.reg_max
 
     def forward(self, images: torch.Tensor) -> RawOutput:
-        maps, proto = self.body(images.half())
-        return RawOutput([(box.float(), score.float(), coeff.float()) for box, score, coeff in maps], proto.float())
+        maps, proto, *_ = self.body(images.half())
+        floats = [tuple(tensor.float() for tensor in one) for one in maps]
+        return RawOutput(floats, None if proto is None else proto.float())
 
 
 def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> None:

@@ -36,6 +36,11 @@ class Value:
         """The tensor with its axes as in ONNX."""
         return ops.transpose(self.tensor, _TO_FIRST) if self.last else self.tensor
 
+    @property
+    def map(self) -> Any:
+        """The tensor channels last, as far as it has four axes."""
+        return self.tensor if self.last or len(self.tensor.shape) != 4 else ops.transpose(self.tensor, _TO_LAST)
+
 
 class Builder:
     """Builds one Keras model from an ONNX graph of static shapes; its input is (N, 3, H, W) there and (N, H, W, 3) here."""
@@ -77,9 +82,9 @@ class Builder:
     def map(self, node: onnx.NodeProto, index: int = 0) -> Any:
         """An input that must be a feature map, channels last."""
         value = self._values.get(node.input[index])
-        if value is None or not value.last:
+        if value is None or len(value.tensor.shape) != 4:
             raise _cannot(node, "its input is no feature map")
-        return value.tensor
+        return value.map
 
     def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
         """An input that must be a constant, None where it is left out."""
@@ -115,17 +120,14 @@ def _conv(b: Builder, node: onnx.NodeProto, a: Attributes) -> Value:
     same = strides == [1, 1] and even
     if not same and any((top, left, bottom, right)):
         x = layers.ZeroPadding2D(((top, bottom), (left, right)))(x)
-    layer = layers.Conv2D(
-        filters,
-        size,
-        strides=strides,
-        padding="same" if same else "valid",
-        dilation_rate=dilations,
-        groups=int(a.get("group", 1)),
-        use_bias=bias is not None,
-    )
+    groups, usual = int(a.get("group", 1)), {"strides": strides, "dilation_rate": dilations, "use_bias": bias is not None}
+    usual["padding"] = "same" if same else "valid"
+    if groups == filters == x.shape[-1]:
+        layer, order = layers.DepthwiseConv2D(size, **usual), (2, 3, 0, 1)
+    else:
+        layer, order = layers.Conv2D(filters, size, groups=groups, **usual), (2, 3, 1, 0)
     made = layer(x)
-    layer.set_weights([kernel.transpose(2, 3, 1, 0), *([] if bias is None else [bias])])
+    layer.set_weights([kernel.transpose(order), *([] if bias is None else [bias])])
     return Value(made, last=True)
 
 
@@ -163,7 +165,7 @@ def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Builder, onnx
     def rule(b: Builder, node: onnx.NodeProto, a: Attributes) -> Value:
         del a
         known = [b.value(n) for n in node.input if not b.is_constant(n)]
-        last = all(v.last for v in known)
+        last = any(v.last for v in known) and all(len(v.tensor.shape) == 4 for v in known)
         both = [_side(b, n, last) for n in node.input]
         return Value(function(*both), last=last)
 
@@ -172,7 +174,7 @@ def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Builder, onnx
 
 def _side(b: Builder, name: str, last: bool) -> Any:
     if not b.is_constant(name):
-        return b.value(name).tensor if last else b.value(name).plain
+        return b.value(name).map if last else b.value(name).plain
     array = b._constants[name]
     if array.size == 1:
         return float(array.reshape(()))
@@ -259,6 +261,11 @@ def _reduce_sum(b: Builder, node: onnx.NodeProto, a: Attributes) -> Value:
     return Value(ops.sum(tensor, axis=None if axis is None else tuple(axis), keepdims=bool(a.get("keepdims", 1))))
 
 
+def _matmul(b: Builder, node: onnx.NodeProto, a: Attributes) -> Value:
+    del a
+    return Value(ops.matmul(*(b.value(n).plain for n in node.input)))
+
+
 _RULES: dict[str, Callable[[Builder, onnx.NodeProto, Attributes], Made]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -275,6 +282,7 @@ _RULES: dict[str, Callable[[Builder, onnx.NodeProto, Attributes], Made]] = {
     "Clip": _clip,
     "Identity": _unary(lambda x: x),
     "Concat": _concat,
+    "MatMul": _matmul,
     "Slice": _slice,
     "Split": _split,
     "Reshape": _reshape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def convert(job: Job) -> None:
     _tensorflowjs(job.source, job.output, {"edgeseg": manifest.to_json(), "task": manifest.task})
     job.progress(0.8, "weights")
     model = weights.read(job.output)
+    _name(model.json["signature"], manifest)
     _check(model.json, manifest, job.output)
     weights.unfold(model)
     notes = _shrink(weights, model, job)
@@ -96,6 +98,18 @@ def _stubs() -> Iterator[None]:
     finally:
         for name in missing:
             sys.modules.pop(name, None)
+
+
+def _name(signature: dict[str, Any], manifest: Manifest) -> None:
+    """Give the outputs their names where several have one shape: tensorflowjs tells them apart by nothing else.
+
+    It leaves TensorFlow's own words there, ``Identity_3:0`` for the fourth of the outputs sorted by name.
+    """
+    ordered = sorted(o.name for o in manifest.outputs)
+    left = {word: re.fullmatch(r"Identity(?:_(\d+))?:0", word) for word in signature["outputs"]}
+    signature["outputs"] = {
+        ordered[int(match[1] or 0)] if match else word: signature["outputs"][word] for word, match in left.items()
+    }
 
 
 def _check(model: dict[str, Any], manifest: Manifest, path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError
+from edgeseg.manifest import TASKS
 from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network, count_flops, count_parameters
 
@@ -64,10 +65,27 @@ def test_fused_network_computes_the_same(small: Network) -> None:
 @pytest.mark.parametrize("act", ["silu", "relu6", "hardswish"])
 def test_training_reaches_every_weight(act: str) -> None:
     network = Network(Definition("tiny", nc=2, act=act, depth=0.33, width=0.125, max_channels=128)).train()
-    maps, proto = network(torch.rand(2, 3, 64, 64))
-    (sum(t.square().mean() for triple in maps for t in triple) + proto.square().mean()).backward()
+    out = network(torch.rand(2, 3, 64, 64))
+    sum(t.square().mean() for t in out.flat()).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None]
     assert without == ["head.bins"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_only_training_uses(task: str) -> None:
+    network = Network(Definition("tiny", 2, "silu", 0.33, 0.125, 128, "yolo26", task)).train()
+    out = network(torch.rand(2, 3, 64, 64))
+    assert out.single is not None and (out.semantic is None) == (task == "detect")
+    rest = [*(t for one in out.single for t in one), *([] if out.semantic is None else [out.semantic])]
+    if out.semantic is not None:
+        assert out.semantic.shape == (2, 2, 8, 8)
+    sum(t.square().mean() for t in rest).backward()
+    reached = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None and name.startswith("head")}
+    assert reached == ({"single"} if task == "detect" else {"single", "proto"})
+    # The second copy reads the features, and bends them not.
+    assert any(p.grad is not None for p in network.backbone.parameters()) == (task == "segment")
+    out = network.eval()(torch.rand(1, 3, 64, 64))
+    assert out.single is None and out.semantic is None
 
 
 def test_initial_biases_expect_few_objects() -> None:

@@ -175,17 +175,18 @@ def test_what_is_refused_is_called_by_its_name():
     refused(
         Foreign(Tensor("x", (1, 3, 224, 224)), [Tensor("logits", (1, 1000))]), "a classification network of 1000 classes"
     )
-    refused(Foreign(IMAGE, [replace(prediction, shape=(1, 9, 126))]), "a detection network")
-    refused(Foreign(IMAGE, [Tensor("o", (1, 300, 6))]), "a detection network with NMS inside")
+    refused(Foreign(IMAGE, [replace(prediction, shape=(1, 56, 126))]), "what should be scores reaches 600")
+    refused(Foreign(IMAGE, [replace(prediction, shape=(1, 4, 126))]), "boxes without classes")
+    refused(Foreign(IMAGE, [Tensor("o", (1, 300, 7))]), "for oriented boxes")
     refused(Foreign(IMAGE, [Tensor("o", (1, 21, 64, 96))]), "one map")
-    refused(Foreign(IMAGE, [o for o in raw_outputs()[:-1] if o.shape[1] != 32]), "a detection network before decoding")
+    refused(Foreign(IMAGE, [o for o in raw_outputs()[:-1] if o.shape[1] == 5]), "a detection network before decoding")
     refused(Foreign(IMAGE, [replace(prediction, shape=(1, 36, 126)), proto]), "do not belong together")
-    refused(Foreign(IMAGE, raw_outputs()[:-1]), "without masks")
+    refused(Foreign(IMAGE, raw_outputs()[:-1]), "before decoding")
     refused(Foreign(IMAGE, [*raw_outputs()[:-1], Tensor("t9", (1, 3, 7, 24))]), "no head that edgeseg knows")
     uneven = raw_outputs()
     refused(Foreign(IMAGE, [replace(uneven[0], shape=(1, 48, 8, 12)), *uneven[1:]]), "no head")
     refused(Foreign(IMAGE, [uneven[0], replace(uneven[1], shape=(1, 9, 8, 12)), *uneven[2:]]), "no head")
-    refused(Foreign(IMAGE, raw_outputs(), {"task": "detect"}), "a network for detection")
+    refused(Foreign(IMAGE, raw_outputs(), {"task": "detect"}), "task=detect, its outputs are those of a network to segment")
     refused(Foreign(IMAGE, raw_outputs(), {"task": "pose"}), "a network for poses")
 
 
@@ -379,3 +380,40 @@ def test_onnx_of_another_network_is_refused_in_one_line(tmp_path):
     with pytest.raises(EdgesegError, match="a classification network") as caught:
         open_model(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value) and "edgeseg export" in caught.value.hint
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("bins", [16, 1])
+@given(shuffled=st.permutations(range(6)))
+def test_the_raw_head_of_a_detector(layout, bins, shuffled):
+    maps = []
+    for s in (8, 16, 32):
+        for name, c in (("a", 4 * bins), ("b", 5)):
+            h, w = 64 // s, 96 // s
+            maps.append(Tensor(f"{name}{s}", (1, c, h, w) if layout == "nchw" else (1, h, w, c)))
+    entry = IMAGE if layout == "nchw" else Tensor("x", (1, 64, 96, 3))
+    manifest = inferred(Foreign(entry, [maps[i] for i in shuffled]))
+    wanted = [f"{r}{s}" for s in (8, 16, 32) for r in ("box", "score")]
+    assert [f"{o.role}{o.stride}" for o in manifest.outputs] == [wanted[i] for i in shuffled]
+    assert (manifest.task, manifest.head, manifest.nc, manifest.reg_max) == ("detect", "raw", 5, bins)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_decoded_head_of_a_detector(last):
+    array = np.zeros((1, 9, 126), np.float32)
+    array[0, :4] = 40.0
+    array[0, 7, 100] = 0.75
+    array = array.transpose(0, 2, 1).copy() if last else array
+    manifest = inferred(Fixed([array], hw=(64, 96)))
+    assert (manifest.task, manifest.head, manifest.nc) == ("detect", "decoded", 5)
+    found = detections(manifest, [array])
+    assert found.classes.tolist() == [3] and found.tiles is None
+    np.testing.assert_allclose(found.boxes[0], [20, 20, 60, 60])
+
+
+def test_a_detector_after_nms():
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, 0] = (8, 8, 40, 32, 0.9, 2)
+    manifest = inferred(Fixed([rows]))
+    found = detections(manifest, [rows])
+    assert (manifest.task, manifest.head) == ("detect", "nms") and found.classes.tolist() == [2] and found.tiles is None

@@ -51,7 +51,6 @@ def test_freeze_by_number_by_list_and_by_name() -> None:
 
 def test_what_training_does_anyway_is_accepted_and_nothing_else() -> None:
     o = read(
-        task="segment",
         deterministic=True,
         save=True,
         rect=False,
@@ -65,7 +64,6 @@ def test_what_training_does_anyway_is_accepted_and_nothing_else() -> None:
         "rect": True,
         "single_cls": True,
         "fraction": 0.5,
-        "task": "detect",
         "time": 2,
         "dropout": 0.1,
     }.items():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseg.training.assign import assign, box_ciou
-from edgeseg.training.loss import LossGains, segmentation_loss
+from edgeseg.training.loss import LossGains, branch_loss
 from edgeseg.training.targets import Prediction, Targets, flatten
 
 _spec = importlib.util.spec_from_file_location("slow_loss", Path(__file__).with_name("slow_loss.py"))
@@ -78,7 +78,7 @@ def test_loss_is_the_plain_one(seed: int, counts: list[int]) -> None:
     rng = torch.Generator().manual_seed(seed)
     targets = make_targets(rng, len(counts), counts)
     prediction, leaves = make_prediction(rng, len(counts))
-    result = segmentation_loss(prediction, targets, NO_GAINS)
+    result = branch_loss(prediction, targets, NO_GAINS)
     assert result.parts.tolist() == pytest.approx(slow_parts(prediction, targets), rel=2e-3, abs=1e-4)
     assert result.total.item() == pytest.approx(result.parts.sum().item() * len(counts), rel=1e-5)
     result.total.backward()
@@ -88,14 +88,14 @@ def test_loss_is_the_plain_one(seed: int, counts: list[int]) -> None:
 def test_gains_weigh_the_parts() -> None:
     rng = torch.Generator().manual_seed(1)
     targets, (prediction, _) = make_targets(rng, 1, [3]), make_prediction(rng, 1)
-    plain = segmentation_loss(prediction, targets, NO_GAINS).parts
-    assert torch.allclose(segmentation_loss(prediction, targets).parts, plain * torch.tensor([7.5, 7.5, 0.5, 1.5]))
+    plain = branch_loss(prediction, targets, NO_GAINS).parts
+    assert torch.allclose(branch_loss(prediction, targets).parts, plain * torch.tensor([7.5, 7.5, 0.5, 1.5]))
 
 
 def test_images_without_instances_give_finite_gradients_everywhere() -> None:
     prediction, leaves = make_prediction(torch.Generator().manual_seed(0), 2)
     targets = make_targets(torch.Generator().manual_seed(0), 2, [0, 0])
-    result = segmentation_loss(prediction, targets)
+    result = branch_loss(prediction, targets)
     result.total.backward()
     assert result.parts[0] == result.parts[1] == result.parts[3] == 0
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
@@ -105,7 +105,7 @@ def test_shares_of_two_processes_add_up_to_the_whole() -> None:
     rng = torch.Generator().manual_seed(5)
     prediction, _ = make_prediction(rng, 2)
     targets = make_targets(rng, 2, [3, 1])
-    whole = segmentation_loss(prediction, targets).total.item()
+    whole = branch_loss(prediction, targets).total.item()
     halves = []
     for i in range(2):
         mine = targets.image == i
@@ -115,9 +115,9 @@ def test_shares_of_two_processes_add_up_to_the_whole() -> None:
         halves.append((p, part))
     sums: list[torch.Tensor] = []
     for p, t in halves:
-        segmentation_loss(p, t, total=lambda s: sums.append(s) or s)
+        branch_loss(p, t, total=lambda s: sums.append(s) or s)
     both = sums[0] + sums[1]
-    got = sum(segmentation_loss(p, t, total=lambda _: both).total.item() for p, t in halves)
+    got = sum(branch_loss(p, t, total=lambda _: both).total.item() for p, t in halves)
     assert got == pytest.approx(whole, rel=1e-5)
 
 

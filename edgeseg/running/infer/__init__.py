@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, brief
-from edgeseg.manifest import Manifest, literal
+from edgeseg.manifest import TASKS, Manifest, literal
 from edgeseg.running.infer.entry import HINT, Meaning, entry_of
 from edgeseg.running.infer.heads import Head, find_head
 from edgeseg.running.infer.probe import Probe
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeseg.registry import Target
     from edgeseg.running.runtime import Runtime
 
-_TASKS = {"detect": "detection", "classify": "classification", "pose": "poses", "obb": "oriented boxes"}
+_TASKS = {"classify": "classification", "pose": "poses", "obb": "oriented boxes"}
 
 
 def infer_manifest(
@@ -36,20 +36,23 @@ def infer_manifest(
         input: what its input holds, where that is not RGB in 0..1: ``bgr``, ``0..255``, or both with a comma.
 
     Raises:
-        EdgesegError: this is no segmentation network (says what it is), or ``names`` do not fit.
+        EdgesegError: this is no network for segmentation or detection (says what it is), or ``names`` do not fit.
     """
     metadata, notes = dict(runtime.metadata), [f"manifest inferred: {path.name} was not written by edgeseg"]
     notes += runtime.guesses
-    task = str(metadata.get("task", "segment"))[:40]
-    if task != "segment":
-        what = _TASKS.get(task, task)
-        raise EdgesegError(f"its metadata says that it is a network for {what}", path=path, hint="Use a -seg model")
+    task = str(metadata.get("task", ""))[:40]
+    if task and task not in TASKS:
+        what, hint = _TASKS.get(task, task), "edgeseg runs networks for segmentation and detection"
+        raise EdgesegError(f"its metadata says that it is a network for {what}", path=path, hint=hint)
     meaning = Meaning.parse(input)
     entry, dynamic = entry_of(runtime.input, metadata, path, notes)
     notes.append(meaning.note(entry))
     probe = Probe(runtime, entry, meaning.top)
     shapes = [o.shape if min(o.shape, default=-1) > 0 else probe.outputs[i].shape for i, o in enumerate(runtime.outputs)]
     head = find_head(runtime.outputs, shapes, entry, probe, path, notes)
+    if task and task != head.task:
+        what = f"its metadata says task={task}, its outputs are those of a network to {head.task}"
+        raise EdgesegError(what, path=path, hint=HINT)
     classes = _names(metadata, names, head, path, notes)
     return Manifest(
         format=target.name,
@@ -58,6 +61,7 @@ def infer_manifest(
         input=replace(entry, shape=tuple(runtime.input.shape)) if dynamic else entry,
         outputs=head.outputs,
         head=head.layout,
+        task=head.task,
         precision=runtime.precision or _by_type(entry.dtype),
         stride=max(head.strides),
         batch=entry.shape[0],
@@ -99,6 +103,10 @@ def _values(head: Head, probe: Probe, path: Path, notes: list[str]) -> dict[str,
     box = by_role["box"] if whole is None else whole[:4]
     score = by_role["score"] if whole is None else whole[4 : 4 + head.nc]
     logits = float(score.min()) < -1e-3
+    # Poses have points where classes would be: a detector's one tensor is told from theirs by nothing else.
+    if head.task == "detect" and not logits and float(score.max()) > 1 + 1e-3:
+        what = f"what should be scores reaches {float(score.max()):.4g} on a grey image"
+        raise EdgesegError(f"{what}: it is no network for segmentation or detection", path=path, hint=HINT)
     if logits:
         notes.append("scores are logits (negative ones on a grey image): a sigmoid is applied")
     # Sizes are smaller than centres at the far end of the image; second corners are beyond the first ones everywhere.

@@ -33,6 +33,7 @@ class Head:
     nc: int
     reg_max: int = 16
     strides: tuple[int, ...] = PYRAMIDS[0]
+    task: str = "segment"
 
 
 def find_head(
@@ -49,7 +50,7 @@ def find_head(
     """
     found = ", ".join(f"{o.name} {s}" for o, s in zip(raw, shapes))
     ways = [*_decoded(raw, shapes, entry), *_apart(raw, shapes, entry), *_suppressed(raw, shapes, entry)]
-    ways = ways or list(_raw(raw, shapes, entry, notes))
+    ways = ways or list(_raw(raw, shapes, entry, notes)) or list(_detected(raw, shapes, entry))
     if not ways:
         raise EdgesegError(f"{what_it_is(shapes, entry)}: outputs {found}", path=path, hint=HINT)
     head = ways[0]
@@ -156,6 +157,45 @@ def _raw(raw: Sequence[Tensor], shapes: Sequence[Shape], entry: Tensor, notes: l
                 return
 
 
+def _detected(raw: Sequence[Tensor], shapes: Sequence[Shape], entry: Tensor) -> Iterator[Head]:
+    """Heads of detectors: one tensor (1, 4+nc, anchors), (1, K, 6) after NMS, or box and score maps of each stride."""
+    for strides in PYRAMIDS:
+        count = anchors(entry.hw, strides)
+        if len(shapes) == 1 and len(shapes[0]) == 3:
+            for layout in _layouts(entry):
+                channels, cells = shapes[0][1:] if layout == "nchw" else shapes[0][:0:-1]
+                if cells == count and channels > 4:
+                    yield Head((_output(raw[0], layout, "prediction"),), "decoded", channels - 4, 16, strides, "detect")
+        elif len(shapes) == 2 * len(strides) and all(len(s) == 4 for s in shapes):
+            head = _box_maps(raw, shapes, entry, strides)
+            if head is not None:
+                yield head
+    if len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][2] == 6:
+        if shapes[0][1] not in {anchors(entry.hw, s) for s in PYRAMIDS}:
+            yield Head((_output(raw[0], "nhwc", "prediction"),), "nms", 0, task="detect")
+
+
+def _box_maps(raw: Sequence[Tensor], shapes: Sequence[Shape], entry: Tensor, strides: tuple[int, ...]) -> Head | None:
+    made: dict[int, Output] = {}
+    counts: set[tuple[int, int]] = set()
+    for stride in strides:
+        cells = tuple(math.ceil(side / stride) for side in entry.hw)
+        first = [i for i, s in enumerate(shapes) if s[2:] == cells]
+        last = [i for i, s in enumerate(shapes) if s[1:3] == cells]
+        group, layout = (first, "nchw") if len(first) == 2 else (last, "nhwc")
+        channels = {i: shapes[i][1] if layout == "nchw" else shapes[i][3] for i in group}
+        roles = _roles(channels, {"box": BOXES}, raw, names=("box", "score")) if len(group) == 2 else None
+        if roles is None:
+            return None
+        made |= {i: _output(raw[i], layout, role, stride) for i, role in roles.items()}
+        by_role = {role: channels[i] for i, role in roles.items()}
+        counts.add((by_role["score"], by_role["box"]))
+    if len(made) != len(shapes) or len(counts) != 1:
+        return None
+    nc, box = counts.pop()
+    return Head(tuple(made[i] for i in range(len(shapes))), "raw", nc, box // 4, strides, "detect")
+
+
 def _maps(
     raw: Sequence[Tensor],
     shapes: Sequence[Shape],
@@ -195,11 +235,12 @@ def _roles(
     raw: Sequence[Tensor],
     where: str = "outputs",
     said: list[str] | None = None,
+    names: Sequence[str] = ("box", "score", "coeff"),
 ) -> dict[int, str] | None:
-    """Role by index of three tensors: by channels; where classes tie with another role, by name, else in our order."""
+    """Role by index of tensors: by channels; where classes tie with another role, by name, else in our order."""
     ways = [
         dict(zip(channels, roles))
-        for roles in permutations(("box", "score", "coeff"))
+        for roles in permutations(names)
         if all(count in known.get(role, (count,)) for role, count in zip(roles, channels.values()))
     ]
     # Of 64 and 4 channels, 64 are the box: four classes are common, 64 classes with plain distances are not.
@@ -233,15 +274,15 @@ def what_it_is(shapes: Sequence[Shape], entry: Tensor) -> str:
         s = shapes[0]
         if len(s) == 2:
             return f"a classification network of {s[1]} classes"
-        if len(s) == 3 and s[2] in (6, 7):
-            return "a detection network with NMS inside"
+        if len(s) == 3 and s[2] == 7:
+            return "a detection network with NMS inside, for oriented boxes"
         if len(s) == 3 and counts & set(s[1:]):
-            return "a detection network (or one for poses or oriented boxes), without masks"
+            return "a network that gives boxes without classes"
         if len(s) == 4:
             return "a network that gives one map (semantic segmentation, depth or the like), no single objects"
     maps = [s for s in shapes if len(s) == 4]
     if len(maps) == len(shapes) and len(shapes) in (3, 6, 9) and not list(_protos(shapes, entry)):
-        return "a detection network before decoding, without masks"
+        return "a detection network before decoding, of another kind"
     if len(shapes) == 2 and any(len(s) == 3 for s in shapes) and maps:
         return "boxes and a map that do not belong together as one segmentation head"
     return "no head that edgeseg knows"
