@@ -1,4 +1,4 @@
-"""edgeseg: YOLOv8-seg on edge devices, quantization first.
+"""edgeseg: YOLO segmentation and detection on edge devices, quantization first.
 
 ``from edgeseg import Model, Detections`` imports neither torch nor any runtime: they are fetched on first use (PEP 562).
 """

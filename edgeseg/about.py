@@ -69,6 +69,8 @@ def network_info(path: Path, imgsz: int) -> dict[str, Any]:
     return {
         "path": str(path),
         "format": "network",
+        "network": network.definition.title,
+        "task": network.task,
         "variant": network.definition.variant,
         "size": size_on_disk(where) if where.exists() else 0,
         "parameters": count_parameters(network),

@@ -25,10 +25,10 @@ DEFAULT_DATA = "coco128-seg"
 
 
 class Model:
-    """A YOLOv8-seg model: a checkpoint (``.pt``), a definition (``.yaml``) or any exported artifact.
+    """A YOLO model for segmentation or detection: a checkpoint (``.pt``), a definition (``.yaml``) or any exported artifact.
 
     Args:
-        path: the file or folder, or a well-known name such as ``yolov8n-seg.pt`` (downloaded when absent).
+        path: the file or folder, or a well-known name such as ``yolov8n-seg.pt`` or ``yolo11n.pt`` (downloaded when absent).
         threads: CPU threads of the runtime (None: its own choice).
         input: what the input of another tool's file holds where it is not RGB in 0..1: ``bgr``, ``0..255``, or both.
 
@@ -73,7 +73,7 @@ class Model:
         """Take over the weights of another checkpoint wherever name and shape agree, and return this model.
 
         The rules are those of training from it: scores class by class where names agree; a detection network gives
-        all but coefficients and prototypes (``yolov8n.pt``).
+        all but coefficients and prototypes (``yolov8n.pt``), one of another family the parts that both have.
 
         Raises:
             EdgesegError: this is an exported artifact, or less than a quarter of it is in ``weights``.

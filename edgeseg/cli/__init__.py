@@ -61,7 +61,7 @@ EXTRAS = {
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # train has more options than its help lists: further key=value words reach it as they are.
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"train": {"allow_extra_args": True, "ignore_unknown_options": True}}
-ABOUT = """YOLOv8-seg on edge devices, quantization first.
+ABOUT = """YOLO segmentation and detection on edge devices, quantization first.
 
 Options are written as [bold]--key value[/] or [bold]key=value[/]. Try:
 

@@ -26,8 +26,8 @@ class Dataset:
 
     ``path`` is the dataset's folder, ``names[i]`` the name of class i, ``yaml`` the file that says so. ``splits`` holds for
     each split its folders and ``.txt`` lists. ``annotation_files`` holds COCO JSON files by split; None there means
-    that none is looked for. ``boxes``: whether an object may have a box and no outline. ``named`` is set for a dataset whose missing parts can be downloaded. ``warnings``: what people
-    should look at in the YAML.
+    that none is looked for. ``boxes``: whether an object may have a box and no outline. ``named`` is set for
+    a dataset whose missing parts can be downloaded. ``warnings``: what people should look at in the YAML.
     """
 
     path: Path

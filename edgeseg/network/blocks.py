@@ -24,9 +24,7 @@ def activation(name: str) -> nn.Module:
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation, activation (``act=None``: none); padding keeps the size at stride 1."""
 
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, act: str | None, groups: int = 1
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, act: str | None, groups: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(c_out, eps=BN_EPS, momentum=BN_MOMENTUM)
@@ -274,6 +272,10 @@ class RichProto(Proto):
             total = total + F.interpolate(refine(coarse), scale_factor=float(2 << i), mode="nearest")
         return total
 
+    def made_of(self, features: Tensor) -> Tensor:
+        """What ``summed`` gives -> (B, c_out, 2H, 2W)."""
+        return super().forward([self.fuse(features)])
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of strides 8, 16, 32, the first (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
-        return super().forward([self.fuse(self.summed(maps))])
+        return self.made_of(self.summed(maps))

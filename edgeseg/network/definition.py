@@ -52,11 +52,9 @@ class Definition:
     task: str = "segment"
 
     def __post_init__(self) -> None:
-        for key, value, known in (("family", self.family, tuple(FAMILIES)), ("task", self.task, TASKS)):
-            if not isinstance(value, str) or value not in known:
-                raise EdgesegError(
-                    f"{key} {brief(value)} is none of {', '.join(known)}", hint=did_you_mean(str(value), known)
-                )
+        for key, word, known in (("family", self.family, tuple(FAMILIES)), ("task", self.task, TASKS)):
+            if not isinstance(word, str) or word not in known:
+                raise EdgesegError(f"{key} {brief(word)} is none of {', '.join(known)}", hint=did_you_mean(str(word), known))
         scales = (self.depth, self.width, self.max_channels)
         if not isinstance(self.variant, str):
             raise EdgesegError(f"variant {brief(self.variant)} is no text")

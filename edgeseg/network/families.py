@@ -63,9 +63,16 @@ class Family:
     single: bool = False
 
 
-_SCALES_8 = dict(zip(VARIANTS, ((0.33, 0.25, 1024), (0.33, 0.5, 1024), (0.67, 0.75, 768), (1.0, 1.0, 512), (1.0, 1.25, 512))))
+_SCALES_8 = dict(
+    zip(VARIANTS, ((0.33, 0.25, 1024), (0.33, 0.5, 1024), (0.67, 0.75, 768), (1.0, 1.0, 512), (1.0, 1.25, 512)))
+)
 _SCALES_11 = dict(zip(VARIANTS, ((0.5, 0.25, 1024), (0.5, 0.5, 1024), (0.5, 1.0, 512), (1.0, 1.0, 512), (1.0, 1.5, 512))))
-_BACKBONE_11 = {"p2": Mix(256, 2, 0.25), "p3": Mix(512, 2, 0.25), "p4": Mix(512, 2, deep=True), "p5": Mix(1024, 2, deep=True)}
+_BACKBONE_11 = {
+    "p2": Mix(256, 2, 0.25),
+    "p3": Mix(512, 2, 0.25),
+    "p4": Mix(512, 2, deep=True),
+    "p5": Mix(1024, 2, deep=True),
+}
 
 FAMILIES: dict[str, Family] = {
     "yolov8": Family(

@@ -25,7 +25,7 @@ _ACTIVATIONS = {"SiLU": "silu", "ReLU6": "relu6", "Hardswish": "hardswish"}
 _READS = ", ".join(titled(family, task) for family in FAMILIES for task in ("segment", "detect"))
 _HINT = f"edgeseg reads {_READS}: their sizes n, s, m, l, x, or one trained from them"
 _TASKS = {
-    "v10Detect": "detection without suppression", "RTDETRDecoder": "detection with transformers", "WorldDetect": "open words",
+    "v10Detect": "detection without suppression", "RTDETRDecoder": "a transformer's detection", "WorldDetect": "open words",
     "Pose": "pose", "Pose26": "pose", "OBB": "oriented boxes", "OBB26": "oriented boxes", "Classify": "classification",
     "SemanticSegment": "semantic segmentation",
 }  # fmt: skip
@@ -84,9 +84,7 @@ def _network_from(file: TorchFile, content: Any) -> Network:
     return network
 
 
-def _compare(
-    definition: Definition, windows: Mapping[str, TensorRef], plain: set[str] | None, path: Path
-) -> dict[str, str]:
+def _compare(definition: Definition, windows: Mapping[str, TensorRef], plain: set[str] | None, path: Path) -> dict[str, str]:
     """Compare all tensors' shapes before a network of that size takes memory; returns what they call our tensors.
 
     Channels are read from a few tensors, so the others may be anything. ``plain`` names their convolutions without an
@@ -109,7 +107,7 @@ def _compare(
     if plain is not None and plain != bare:
         odd = sorted(plain ^ bare)
         raise EdgesegError(
-            f"{len(odd)} of its convolutions ({odd[0]}) have an activation where {definition.title} has none, or the reverse",
+            f"{len(odd)} of its convolutions ({odd[0]}) differ from {definition.title} in having an activation",
             path=path,
             hint=_HINT,
         )
@@ -167,7 +165,9 @@ def _check_layers(model: Record, family: str, path: Path) -> None:
         found = kinds[at] if at < len(kinds) else "nothing"
         wanted = layout[at] if at < len(layout) else "nothing"
         raise EdgesegError(
-            f"not {plan.title}: layer {at} is {found} where {wanted} belongs (another YOLO generation?)", path=path, hint=_HINT
+            f"not {plan.title}: layer {at} is {found} where {wanted} belongs (another YOLO generation?)",
+            path=path,
+            hint=_HINT,
         )
     head = layers[-1].state
     if head.get("nm", COEFFS) != COEFFS or head.get("reg_max", plan.reg_max) != plan.reg_max:
@@ -248,9 +248,7 @@ def _scale(yaml: Any) -> tuple[float, float, int] | None:
     return None
 
 
-def _infer(
-    windows: Mapping[str, TensorRef], scale: tuple[float, float, int] | None, like: Definition
-) -> Definition | None:
+def _infer(windows: Mapping[str, TensorRef], scale: tuple[float, float, int] | None, like: Definition) -> Definition | None:
     """The variant whose channels and depths the tensors have; tensors decide, what the file claims is only a candidate.
 
     ``like`` has family, task and activation.
@@ -258,7 +256,9 @@ def _infer(
     numbers = layer_numbers(like.plan)
     stages = tuple(windows[f"{i}.conv.weight"].size[0] for i in (0, 1, 3, 5, 7))
     nc = windows[f"{numbers['head']}.cv3.0.2.weight"].size[0]
-    blocks = {name: numbers[f"neck.{name}" if f"neck.{name}" in numbers else f"backbone.{name}.mix"] for name in like.plan.mixes}
+    blocks = {
+        name: numbers[f"neck.{name}" if f"neck.{name}" in numbers else f"backbone.{name}.mix"] for name in like.plan.mixes
+    }
     depths = {name: len({k.split(".")[2] for k in windows if k.startswith(f"{i}.m.")}) for name, i in blocks.items()}
     candidates = [replace(like, variant=v, nc=nc, depth=None, width=None, max_channels=None) for v in VARIANTS]
     if scale is not None and all(0 < v <= 4096 for v in scale):

@@ -18,9 +18,9 @@ class RawOutput(NamedTuple):
 
     ``maps`` has one ``(box, score, coeff)`` per stride 8, 16, 32, each (B, C, H/stride, W/stride): ``box`` 4*reg_max DFL
     logits (channel = side*reg_max + bin, sides left, top, right, bottom) or, where reg_max is 1, the 4 distances in cells;
-    ``score`` nc logits, ``coeff`` 32 mask coefficients. ``proto`` is (B, 32, H/4, W/4). A detector has no ``coeff``, and None
-    for ``proto``. Only in training, where the family has them: ``single``, the maps of the second copy of the branches, and
-    ``semantic`` (B, nc, H/8, W/8), logits of the classes at each place.
+    ``score`` nc logits, ``coeff`` 32 mask coefficients. ``proto`` is (B, 32, H/4, W/4). A detector has no ``coeff``, and
+    None for ``proto``. Only in training, where the family has them: ``single``, the maps of the second copy of the branches,
+    and ``semantic`` (B, nc, H/8, W/8), logits of the classes at each place.
     """
 
     maps: list[tuple[Tensor, ...]]
@@ -88,13 +88,16 @@ class Head(Branches):
 
     def forward(self, maps: Sequence[Tensor]) -> RawOutput:
         """Maps of strides 8, 16, 32 -> ``RawOutput``."""
-        proto = self.proto(maps) if hasattr(self, "proto") else None
+        found = self.read(maps)
+        prototypes = self.proto if hasattr(self, "proto") else None
         if not self.training:
-            return RawOutput(self.read(maps), proto)
+            return RawOutput(found, None if prototypes is None else prototypes(maps))
         # What the second copy learns must not bend the features: they serve the first.
         single = self.single.read([x.detach() for x in maps]) if hasattr(self, "single") else None
-        rich = proto is not None and isinstance(self.proto, RichProto)
-        return RawOutput(self.read(maps), proto, single, self.proto.semantic(self.proto.summed(maps)) if rich else None)
+        if isinstance(prototypes, RichProto):
+            features = prototypes.summed(maps)
+            return RawOutput(found, prototypes.made_of(features), single, prototypes.semantic(features))
+        return RawOutput(found, None if prototypes is None else prototypes(maps), single)
 
     @torch.no_grad()
     def init_bias(self) -> None:

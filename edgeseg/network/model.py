@@ -40,14 +40,15 @@ class Backbone(nn.Module):
     def __init__(self, definition: Definition) -> None:
         super().__init__()
         act, plan = definition.act, definition.plan
-        c1, *downs = definition.stages
+        c1, c2, c3, c4, c5 = definition.stages
+        m2, m3, m4, m5 = (definition.mix(name).channels for name in ("p2", "p3", "p4", "p5"))
         self.stem = Conv(3, c1, 3, 2, act=act)
-        before = c1
-        for name, down in zip(("p2", "p3", "p4", "p5"), downs):
-            self.add_module(name, Stage(definition, name, before, down))
-            before = definition.mix(name).channels
-        self.sppf = SPPF(before, act=act, summed=plan.pooled_sum)
-        self.attend = PSA(before, definition.repeats(plan.attention), act=act) if plan.attention else None
+        self.p2 = Stage(definition, "p2", c1, c2)
+        self.p3 = Stage(definition, "p3", m2, c3)
+        self.p4 = Stage(definition, "p4", m3, c4)
+        self.p5 = Stage(definition, "p5", m4, c5)
+        self.sppf = SPPF(m5, act=act, summed=plan.pooled_sum)
+        self.attend = PSA(m5, definition.repeats(plan.attention), act=act) if plan.attention else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) RGB in 0..1 -> maps of strides 8, 16, 32."""

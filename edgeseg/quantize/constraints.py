@@ -36,7 +36,7 @@ class Constraints:
         half_scales: scales are half floats.
         wide: there are 16-bit activations.
         weights_alone: 8-bit weights may go with float activations.
-        floating: convolutions that stay float, with the reason: ``conv``, ``deconv``, ``depthwise`` (one input channel each).
+        floating: convolutions that stay float, with the reason: ``conv``, ``deconv``, ``depthwise``.
         first, last: convolutions that stay float at the beginning (number) and at the outputs, with the reason.
     """
 

@@ -108,5 +108,5 @@ def flatten(maps: Sequence[tuple[Tensor, ...]], proto: Tensor | None, strides: S
         )
         anchors.append(torch.stack((x, y), -1).view(-1, 2) * stride)
         scale.append(torch.full((h * w, 1), float(stride), device=first.device))
-    masks = (coeff[0], proto.float()) if coeff and proto is not None else (None, None)
-    return Prediction(box, score, *masks, torch.cat(anchors), torch.cat(scale))
+    coeffs, protos = (coeff[0], proto.float()) if coeff and proto is not None else (None, None)
+    return Prediction(box, score, coeffs, protos, torch.cat(anchors), torch.cat(scale))

@@ -95,7 +95,7 @@ class Validator:
     _truth: Truth | None = None
 
     def __call__(self, network: Network) -> dict[str, float]:
-        """Losses ``val/*``, ``box/map``, ``box/map50``, of a segmentation network ``seg/map``, ``seg/map50``, and ``fitness``."""
+        """Losses ``val/*``, ``box/map``, ``box/map50``, ``fitness``, and for segmentation ``seg/map``, ``seg/map50``."""
         sums, found = torch.zeros(len(PARTS) + 1, device=self.processes.device), []
         network.eval()
         self.samples = []

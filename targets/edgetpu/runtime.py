@@ -54,7 +54,7 @@ class Runtime:
         self._interpreter.allocate_tensors()
         inputs, details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1:
-            raise EdgesegError(f"{len(inputs)} inputs where one image is expected", path=path, hint="Is it a YOLOv8-seg?")
+            raise EdgesegError(f"{len(inputs)} inputs where one image is expected", path=path, hint="Is it a YOLO network?")
         self.metadata = read_zip(file)
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:

@@ -93,7 +93,7 @@ class _Engine:
         tensors = [self._tensor(self._engine.get_tensor_name(i)) for i in range(self._engine.num_io_tensors)]
         inputs = [t for t in tensors if self._engine.get_tensor_mode(t.name) == trt.TensorIOMode.INPUT]
         if len(inputs) != 1:
-            raise EdgesegError(f"{len(inputs)} inputs where one image is expected", path=path, hint="Is it a YOLOv8-seg?")
+            raise EdgesegError(f"{len(inputs)} inputs where one image is expected", path=path, hint="Is it a YOLO network?")
         self.input = inputs[0]
         outputs = {t.name: t for t in tensors if t.name != self.input.name}
         order = [o.name for o in manifest.outputs] if manifest is not None else []

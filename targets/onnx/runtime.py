@@ -43,7 +43,7 @@ class Runtime:
             raise EdgesegError(
                 f"{len(inputs)} inputs ({found}) where one image is expected",
                 path=path,
-                hint="Is this a YOLOv8-seg network?",
+                hint="Is this a YOLO network?",
             )
         self.input = inputs[0]
         self.outputs = tuple(_tensor(o) for o in self._session.get_outputs())

@@ -43,7 +43,7 @@ class Runtime:
             raise EdgesegError(
                 f"{len(inputs)} inputs ({found}) where one image is expected",
                 path=path,
-                hint="Is this a YOLOv8-seg network?",
+                hint="Is this a YOLO network?",
             )
         details = self._interpreter.get_output_details()
         self._entry, self._indices = inputs[0]["index"], [d["index"] for d in details]

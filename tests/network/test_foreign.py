@@ -142,7 +142,7 @@ def test_other_networks_are_told_apart(stubs: Any, small: Network, tmp_path: Pat
     refused(write(lambda m: m.model[0].bn.__setattr__("eps", 1e-5)), "eps 1e-05")
     refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(4, 8, 3, bias=False))), r"is \(8, 4, 3, 3\)")
     refused(write(lambda m: m.model[0].__setattr__("conv", nn.Conv2d(3, 40, 3, bias=False))), "no YOLOv8-seg variant")
-    refused(write(lambda m: m.model[0].__setattr__("act", nn.Identity())), "have an activation where YOLOv8-seg has none")
+    refused(write(lambda m: m.model[0].__setattr__("act", nn.Identity())), "differ from YOLOv8-seg in having an activation")
     refused(write(lambda m: nn.init.constant_(m.model[0].conv.weight, float("nan"))), "undefined")
     refused(write(lambda m: None, ["a"]), "1 class names for 3")
     torch.save({"model": stubs.make("Conv")}, path)

@@ -80,7 +80,9 @@ def test_what_only_training_uses(task: str) -> None:
     if out.semantic is not None:
         assert out.semantic.shape == (2, 2, 8, 8)
     sum(t.square().mean() for t in rest).backward()
-    reached = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None and name.startswith("head")}
+    reached = {
+        name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None and name.startswith("head")
+    }
     assert reached == ({"single"} if task == "detect" else {"single", "proto"})
     # The second copy reads the features, and bends them not.
     assert any(p.grad is not None for p in network.backbone.parameters()) == (task == "segment")

@@ -97,7 +97,11 @@ def test_layers_are_frozen_by_the_numbers_of_their_family() -> None:
 
     assert frozen("yolov8", ("0",)) == {"backbone.stem.conv", "backbone.stem.bn"} == frozen("yolo11", ("0",))
     first = tuple(map(str, range(11)))
-    assert {n.split(".")[0] for n in frozen("yolov8", first)} == {"backbone"} == {n.split(".")[0] for n in frozen("yolo11", first)}
+    assert (
+        {n.split(".")[0] for n in frozen("yolov8", first)}
+        == {"backbone"}
+        == {n.split(".")[0] for n in frozen("yolo11", first)}
+    )
     assert any(n.startswith("backbone.attend") for n in frozen("yolo11", ("10",))) and not frozen("yolov8", ("10",))
     assert any(n.startswith("head.proto") for n in frozen("yolov8", ("22",)))
     assert any(n.startswith("neck.out5") for n in frozen("yolo26", ("22",)))

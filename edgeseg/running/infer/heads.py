@@ -170,9 +170,9 @@ def _detected(raw: Sequence[Tensor], shapes: Sequence[Shape], entry: Tensor) -> 
             head = _box_maps(raw, shapes, entry, strides)
             if head is not None:
                 yield head
-    if len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][2] == 6:
-        if shapes[0][1] not in {anchors(entry.hw, s) for s in PYRAMIDS}:
-            yield Head((_output(raw[0], "nhwc", "prediction"),), "nms", 0, task="detect")
+    cells_of_all = {anchors(entry.hw, s) for s in PYRAMIDS}
+    if len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][2] == 6 and shapes[0][1] not in cells_of_all:
+        yield Head((_output(raw[0], "nhwc", "prediction"),), "nms", 0, task="detect")
 
 
 def _box_maps(raw: Sequence[Tensor], shapes: Sequence[Shape], entry: Tensor, strides: tuple[int, ...]) -> Head | None:
