@@ -100,3 +100,50 @@ def test_their_files_find_the_same_objects_here(format, home, shared, tmp_path) 
     share, count = agreement(ours(path, images), theirs(path, images, 320, home))
     assert count > 20 and share >= 0.9
     assert Model(path, threads=1).validate(data, limit=6).box.map > 0.2
+
+
+WRITE = """
+import sys, torch
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+name, file, outputs = sys.argv[1:]
+torch.manual_seed(1)
+model = (SegmentationModel if "-seg" in name else DetectionModel)(name, verbose=False)
+for m in model.modules():
+    if isinstance(m, torch.nn.BatchNorm2d):
+        m.running_mean.normal_(0, 0.1); m.running_var.uniform_(0.5, 1.5)
+        m.weight.data.uniform_(0.8, 1.3); m.bias.data.normal_(0, 0.1)
+model.eval()
+model.args = {}
+torch.save({"model": model}, file)
+head = model.model[-1]
+if getattr(head, "end2end", False):
+    head.end2end = False  # the branches with many boxes for an object
+x = torch.rand(1, 3, 160, 192)
+with torch.no_grad():
+    found = model(x)[0]
+found = list(found[:2]) if isinstance(found, (tuple, list)) else [found]
+parameters = sum(p.numel() for p in model.parameters())
+torch.save([x, *found, torch.tensor(parameters)], outputs)
+"""
+
+
+@pytest.mark.parametrize("variant", ["n", "s", "m", "l", "x"])
+@pytest.mark.parametrize("family", ["yolov8", "yolo11", "yolo26"])
+@pytest.mark.parametrize("suffix", ["-seg", ""])
+def test_their_networks_give_the_same_tensors_here(family, variant, suffix, home, tmp_path) -> None:
+    import torch
+
+    from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.model import count_parameters
+
+    file, outputs = tmp_path / "theirs.pt", tmp_path / "outputs.pt"
+    peer(WRITE, f"{family}{variant}{suffix}.yaml", file, outputs, home=home)
+    x, *wanted, parameters = torch.load(outputs)
+    network = load_checkpoint(file)
+    assert (network.definition.family, network.definition.variant) == (family, variant)
+    assert network.task == ("segment" if suffix else "detect") and count_parameters(network) == int(parameters)
+    with torch.no_grad():
+        found = network.view("decoded")(x)
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)

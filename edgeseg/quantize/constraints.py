@@ -113,8 +113,8 @@ def constrain(flow: Flow, c: Constraints) -> Flow:
 
 
 def _form(node: Node) -> str:
-    weight = node.weight
-    return "depthwise" if weight is not None and node.attrs.get("groups", 1) == len(weight) else node.kind
+    groups = node.attrs.get("groups", 1)
+    return "depthwise" if node.weight is not None and groups == len(node.weight) > 1 else node.kind
 
 
 def _with_copies(nodes: Sequence[Node], floating: set[str], channels: dict[str, int]) -> list[Node]:

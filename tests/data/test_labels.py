@@ -97,3 +97,20 @@ def test_rows_that_repeat_or_have_no_area_are_left_out_and_counted(tmp_path: Pat
     pixel, bridged = "0.5 0.5 0.500125 0.5 0.500125 0.500125", "0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.1 0.5 0.5 0.6 0.5 0.5 0.5"
     (tmp_path / "b.txt").write_text(f"0 {pixel}\n0 {bridged}\n")
     assert len(read_labels(tmp_path / "b.txt", 1)) == 2
+
+
+def test_boxes_where_boxes_will_do(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(f"1 0.5 0.4 0.2 0.6\n{GOOD}\n1 0.5 0.4 0.2 0\n1 0.005 0.5 0.02 0.2\n", encoding="utf-8")
+    found = read_label_file(file, 2, boxes=True)
+    assert [label.cls for label in found.labels] == [1, 0, 1] and found.flat == 1
+    np.testing.assert_allclose(found.labels[0].box, (0.4, 0.1, 0.6, 0.7), atol=1e-6)
+    np.testing.assert_allclose(found.labels[1].box, (0.1, 0.1, 0.5, 0.5), atol=1e-6)
+    assert found.labels[2].box[0] == 0.0  # clipped
+    with pytest.raises(EdgesegError, match="5 numbers are a box") as error:
+        read_label_file(file, 2)
+    assert "detector" in error.value.hint
+    for line, words in (("0 0.5 0.5 -0.1 0.2", "a box of -0.1 x 0.2"), ("0 0.9 0.5 0.4 0.2", "outside 0..1")):
+        file.write_text(line)
+        with pytest.raises(EdgesegError, match=words):
+            read_label_file(file, 2, boxes=True)

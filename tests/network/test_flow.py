@@ -8,9 +8,12 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgeseg.errors import EdgesegError  # noqa: E402
+from edgeseg.manifest import TASKS  # noqa: E402
 from edgeseg.network.definition import Definition  # noqa: E402
+from edgeseg.network.families import FAMILIES  # noqa: E402
 from edgeseg.network.flow import network_flow, trace  # noqa: E402
 from edgeseg.network.model import Network  # noqa: E402
+from edgeseg.quantize.constraints import Constraints, constrain, unfollowed  # noqa: E402
 from edgeseg.quantize.decide import decide  # noqa: E402
 from edgeseg.quantize.recipe import load_recipe  # noqa: E402
 from edgeseg.quantize.simulate import Simulator  # noqa: E402
@@ -93,3 +96,30 @@ def test_they_are_decided_on_too(tmp_path):
 def test_what_is_not_known_is_named():
     with pytest.raises(EdgesegError, match="operator gelu"):
         trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), (32, 32), ["proto"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_family_and_task_is_read(family, task):
+    torch.manual_seed(0)
+    network = Network(Definition("tiny", 4, "silu", 0.1, 0.0625, 64, family, task)).eval()
+    flow, x = network_flow(network, (64, 96)), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = network.fuse().view("raw")(x)
+    for a, b in zip(Simulator(flow).run(x), wanted, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert set(flow.stages.values()) == {"backbone", "neck", "box", "score"} | ({"coeff", "proto"} if task == "segment" else set())
+    assert not any("single" in n.output or "semantic" in n.output for n in flow.nodes)
+
+
+def test_depthwise_convolutions_stay_float_where_a_backend_says_so():
+    network = Network(Definition("tiny", 4, "silu", 0.1, 0.0625, 64, "yolo11")).eval()
+    flow = network_flow(network, (64, 64))
+    deep = {n.output for n in flow.nodes if n.weight is not None and n.attrs.get("groups", 1) > 1}
+    limits = Constraints.from_table({"floating": {"depthwise": "they stay", "deconv": "so does it"}})
+    kept = constrain(flow, limits).floating
+    assert deep and deep < kept and len(kept - deep) == 1
+    notes = unfollowed(flow, load_recipe("int8"), limits)
+    assert "they stay" in notes and "so does it" in notes
+    plain = network_flow(Network(Definition("tiny", 4, "silu", 0.1, 0.0625, 64, task="detect")).eval(), (64, 64))
+    assert not {"they stay", "so does it"} & set(unfollowed(plain, load_recipe("int8"), limits))

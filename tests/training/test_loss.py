@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeseg.network.head import RawOutput
 from edgeseg.training.assign import assign, box_ciou
-from edgeseg.training.loss import LossGains, branch_loss
+from edgeseg.training.loss import LossGains, branch_loss, network_loss, semantic_loss
 from edgeseg.training.targets import Prediction, Targets, flatten
 
 _spec = importlib.util.spec_from_file_location("slow_loss", Path(__file__).with_name("slow_loss.py"))
@@ -144,3 +146,73 @@ def test_ciou(a: tuple[float, ...], b: tuple[float, ...]) -> None:
     got = box_ciou(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)).item()
     assert got == pytest.approx(slow.ciou(a, b), abs=1e-5)
     assert -2 < got <= 1 + 1e-6
+
+
+def slow_semantic(logits: torch.Tensor, t: Targets) -> float:
+    """Binary cross-entropy and Dice, cell by cell."""
+    batch, nc, h, w = logits.shape
+    step = t.masks.shape[1] // h
+    entropy = dice = 0.0
+    for b in range(batch):
+        mine = t.classes[t.image == b].tolist()
+        for c in range(nc):
+            shared = mass = area = 0.0
+            for y in range(h):
+                for x in range(w):
+                    ordinal = int(t.masks[b, y * step, x * step])
+                    truth = float(ordinal > 0 and mine[ordinal - 1] == c)
+                    p = 1 / (1 + math.exp(-float(logits[b, c, y, x])))
+                    entropy -= math.log(p if truth else 1 - p)
+                    shared, mass, area = shared + p * truth, mass + p, area + truth
+            dice += 1 - (2 * shared + 1) / (mass + area + 1)
+    return (entropy / (batch * nc * h * w) + dice / (batch * nc)) / 2
+
+
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(0, 4), min_size=1, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_the_semantic_loss_is_the_plain_one(seed: int, counts: list[int]) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    targets = make_targets(rng, len(counts), counts)
+    logits = torch.randn(len(counts), NC, SIDE // 8, SIDE // 8, generator=rng)
+    assert semantic_loss(logits, targets).item() == pytest.approx(slow_semantic(logits, targets), rel=1e-4)
+
+
+def test_plain_distances_are_learned_by_their_difference() -> None:
+    rng = torch.Generator().manual_seed(4)
+    box = torch.tensor([[8.0, 12.0, 44.0, 52.0]])
+    targets = Targets(torch.zeros(1).long(), torch.zeros(1).long(), box, torch.zeros(1, 16, 16).short())
+    maps = []
+    for s in STRIDES:
+        y, x = torch.meshgrid(torch.arange(SIDE // s) + 0.5, torch.arange(SIDE // s) + 0.5, indexing="ij")
+        true = torch.stack((x - 8 / s, y - 12 / s, 44 / s - x, 52 / s - y))[None]
+        maps.append(((true + 0.25).requires_grad_(), torch.randn(1, NC, SIDE // s, SIDE // s, generator=rng)))
+    prediction = flatten(maps, None, STRIDES)
+    assert prediction.reg_max == 1 and prediction.coeff is None and prediction.proto is None
+    inside = prediction.boxes()[0, (prediction.strides[:, 0] == 8)]
+    torch.testing.assert_close(inside[0], torch.tensor([6.0, 10.0, 46.0, 54.0]))
+    result = branch_loss(prediction, targets, NO_GAINS)
+    assert result.parts[1] == 0 and 0 < result.parts[3] <= 0.25 + 1e-6
+    result.total.backward()
+    assert all(m[0].grad is not None for m in maps)
+
+
+def test_the_second_copy_counts_more_and_more() -> None:
+    rng = torch.Generator().manual_seed(8)
+    targets = make_targets(rng, 2, [3, 1])
+    first, second = (_maps(rng) for _ in range(2))
+    proto, semantic = torch.randn(2, 32, 16, 16, generator=rng), torch.randn(2, NC, 8, 8, generator=rng)
+    strides = STRIDES
+    many = branch_loss(flatten(first, proto, strides), targets)
+    one = branch_loss(flatten(second, proto, strides), targets, positives=1)
+    for done, share in ((0.0, 0.2), (0.5, 0.55), (1.0, 0.9)):
+        got = network_loss(RawOutput(first, proto, second), targets, strides, done=done)
+        assert got.total.item() == pytest.approx((many.total * (1 - share) + one.total * share).item(), rel=1e-5)
+    both = network_loss(RawOutput(first, proto, second, semantic), targets, strides, done=1.0)
+    more = semantic_loss(semantic, targets) * 7.5
+    assert both.total.item() == pytest.approx((got.total + 2 * more).item(), rel=1e-5)
+    assert both.parts.sum().item() * 2 == pytest.approx(both.total.item(), rel=1e-5)
+    assert network_loss(RawOutput(first, proto), targets, strides).total.item() == pytest.approx(many.total.item())
+
+
+def _maps(rng: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
+    return [tuple(torch.randn(2, c, SIDE // s, SIDE // s, generator=rng) for c in (4, NC, 32)) for s in STRIDES]

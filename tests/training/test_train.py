@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,45 @@ def test_a_run_leaves_everything_behind_and_the_seed_decides(options: TrainOptio
     assert newest_trained(options.project) == second.best
     other = train(replace(options, seed=9))
     assert not same(weights(first.last), weights(other.last))
+
+
+@pytest.mark.parametrize(("family", "task"), [("yolo11", "segment"), ("yolo26", "segment"), ("yolo26", "detect")])
+def test_training_moves_every_weight_of_every_family(options: TrainOptions, family: str, task: str) -> None:
+    Path(options.model).write_text(f"{TINY}family: {family}\ntask: {task}\n")
+    before = load_checkpoint(options.model, nc=4).state_dict()
+    run = train(replace(options, task=task))
+    rows = list(csv.DictReader((run.folder / "results.csv").open()))
+    after = weights(run.last)
+    still = [k for k, v in before.items() if torch.equal(v, after[k])]
+    # No object is so large that the coarsest cells answer for it alone.
+    still = [k for k in still if not k.startswith(("head.single.box.2.", "head.single.coeff.2."))]
+    assert still == (["head.bins"] if family == "yolo11" else [])
+    assert ("seg/map" in rows[0]) == (task == "segment")
+    assert (float(rows[0]["train/mask"]) > 0) == (task == "segment")
+    found = load_checkpoint(run.best)
+    assert (found.definition.family, found.task) == (family, task)
+
+
+def test_a_detector_learns_from_boxes_and_a_segmentation_network_does_not(options: TrainOptions) -> None:
+    folder = Path(options.data).parent
+    for file in folder.rglob("labels/**/*.txt"):
+        rows = []
+        for line in file.read_text().splitlines():
+            cls, *values = line.split()
+            points = np.array(values, float).reshape(-1, 2)
+            low, high = points.min(0), points.max(0)
+            rows.append(f"{cls} " + " ".join(f"{v:.6f}" for v in (*((low + high) / 2), *(high - low))))
+        file.write_text("\n".join(rows) + "\n")
+    with pytest.raises(EdgesegError, match="5 numbers are a box") as error:
+        train(options)
+    assert "yolov8n.yaml" in error.value.hint
+    Path(options.model).write_text(f"{TINY}task: detect\n")
+    with pytest.raises(EdgesegError, match="made to detect"):
+        train(replace(options, task="segment"))
+    assert train(replace(options, epochs=1)).metrics.keys() >= {"box/map", "fitness"}
+    Path(options.model).write_text(TINY)
+    with pytest.raises(EdgesegError, match="5 numbers are a box"):  # whatever is remembered of the files
+        train(options)
 
 
 @pytest.mark.parametrize("step", [1, 4])
