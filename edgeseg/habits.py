@@ -8,8 +8,8 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError
 
-TASK = "segment"
-OTHER_TASKS = ("detect", "classify", "pose", "obb")
+TASKS = ("segment", "detect")
+OTHER_TASKS = ("classify", "pose", "obb")
 OTHER_MODES = {"track": "Use predict: objects are not followed from frame to frame", "checks": "Use: edgeseg doctor"}
 
 # Options with the value that is what happens anyway; another value is refused, with what to do instead.
@@ -22,7 +22,7 @@ _EITHER: dict[str, tuple[Any, str]] = {
     "rect": (False, "Leave it out: a model is measured at the size that it takes on a board"),
     "single_cls": (False, "Leave it out"),
     "compile": (False, "Leave it out"),
-    "task": (TASK, "Only segmentation is done"),
+    "task": (TASKS, "Only segmentation and detection are done"),
 }
 VALIDATION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
@@ -47,7 +47,7 @@ EXPORT: Mapping[str, tuple[Any, str]] = {
     "device": ("cpu", "Leave it out: exports are made on the CPU; an engine is built where it will run"),
     "fraction": (1.0, "Use images=N: so many calibration images"),
     "agnostic_nms": (False, "Leave it out"),
-    "task": (TASK, "Only segmentation is done"),
+    "task": (TASKS, "Only segmentation and detection are done"),
     "mode": ("export", "Type the command itself"),
 }
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
@@ -67,6 +67,8 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
         if key not in known:
             raise EdgesegError(f"{command} has no option {key!r}", hint=f"See: edgeseg {command} --help")
         same, hint = known[key]
+        if key == "task" and value in same:
+            continue  # the model says which it is
         if value != same or isinstance(value, bool) != isinstance(same, bool):
             raise EdgesegError(f"{command} cannot do {key}={value}", hint=hint)
 
@@ -79,16 +81,18 @@ def command_line(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
     """
     words = list(argv)
     mode = _taken(words, "mode")
-    task = _taken(words, "task") if mode is not None or (words and words[0] in (*commands, TASK, *OTHER_TASKS)) else None
-    tasks = (TASK, *OTHER_TASKS)
+    tasks = (*TASKS, *OTHER_TASKS)
+    task = _taken(words, "task") if mode is not None or (words and words[0] in (*commands, *tasks)) else None
     if words and words[0] in tasks:
         task = words.pop(0)
     elif len(words) > 1 and words[0] in commands and words[1] in tasks and not Path(words[1]).exists():
         task = words.pop(1)
-    if task is not None and task != TASK:
-        raise EdgesegError(f"task {task!r} is not to be had", hint=f"Only {TASK!r}; the networks are the -seg ones")
+    if task is not None and task not in TASKS:
+        raise EdgesegError(f"task {task!r} is not to be had", hint=f"There are {' and '.join(TASKS)}")
     if mode is not None and (not words or words[0] not in commands):
         words.insert(0, mode)
+    if task is not None and words and words[0] == "train":
+        words.append(f"task={task}")  # elsewhere the model says which it is
     if words and words[0] in OTHER_MODES:
         raise EdgesegError(f"there is no command {words[0]!r}", hint=OTHER_MODES[words[0]])
     return words

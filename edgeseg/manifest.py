@@ -94,6 +94,7 @@ class Manifest:
 
     Files of other tools may differ in more: ``boxes`` of the decoded head (``xywh`` about the centre, or ``xyxy``),
     ``score_logits`` (its scores are before the sigmoid), ``input_max`` (what a float input has for white: 1 or 255).
+    ``end2end``: each object has one box, nothing is to be suppressed.
     """
 
     format: str
@@ -126,6 +127,7 @@ class Manifest:
     boxes: str = "xywh"
     score_logits: bool = False
     input_max: float = 1.0
+    end2end: bool = False
 
     def __post_init__(self) -> None:
         if self.boxes not in BOXES:
@@ -169,7 +171,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The whole manifest as one JSON object."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, separators=(",", ":"), default=str)
+        values = asdict(self)
+        if not self.end2end:
+            del values["end2end"]  # what has no such head can be read by releases that know of none
+        return json.dumps({"schema": SCHEMA, **values}, separators=(",", ":"), default=str)
 
     def to_yaml(self) -> str:
         """The text of a sidecar ``metadata.yaml``: native types for the ecosystem's keys, our block as a JSON string."""

@@ -19,11 +19,13 @@ from edgeseg.habits import PREDICTION, VALIDATION, check, command_line
 @pytest.mark.parametrize(
     ("words", "ours"),
     [
-        ("segment train data=a.yaml model=b.pt", "train data=a.yaml model=b.pt"),
+        ("segment train data=a.yaml model=b.pt", "train data=a.yaml model=b.pt task=segment"),
+        ("detect train data=a.yaml", "train data=a.yaml task=detect"),
+        ("detect predict model=b.pt source=c.jpg", "predict model=b.pt source=c.jpg"),
         ("segment val model=b.pt", "val model=b.pt"),
         ("val segment model=b.pt", "val model=b.pt"),
-        ("train segment data=a.yaml", "train data=a.yaml"),
-        ("task=segment mode=train data=a.yaml", "train data=a.yaml"),
+        ("train segment data=a.yaml", "train data=a.yaml task=segment"),
+        ("task=segment mode=train data=a.yaml", "train data=a.yaml task=segment"),
         ("mode=predict model=b.pt source=c.jpg", "predict model=b.pt source=c.jpg"),
         ("export model=b.pt format=onnx", "export model=b.pt format=onnx"),
         ("val task=segment", "val"),
@@ -35,7 +37,7 @@ def test_their_command_lines(words: str, ours: str) -> None:
     assert command_line(words.split(), list(COMMANDS)) == ours.split()
 
 
-@pytest.mark.parametrize("words", ["detect train data=a", "val pose", "task=obb mode=train", "classify predict x.jpg"])
+@pytest.mark.parametrize("words", ["obb train data=a", "val pose", "task=obb mode=train", "classify predict x.jpg"])
 def test_other_tasks_are_refused(words: str) -> None:
     with pytest.raises(EdgesegError, match="is not to be had"):
         command_line(words.split(), list(COMMANDS))

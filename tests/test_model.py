@@ -102,7 +102,7 @@ def test_info(tiny: Path) -> None:
     facts = Model(tiny).info(imgsz=64)
     assert facts["classes"] == 2 and facts["parameters"] > 1000 and facts["strides"] == [8, 16, 32] and facts["size"] > 0
     facts = Model("yolov8n-seg.yaml").info()
-    assert facts["parameters"] == 3_409_968 and facts["gflops"] == pytest.approx(12.6, abs=0.05) and facts["size"] == 0
+    assert facts["parameters"] == 3_409_968 and facts["gflops"] == pytest.approx(12.0, abs=0.05) and facts["size"] == 0
 
 
 def test_load_takes_what_fits(tiny: Path, tmp_path: Path, image: np.ndarray) -> None:

@@ -50,6 +50,9 @@ def export(
         str | None, flag("raw (up to the convolutions), decoded (common tensors), or nms.", "raw", panel=SHAPE)
     ] = None,
     nms: Annotated[bool | None, flag("Non-maximum suppression inside the graph.", False, panel=SHAPE)] = None,
+    end2end: Annotated[
+        bool | None, flag("The head that needs no suppression, of a network that has one (YOLO26).", False, panel=SHAPE)
+    ] = None,
     half: flags.Half = None,
     int8: flags.Int8 = None,
     data: Annotated[str | None, flag("Dataset that calibrates INT8.", "coco128-seg", metavar="YAML", panel=QUANT)] = None,
@@ -107,6 +110,7 @@ def export(
         batch=batch,
         head=head,
         nms=nms,
+        end2end=end2end,
         recipe=recipe,
         data=data,
         images=images,

@@ -51,6 +51,7 @@ def describe(job: Job, network: Network, tools: Sequence[str] = ()) -> Manifest:
         precision=job.precision,
         task=network.task,
         reg_max=network.reg_max,
+        end2end=network.definition.end2end,
         batch=job.batch,
         description=f"{job.source.stem}: {network.definition.title} {WORDS[network.task]}, {len(network.names)} classes",
         date=_now().isoformat(timespec="seconds"),

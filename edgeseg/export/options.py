@@ -25,6 +25,7 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "int8": False,
         "dynamic": False,
         "nms": False,
+        "end2end": False,
         "batch": 1,
     }
 )
@@ -45,6 +46,7 @@ class ExportOptions:
         batch: batch size.
         head: ``raw`` or ``decoded``.
         nms: non-maximum suppression inside the graph: the head layout ``nms``.
+        end2end: the one-to-one head of a network that has one, in place of the classic one.
         recipe: name or path of the quantization recipe (int8 only).
         data: name or YAML of the dataset that calibrates (int8 only).
         images: number of calibration images (int8 only).
@@ -62,6 +64,7 @@ class ExportOptions:
     batch: int | None = None
     head: str | None = None
     nms: bool | None = None
+    end2end: bool | None = None
     recipe: str | None = None
     data: str | None = None
     images: int | None = None

@@ -37,6 +37,7 @@ class Definition:
         max_channels: ceiling of the channels before ``width``; None takes the variant's.
         family: ``yolov8``, ``yolo11`` or ``yolo26``.
         task: ``segment``, or ``detect`` for a head without coefficients and prototypes.
+        end2end: has only the second copy of the branches, where its family has one: one box for each object.
 
     Raises:
         EdgesegError: a value is out of range, or a custom variant lacks depth, width or max_channels.
@@ -50,11 +51,14 @@ class Definition:
     max_channels: int | None = None
     family: str = "yolov8"
     task: str = "segment"
+    end2end: bool = False
 
     def __post_init__(self) -> None:
         for key, word, known in (("family", self.family, tuple(FAMILIES)), ("task", self.task, TASKS)):
             if not isinstance(word, str) or word not in known:
                 raise EdgesegError(f"{key} {brief(word)} is none of {', '.join(known)}", hint=did_you_mean(str(word), known))
+        if self.end2end is not False and (self.end2end is not True or not self.plan.single):
+            raise EdgesegError(f"{self.plan.title} has no one-to-one head", hint="Of the families here YOLO26 has one")
         scales = (self.depth, self.width, self.max_channels)
         if not isinstance(self.variant, str):
             raise EdgesegError(f"variant {brief(self.variant)} is no text")

@@ -82,7 +82,7 @@ class Head(Branches):
             )
         if plan.reg_max > 1:
             self.bins = nn.Parameter(torch.arange(plan.reg_max, dtype=torch.float32), requires_grad=False)
-        if plan.single:
+        if plan.single and not definition.end2end:
             self.single = Branches(definition)
         self.init_bias()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import HEADS, Output
-from edgeseg.network.blocks import PSA, SPPF, C2f, Conv
+from edgeseg.network.blocks import PSA, SPPF, Attention, C2f, Conv
 from edgeseg.network.definition import COEFFS, STRIDES, Definition
 from edgeseg.network.head import Head, RawOutput
 
@@ -144,6 +145,21 @@ class Network(nn.Module):
         twin.fused = False
         return twin
 
+    def end2end(self) -> Network:
+        """A copy that has the second copy of the branches in place of the first: its boxes need no suppression.
+
+        Raises:
+            EdgesegError: the network has no second copy.
+        """
+        if self.definition.end2end:
+            return copy.deepcopy(self)
+        twin = Network(replace(self.definition, end2end=True), self.names).train(self.training)
+        twin = twin.fuse() if self.fused else twin
+        own = self.state_dict()
+        twin.load_state_dict({k: own[k.replace("head.", "head.single.", 1) if _of_branch(k) else k] for k in twin.state_dict()})
+        twin.info = dict(self.info)
+        return twin
+
     def view(self, head: str = "raw") -> nn.Module:
         """This network with a flat tuple of tensors as output, in the order of ``outputs(head, ...)``; weights are shared.
 
@@ -191,6 +207,10 @@ class Network(nn.Module):
         return (Output("prediction", (batch, 4 + self.nc + extra, count), role="prediction"), *proto)
 
 
+def _of_branch(key: str) -> bool:
+    return key.startswith(("head.box.", "head.score.", "head.coeff."))
+
+
 def _check_head(head: str) -> None:
     if head not in HEADS:
         raise EdgesegError(f"head layout {head!r} is none of {', '.join(HEADS)}")
@@ -202,10 +222,9 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_flops(network: Network, imgsz: int | tuple[int, int] = 640) -> int:
-    """Floating-point operations of the fused network for one image: two for each multiplication of a convolution.
+    """Floating-point operations of the fused network for one image: two for each multiplication of convolutions and matrices.
 
-    The convention is that of the published YOLOv8 table, so that figures compare: a transposed convolution counts every tap
-    of its kernel at every output pixel, although at stride 2 only a quarter of them meets an input pixel.
+    Newer published figures count so; the table of YOLOv8 of 2023 counts each transposed convolution four times.
 
     Shapes are propagated on the meta device, so nothing is computed and ``network`` is not touched.
     """
@@ -217,12 +236,14 @@ def count_flops(network: Network, imgsz: int | tuple[int, int] = 640) -> int:
     def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.ConvTranspose2d):
-            total += 2 * out.numel() * module.in_channels * math.prod(module.kernel_size)
+            total += 2 * args[0].numel() * math.prod(module.weight.shape[1:])
+        elif isinstance(module, Attention):
+            total += 2 * out[0, 0].numel() ** 2 * module.heads * (module.keys + module.values)
         elif isinstance(module, nn.Conv2d):
             total += 2 * out.numel() * math.prod(module.weight.shape[1:])
 
     for module in twin.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, Attention)):
             module.register_forward_hook(add)
     with torch.no_grad():
         twin(torch.empty(1, 3, height, width, device="meta"))

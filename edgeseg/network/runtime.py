@@ -85,6 +85,7 @@ def network_manifest(network: Network, input: Tensor, outputs: tuple[Output, ...
         outputs=outputs,
         task=network.task,
         reg_max=network.reg_max,
+        end2end=network.definition.end2end,
         dynamic=True,
         description="edgeseg network",
         date=str(network.info.get("date", "")),

@@ -54,8 +54,10 @@ class SuppressedView(DecodedView):
         only = torch.where(
             torch.arange(self.nc, device=scores.device).view(1, -1, 1) == cls, scores, torch.zeros_like(scores)
         )
-        found = _Suppression.apply(boxes, only, self.most, self.iou, self.conf)
-        at = found[:, 2]
+        if self.network.definition.end2end:  # nothing to suppress: the best are the objects
+            at = best[0, 0].topk(min(MAX_DET, best.shape[2])).indices
+        else:
+            at = _Suppression.apply(boxes, only, self.most, self.iou, self.conf)[:, 2]
         kept = torch.cat((boxes[0], best[0].T, cls[0].T.to(boxes.dtype), rows[0, :, 4 + self.nc :]), 1).index_select(0, at)
         filled = torch.cat((kept, kept.new_zeros(MAX_DET, kept.shape[1])), 0)
         order = filled[:, 4].topk(MAX_DET, sorted=True).indices

@@ -50,8 +50,8 @@ def postprocess(
     found = decode(outputs, manifest, conf=conf, multi_label=multi_label, index=index)
     if classes is not None:
         found = found.take(np.flatnonzero(np.isin(found.classes, classes)))
-    if manifest.head == "nms":  # what the model suppressed is not suppressed again
-        keep = np.arange(min(len(found), max_det))
+    if manifest.head == "nms" or manifest.end2end:  # what the model suppressed is not suppressed again
+        keep = np.argsort(-found.scores, kind="stable")[:max_det]
     else:
         keep = nms(found.boxes, found.scores, found.classes, iou, max_det)
     boxes = letterbox.to_source(found.boxes[keep])

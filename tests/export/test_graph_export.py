@@ -178,6 +178,34 @@ def test_errors_before_anything_begins(toys, tmp_path) -> None:
     assert toys.runs == []
 
 
+def test_the_one_to_one_head_is_a_checkpoint_of_its_own(toys, tmp_path) -> None:
+    torch = pytest.importorskip("torch")
+    from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
+    from edgeseg.network.definition import Definition
+    from edgeseg.network.model import Network
+
+    read = "from edgeseg.network.checkpoint import load_checkpoint\n"
+    toys.add("toy", read + "def convert(job):\n    job.output.write_text(str(load_checkpoint(job.source).definition.end2end))\n")
+    toys.add("other", precisions=["fp32", "int8"])
+    networks = {f: Network(Definition("tiny", 2, "silu", 0.1, 0.0625, 64, f)) for f in ("yolo26", "yolo11")}
+    files = {f: save_checkpoint(tmp_path / f"{f}.pt", n) for f, n in networks.items()}
+    (result,) = export(files["yolo26"], ["toy"], ExportOptions(end2end=True))
+    assert result.path == tmp_path / "yolo26-end2end.toy" and result.path.read_text() == "True"
+    (result,) = export(files["yolo26"], ["toy"])
+    assert result.path == tmp_path / "yolo26.toy" and result.path.read_text() == "False"
+    kept = load_checkpoint(next((toys.home / "end2end").rglob("*.pt")))
+    assert torch.equal(kept.head.box[0].out.weight, networks["yolo26"].head.single.box[0].out.weight)
+    with pytest.raises(EdgesegError, match="YOLO11 has no one-to-one head"):
+        export(files["yolo11"], ["toy"], ExportOptions(end2end=True))
+    with pytest.raises(EdgesegError, match="does not survive integers") as error:
+        export(files["yolo26"], ["other"], ExportOptions(end2end=True, int8=True))
+    assert "--force" in error.value.hint
+    artifact = tmp_path / "some.toy"
+    artifact.write_text("x")
+    with pytest.raises(EdgesegError, match="needs the checkpoint"):
+        export(artifact, ["other"], ExportOptions(end2end=True))
+
+
 def test_a_place_that_cannot_be_written(toys, tmp_path) -> None:
     toys.add("toy")
     (tmp_path / "file").write_text("")

@@ -9,14 +9,22 @@ from edgeseg.manifest import TASKS
 from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network, count_flops, count_parameters
 
-PUBLISHED = {"n": (3.4, 12.6), "s": (11.8, 42.6), "m": (27.3, 110.2), "l": (46.0, 220.5), "x": (71.8, 344.1)}
+# Parameters and FLOPs (10^9, fused, 640 px) as Ultralytics 8.4 sums them up: segmentation, then detection.
+PUBLISHED = {
+    "yolov8n": (3_409_968, 12.0, 3_157_200, 8.74), "yolov8s": (11_821_056, 40.09, 11_166_560, 28.6),
+    "yolo11n": (2_876_848, 9.8, 2_624_080, 6.54), "yolo11s": (10_113_248, 33.07, 9_458_752, 21.59),
+    "yolo26n": (3_126_280, 9.25, 2_572_280, 5.48), "yolo26s": (11_505_800, 34.46, 10_009_784, 20.93),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", PUBLISHED)
-def test_size_equals_the_published_table(variant: str) -> None:
-    with torch.device("meta"):
-        network = Network(Definition(variant))
-    assert (round(count_parameters(network) / 1e6, 1), round(count_flops(network, 640) / 1e9, 1)) == PUBLISHED[variant]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_size_equals_the_published_table(name: str) -> None:
+    found: tuple[float, ...] = ()
+    for task in TASKS:
+        with torch.device("meta"):
+            network = Network(Definition(name[-1], family=name[:-1], task=task))
+        found += (count_parameters(network), round(count_flops(network, 640) / 1e9, 2))
+    assert found == PUBLISHED[name]
 
 
 def test_exact_parameters_of_the_smallest() -> None:
@@ -102,3 +110,21 @@ def test_names_default_and_info() -> None:
     network = Network(Definition("n", nc=2))
     assert network.names == ("class0", "class1") and network.nc == 2 and network.info == {}
     assert network.strides == (8, 16, 32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", TASKS)
+def test_the_second_copy_alone(task: str) -> None:
+    network = Network(Definition("tiny", 2, "silu", 0.33, 0.125, 128, "yolo26", task), ("a", "b"))
+    network.info = {"imgsz": 64}
+    alone, x = network.eval().end2end(), torch.rand(1, 3, 64, 96)
+    features = network.neck(*network.backbone(x))
+    wanted = [t for one in network.head.single.read(features) for t in one]
+    found = alone.view("raw")(x)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted)) and len(found) == len(wanted) + (task == "segment")
+    assert alone.names == ("a", "b") and alone.info == {"imgsz": 64} and alone.definition.end2end
+    assert not hasattr(alone.head, "single") and torch.equal(alone.end2end().view("raw")(x)[0], found[0])
+    fused = network.fuse().end2end()
+    assert fused.fused and torch.allclose(fused.view("raw")(x)[0], found[0], atol=1e-4)
+    with pytest.raises(EdgesegError, match="YOLO11 has no one-to-one head"):
+        Network(Definition("tiny", 2, "silu", 0.33, 0.125, 128, "yolo11", task)).end2end()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeseg.errors import EdgesegError
 from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
 
@@ -96,3 +97,25 @@ def test_a_box_in_the_padding_is_no_detection(heads):
     arrays, manifest = scene(heads, np.array([[40.0, 4, 80, 28]]), [1], [0.9])
     assert len(postprocess(arrays, manifest, letterbox)) == 0
     assert len(postprocess(arrays, manifest, Letterbox.fit(SIZE, SIZE))) == 1
+
+
+def test_what_needs_no_suppression_is_not_suppressed(heads):
+    same = np.array([[16.0, 16, 48, 48], [20, 20, 60, 52]])
+    arrays, manifest = scene(heads, same, [1, 1], [0.6, 0.8])
+    letterbox = Letterbox.fit(SIZE, SIZE)
+    assert len(postprocess(arrays, manifest, letterbox, iou=0.3)) == 1
+    both = postprocess(arrays, replace(manifest, end2end=True), letterbox, iou=0.3)
+    np.testing.assert_allclose(both.scores, [0.8, 0.6], atol=0.01)
+    assert len(postprocess(arrays, replace(manifest, end2end=True), letterbox, max_det=1)) == 1
+
+
+def test_a_detector_has_boxes_and_no_masks(heads):
+    arrays, manifest = scene(heads, np.array([[16.0, 16, 48, 48]]), [1], [0.6])
+    boxes = [i for i, o in enumerate(manifest.outputs) if o.role in ("box", "score")]
+    detector = replace(manifest, task="detect", outputs=tuple(manifest.outputs[i] for i in boxes))
+    letterbox = Letterbox.fit(SIZE, SIZE)
+    found, whole = postprocess([arrays[i] for i in boxes], detector, letterbox), postprocess(arrays, manifest, letterbox)
+    assert found.tiles is None and np.array_equal(found.boxes, whole.boxes) and np.array_equal(found.scores, whole.scores)
+    for task, outputs in (("segment", [arrays[i] for i in boxes]), ("detect", arrays)):
+        with pytest.raises(EdgesegError, match="no raw head"):
+            postprocess(outputs, replace(detector if task == "segment" else manifest, task=task), letterbox)
