@@ -26,7 +26,8 @@ INT8 = "onnx,openvino,tflite,ncnn"
 
 
 def edgeseg(*words: Any, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "edgeseg.cli", *map(str, words)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "edgeseg.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

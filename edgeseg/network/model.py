@@ -156,7 +156,8 @@ class Network(nn.Module):
         twin = Network(replace(self.definition, end2end=True), self.names).train(self.training)
         twin = twin.fuse() if self.fused else twin
         own = self.state_dict()
-        twin.load_state_dict({k: own[k.replace("head.", "head.single.", 1) if _of_branch(k) else k] for k in twin.state_dict()})
+        theirs = {k: k.replace("head.", "head.single.", 1) if _of_branch(k) else k for k in twin.state_dict()}
+        twin.load_state_dict({k: own[other] for k, other in theirs.items()})
         twin.info = dict(self.info)
         return twin
 
@@ -222,7 +223,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_flops(network: Network, imgsz: int | tuple[int, int] = 640) -> int:
-    """Floating-point operations of the fused network for one image: two for each multiplication of convolutions and matrices.
+    """Floating-point operations of the fused network for one image: two for each product in convolutions and matrices.
 
     Newer published figures count so; the table of YOLOv8 of 2023 counts each transposed convolution four times.
 

@@ -185,7 +185,8 @@ def test_the_one_to_one_head_is_a_checkpoint_of_its_own(toys, tmp_path) -> None:
     from edgeseg.network.model import Network
 
     read = "from edgeseg.network.checkpoint import load_checkpoint\n"
-    toys.add("toy", read + "def convert(job):\n    job.output.write_text(str(load_checkpoint(job.source).definition.end2end))\n")
+    write = "job.output.write_text(str(load_checkpoint(job.source).definition.end2end))"
+    toys.add("toy", f"{read}def convert(job):\n    {write}\n")
     toys.add("other", precisions=["fp32", "int8"])
     networks = {f: Network(Definition("tiny", 2, "silu", 0.1, 0.0625, 64, f)) for f in ("yolo26", "yolo11")}
     files = {f: save_checkpoint(tmp_path / f"{f}.pt", n) for f, n in networks.items()}

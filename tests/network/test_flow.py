@@ -108,7 +108,8 @@ def test_every_family_and_task_is_read(family, task):
         wanted = network.fuse().view("raw")(x)
     for a, b in zip(Simulator(flow).run(x), wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-4)
-    assert set(flow.stages.values()) == {"backbone", "neck", "box", "score"} | ({"coeff", "proto"} if task == "segment" else set())
+    masks = {"coeff", "proto"} if task == "segment" else set()
+    assert set(flow.stages.values()) == {"backbone", "neck", "box", "score"} | masks
     assert not any("single" in n.output or "semantic" in n.output for n in flow.nodes)
 
 
