@@ -89,6 +89,7 @@ def choose_calibration(
 
 def _with_learned(recipe: Recipe | None, checkpoint: Path | None, say: Callable[[str], None]) -> Recipe:
     """The recipe (None: the one that the network was trained for, else the default) with what the network learned."""
+    from edgeseg.quantize.learned import learned_of
     from edgeseg.quantize.recipe import Recipe, load_recipe
 
     qat = learned_by(checkpoint) if checkpoint is not None else {}
@@ -98,7 +99,7 @@ def _with_learned(recipe: Recipe | None, checkpoint: Path | None, say: Callable[
     if recipe is not None and not recipe.same_rules(trained):
         say(f"the network was trained for the recipe {trained.name}, not {recipe.name}: its learned ranges are not used")
         return recipe
-    return replace(recipe or trained, learned={"keys": qat["keys"], "ranges": qat["ranges"]})
+    return replace(recipe or trained, learned=learned_of(qat))
 
 
 def learned_by(checkpoint: Path) -> Mapping[str, Any]:

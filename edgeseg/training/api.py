@@ -184,12 +184,13 @@ def _rounding(
 ) -> Network:
     """The network as it rounds under the recipe, calibrated on the training split, or with ranges learned before."""
     from edgeseg.quantize.calibration import choose
+    from edgeseg.quantize.learned import learned_of
     from edgeseg.quantize.recipe import Recipe, load_recipe
     from edgeseg.training.qat import prepare
 
     recipe, before = load_recipe(options.recipe), network.info.get("qat")
     if before and recipe.same_rules(Recipe.from_dict(before["recipe"])):
-        recipe = replace(recipe, learned={"keys": before["keys"], "ranges": before["ranges"]})
+        recipe = replace(recipe, learned=learned_of(before))
     images = [] if recipe.learned else list(choose(dataset, recipe.images, seed=options.seed).images)
     report = (lambda done, _: progress("ranges", round(100 * done), 100)) if progress and processes.main else None
     # It has all that the loop and the validation use of a network.

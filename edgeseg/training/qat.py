@@ -149,6 +149,7 @@ class QuantizedNetwork(nn.Module):
         recipe = replace(self.recipe, learned={}).to_dict()
         qat: dict[str, Any] = {"recipe": recipe, "imgsz": list(self.imgsz), "ranges": self.table()}
         qat["keys"] = [list(fingerprint(w.detach().cpu().numpy())) for w in self.weight]
+        qat["others"] = self.others()
         network.info = {**self.info, "qat": qat}
         return network
 
@@ -161,6 +162,13 @@ class QuantizedNetwork(nn.Module):
             after = behind.get(name, name)
             rows.append([v for k in (name, after) for v in (self._pair(k) if k in self.bits else (0.0, 0.0))])
         return rows
+
+    @torch.no_grad()
+    def others(self) -> dict[str, list[float]]:
+        """Ranges of groups in which no convolution or its activation is, by their leader: what attention multiplies."""
+        behind, groups = self.flow.activated, self.flow.groups
+        told = {groups[k] for name in self._convs for k in (name, behind.get(name, name))} | {groups[self.flow.input]}
+        return {leader: list(self._pair(leader)) for leader in self._slot if leader not in told}
 
     def _pair(self, name: str) -> tuple[float, float]:
         low, high = self.limits(name)

@@ -355,3 +355,12 @@ def test_a_slower_backend_is_said(tmp_path, weights, monkeypatch) -> None:
     with pytest.warns(UserWarning, match="slower backend cpu"):
         runtime = TARGET.load("runtime").Runtime(tmp_path)
     assert runtime.backend == "cpu" and runtime.version == "4.22.0"
+
+
+def test_outputs_of_one_shape_keep_their_names() -> None:
+    """tensorflowjs tells outputs apart by shape; of equal ones it leaves TensorFlow's words for the order of the names."""
+    outputs = tuple(Output(name, (1,)) for name in ("box_8", "score_8", "proto"))
+    manifest = Manifest("tfjs", ("a",) * 4, (64, 64), Tensor("images", (1, 3, 64, 64)), outputs)
+    signature = {"outputs": {"Identity:0": {"box": 1}, "Identity_2:0": {"score": 1}, "proto": {"proto": 1}}}
+    TARGET.load("convert")._name(signature, manifest)
+    assert signature["outputs"] == {"box_8": {"box": 1}, "score_8": {"score": 1}, "proto": {"proto": 1}}

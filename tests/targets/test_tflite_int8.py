@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
+from edgeseg.network.checkpoint import save_checkpoint
+from edgeseg.network.definition import Definition
+from edgeseg.network.model import Network
 from edgeseg.quantize.calibration import choose, iterate
+from edgeseg.quantize.carried import load
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
 
@@ -116,3 +121,22 @@ def test_the_decoded_head_is_refused(requantize, images) -> None:
 def test_no_images_is_an_error(requantize) -> None:
     with pytest.raises(EdgesegError, match="calibration set is empty"):
         requantize()
+
+
+def test_depthwise_weights_have_the_decided_steps(convert, decided, images, opened, tmp_path) -> None:
+    torch.manual_seed(2)
+    network = Network(Definition("tiny", 3, "silu", 0.33, 0.25, 64, "yolo11", "detect"), ("cat", "dog", 'o"dd, näme'))
+    source = save_checkpoint(tmp_path / "eleven.pt", network.train(False))
+    wanted = {"imgsz": SIZE, "recipe": load_recipe("int8").to_dict(), "calibration": images}
+    path = convert("tflite", source=source, precision="int8", **wanted)
+    (carried,) = load(decided(target_by_name("tflite"), source, tmp_path, **wanted))
+    steps = sorted(tuple(np.round(c.step, 7)) for n, c in carried.convolutions.items() if "spatial" in n or "place" in n)
+    graph_part = target_by_name("tflite").load("graph")
+    _, model, graph = tensors(path)
+    pairs = zip(graph_part.operator_names(model), graph.operators)
+    weights = [graph.tensors[op.inputs[1]] for kind, op in pairs if kind == "DEPTHWISE_CONV_2D"]
+    assert len(weights) == 7 and all(w.quantization.quantizedDimension == 3 for w in weights)
+    found = sorted(tuple(np.round(np.asarray(w.quantization.scale), 7)) for w in weights)
+    for a, b in zip(found, steps, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    assert [o.role for o in opened(path).manifest.outputs] == ["box", "score"] * 3

@@ -20,7 +20,7 @@ from edgeseg.network.definition import ACTIVATIONS, Definition
 from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network
 from edgeseg.quantize.decide import decide
-from edgeseg.quantize.learned import fingerprint
+from edgeseg.quantize.learned import fingerprint, learned_of
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import QParams, Simulator, round_to
 from edgeseg.training import TrainOptions, train
@@ -29,9 +29,9 @@ from edgeseg.training.qat import fake_quantize, prepare
 NAMES = ("circle", "square", "triangle", "star")
 
 
-def tiny(act: str = "silu") -> Network:
+def tiny(act: str = "silu", family: str = "yolov8", task: str = "segment") -> Network:
     torch.manual_seed(0)
-    network = Network(Definition(variant="tiny", depth=0.33, width=0.0625, max_channels=128, nc=4, act=act), NAMES)
+    network = Network(Definition("tiny", 4, act, 0.33, 0.0625, 128, family, task), NAMES)
     network.train()(torch.rand(8, 3, 64, 64))
     return network.eval()
 
@@ -69,17 +69,21 @@ def test_the_flow_is_the_network(act: str) -> None:
     assert set(flow.stages.values()) == {"backbone", "neck", "box", "score", "coeff", "proto"}
 
 
-@pytest.mark.parametrize("act", ACTIVATIONS)
-def test_it_rounds_as_the_simulation_of_the_export_does(data: Path, act: str) -> None:
-    network, recipe = tiny(act), load_recipe("int8")
+@pytest.mark.parametrize(
+    ("act", "family", "task"),
+    [*((act, "yolov8", "segment") for act in ACTIVATIONS), ("silu", "yolo11", "detect"), ("silu", "yolo26", "segment")],
+)
+def test_it_rounds_as_the_simulation_of_the_export_does(data: Path, act: str, family: str, task: str) -> None:
+    network, recipe = tiny(act, family, task), load_recipe("int8")
     quantized = prepare(network, recipe, load_dataset(data).images("train"), 64)
     assert torch.is_grad_enabled()
     x = torch.rand(2, 3, 64, 64)
     out = quantized(x)
-    got = [t for triple in out.maps for t in triple] + [out.proto]
+    got = list(out.flat())
     exported = quantized.to_network()
     flow = network_flow(exported, (64, 64))
-    learned = {k: exported.info["qat"][k] for k in ("keys", "ranges")}
+    learned = learned_of(exported.info["qat"])
+    assert bool(learned["others"]) == (family != "yolov8")
     decisions = decide(flow, replace(recipe, learned=learned), [], (64, 64))  # it needs no images
     assert not decisions.biases and set(decisions.bits) == set(decisions.ranges) | flow.clipped
     bits = {n.output: 8 for n in flow.nodes if n.weight is not None}
