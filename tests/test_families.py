@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from edgeseg.data.shapes import make_shapes
 from edgeseg.demo import golden
 from edgeseg.evaluate.validate import validate
-from edgeseg.network.checkpoint import load_checkpoint
+from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
+from edgeseg.network.definition import Definition
+from edgeseg.network.model import Network
 from edgeseg.network.runtime import NetworkRuntime
 from edgeseg.running.pipeline import Pipeline
 
@@ -64,8 +67,7 @@ def test_it_reaches_its_golden_accuracy(name: str, data: Path) -> None:
 def test_every_float_format_agrees_with_the_checkpoint(name: str, data: Path, tmp_path: Path) -> None:
     model = tmp_path / f"{name}.pt"
     model.write_bytes((NETWORKS / f"{name}.pt").read_bytes())
-    formats = f"{LIGHT},{HEAVY}" if name == "yolo26-seg" else LIGHT
-    edgeseg("export", model, "--format", formats, "--imgsz", "160", "--json", tmp_path / "export.json")
+    edgeseg("export", model, "--format", LIGHT, "--imgsz", "160", "--json", tmp_path / "export.json")
     rows = json.loads((tmp_path / "export.json").read_text())["exports"]
     assert [r["format"] for r in rows] and not [r for r in rows if r["error"]]
     verdicts = compared([r["path"] for r in rows], model, data, tmp_path, "--limit", "4")
@@ -79,10 +81,48 @@ def test_every_float_format_agrees_with_the_checkpoint(name: str, data: Path, tm
 def test_int8_agrees_with_the_float_network(name: str, data: Path, tmp_path: Path) -> None:
     model = tmp_path / f"{name}.pt"
     model.write_bytes((NETWORKS / f"{name}.pt").read_bytes())
-    report, formats = tmp_path / "export.json", f"{INT8},coreml" if name == "yolo26-seg" else INT8
-    edgeseg("export", model, "--format", formats, "--int8", f"data={data}", "--imgsz", "160", "--json", report)
+    report = tmp_path / "export.json"
+    edgeseg("export", model, "--format", INT8, "--int8", f"data={data}", "--imgsz", "160", "--json", report)
     rows = json.loads(report.read_text())["exports"]
     assert all(r["gate"]["passed"] for r in rows)
-    light = [r["path"] for r in rows if r["format"] != "coreml"]  # its evaluator takes its time
-    for v in compared(light, model, data, tmp_path):
+    for v in compared([r["path"] for r in rows], model, data, tmp_path):
         assert v["fidelity"]["reference"] > 300 and v["fidelity"]["agreement"] >= 0.95, v["fidelity"]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YOLO26-seg network of random weights whose normalisation has seen images: tensors of a usual size, no objects."""
+    torch.manual_seed(3)
+    network = Network(Definition("demo", 4, "silu", 0.5, 0.125, 256, "yolo26"), ("a", "b", "c", "d")).train()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.8, 1.4)
+                module.bias.normal_(0, 0.2)
+                module.momentum = 0.3
+        for _ in range(6):
+            network(torch.rand(2, 3, 160, 160))
+    return save_checkpoint(tmp_path_factory.mktemp("fresh") / "yolo26-seg.pt", network.eval())
+
+
+def test_yolo26_in_every_float_format(fresh: Path, data: Path, tmp_path: Path) -> None:
+    edgeseg("export", fresh, "--format", f"{LIGHT},{HEAVY}", "--imgsz", "160", "--json", tmp_path / "export.json")
+    rows = json.loads((tmp_path / "export.json").read_text())["exports"]
+    assert len(rows) == 11 and not [r for r in rows if r["error"]]
+    for v in compared([r["path"] for r in rows], fresh, data, tmp_path, "--limit", "2"):
+        assert not v["error"] and not v["diverges"], v
+        assert all(c["snr_db"] is None or c["snr_db"] > 55 for c in v["tensors"].values()), v["tensors"]
+
+
+def test_yolo26_in_integers_and_end_to_end(fresh: Path, data: Path, tmp_path: Path) -> None:
+    report = tmp_path / "export.json"
+    words = ("export", fresh, "--format", f"{INT8},coreml,edgetpu", "--int8", f"data={data}", "--imgsz", "160")
+    edgeseg(*words, "--json", report)
+    rows = json.loads(report.read_text())["exports"]
+    assert all(r["gate"]["passed"] and r["gate"]["by"] == "tensors" for r in rows)
+    edgeseg(*words, "--end2end", code=2)
+    edgeseg("export", fresh, "--format", "onnx,tflite,ncnn", "--end2end", "--imgsz", "160", "--json", report)
+    paths = [r["path"] for r in json.loads(report.read_text())["exports"]]
+    alone = save_checkpoint(tmp_path / "alone.pt", load_checkpoint(fresh).end2end())
+    for v in compared(paths, alone, data, tmp_path, "--limit", "2"):
+        assert not v["error"] and not v["diverges"], v

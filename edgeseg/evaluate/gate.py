@@ -99,7 +99,8 @@ class GateVerdict:
         low, high = f.get("agreement_range") or (None, None)
         parts = [f"agreement {_number(f['agreement'], '.1%')}" + (f" ({low:.1%} to {high:.1%})" if low is not None else "")]
         parts.append(f"{f['missing']} missing and {f['extra']} extra of {f['reference']} detections")
-        parts += [f"mask IoU {_number(f['mask_iou'], '.3f')}", f"score shift {_number(f['score_shift'], '+.3f')}"]
+        parts += [f"mask IoU {f['mask_iou']:.3f}"] if f["mask_iou"] is not None else []
+        parts.append(f"score shift {_number(f['score_shift'], '+.3f')}")
         if self.resolution is not None:
             parts.append(f"scores in steps of {self.resolution:.3f}")
         return f"gate: {', '.join(parts)}, {self.where}"

@@ -93,7 +93,7 @@ class _Half(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.body, self.head = network.half(), network.head
-        self.nc, self.reg_max = network.nc, network.reg_max
+        self.definition, self.nc, self.reg_max = network.definition, network.nc, network.reg_max
 
     def forward(self, images: torch.Tensor) -> RawOutput:
         maps, proto, *_ = self.body(images.half())

@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_fit(options: TrainOptions, monkeypatch: pytest.Mo
     def full(*args: object, **kwargs: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("edgeseg.training.loop.flatten", full)
+    monkeypatch.setattr("edgeseg.training.loss.flatten", full)
     with pytest.raises(EdgesegError, match=r"a batch of 2 images does not fit in memory\. Use batch=1"):
         train(options)
 
