@@ -36,7 +36,7 @@ HELD_OUT = 200
 HELD_OUT_SEED = 1_000_003
 DEFINITION = "variant: demo\nnc: 4\ndepth: {}\nwidth: {}\nmax_channels: {}\nfamily: {}\ntask: {}\n"
 # Their first blocks work on a quarter of the channels, which must not be too few.
-SIZES = {"yolov8": (0.33, 0.1, 512), "yolo11": (0.5, 0.1875, 256), "yolo26": (0.5, 0.1875, 256)}
+SIZES = {"yolov8": (0.33, 0.1, 512), "yolo11": (0.5, 0.1875, 256), "yolo26": (0.5, 0.375, 128)}
 TOLERANCE = 0.005
 
 

@@ -150,61 +150,86 @@ def judge(
         EdgesegError: no image can be read, or a model fails.
     """
     pair, timed = _Pair(reference, artifact), [Pipeline(s.runtime, s.manifest, conf=CONF) for s in others]
-    meter, tensors = FidelityMeter(CONF), TensorMeter(pair.parts)
-    rows: list[list[float]] = []
-    step: float | None = None
-    used: list[Path] = []
+    seen = _Seen(pair)
     start = monotonic()
     for path in images:
-        if len(used) >= LEAST_IMAGES and monotonic() - start > budget_s:
+        if len(seen.used) >= LEAST_IMAGES and monotonic() - start > budget_s:
             break
         try:
             image = read_image(path)
         except EdgesegError:
             continue
         shot = pair.shoot(image)
-        rows.append([shot.milliseconds[1], *(_timed(p, image) for p in timed), shot.milliseconds[0]])
-        meter.add(shot.expected, shot.found)
-        if pair.comparable:
-            tensors.add(*(pair.relevant(shot, side) for side in (shot.theirs, shot.ours)))
-        if step is None:
-            step = resolution(artifact.manifest, shot.outputs)
-        used.append(path)
-        progress(len(used), len(images))
-    if not used:
+        seen.add(path, shot, [_timed(p, image) for p in timed])
+        progress(len(seen.used), len(images))
+    if not seen.used:
         raise EdgesegError("none of the held-out images can be read", path=images[0] if images else None)
-    fidelity = meter.result()
-    snr = {role: c.snr_db for role, c in tensors.by_role().items()}
-    times = np.array(rows[1:] if len(rows) > 4 else rows)  # the first image pays for warming up
-    medians, titles = np.median(times, axis=0), [artifact.title, *(s.title for s in others), reference.title]
-    order = [0, *(1 + np.argsort(medians[1:], kind="stable"))]
-    verdict = GateVerdict(
-        fidelity=fidelity.to_dict(),
-        snr={role: _finite(db) for role, db in snr.items()},
-        resolution=step,
-        by="tensors" if fidelity.reference < floors.detections and pair.comparable else "detections",
-        images=len(used),
-        where=where,
-        speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
-        ratio=round(float(np.median(times[:, 0] / np.maximum(times[:, order[1]], 1e-6))), 3),
-    )
-    seen = floors.missed(fidelity) if verdict.by == "detections" else floors.ghosts(fidelity)
+    verdict = seen.figures([artifact.title, *(s.title for s in others), reference.title], floors, where)
+    return _judged(verdict, pair, seen, floors)
+
+
+@dataclass
+class _Seen:
+    """What was seen on the images so far."""
+
+    pair: _Pair
+    used: list[Path] = field(default_factory=list)
+    rows: list[list[float]] = field(default_factory=list)  # milliseconds: the artifact, others, the reference
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        self.meter, self.tensors = FidelityMeter(CONF), TensorMeter(self.pair.parts)
+
+    def add(self, path: Path, shot: _Shot, others: Sequence[float]) -> None:
+        """One image: what both made of it, and what other float models took for it."""
+        self.rows.append([shot.milliseconds[1], *others, shot.milliseconds[0]])
+        self.meter.add(shot.expected, shot.found)
+        if self.pair.comparable:
+            self.tensors.add(*(self.pair.relevant(shot, side) for side in (shot.theirs, shot.ours)))
+        if self.step is None:
+            self.step = resolution(self.pair.artifact.manifest, shot.outputs)
+        self.used.append(path)
+
+    def snr(self) -> dict[str, float]:
+        """dB by role."""
+        return {role: c.snr_db for role, c in self.tensors.by_role().items()}
+
+    def figures(self, titles: Sequence[str], floors: Floors, where: str) -> GateVerdict:
+        """A verdict that holds the figures, and no reasons yet."""
+        fidelity = self.meter.result()
+        times = np.array(self.rows[1:] if len(self.rows) > 4 else self.rows)  # the first image pays for warming up
+        medians = np.median(times, axis=0)
+        order = [0, *(1 + np.argsort(medians[1:], kind="stable"))]
+        return GateVerdict(
+            fidelity=fidelity.to_dict(),
+            snr={role: _finite(db) for role, db in self.snr().items()},
+            resolution=self.step,
+            by="tensors" if fidelity.reference < floors.detections and self.pair.comparable else "detections",
+            images=len(self.used),
+            where=where,
+            speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
+            ratio=round(float(np.median(times[:, 0] / np.maximum(times[:, order[1]], 1e-6))), 3),
+        )
+
+
+def _judged(verdict: GateVerdict, pair: _Pair, seen: _Seen, floors: Floors) -> GateVerdict:
+    """The verdict with the floors that were missed, and with who is to blame."""
+    fidelity, snr = seen.meter.result(), seen.snr()
+    missed = floors.missed(fidelity) if verdict.by == "detections" else floors.ghosts(fidelity)
     noisy = [role for role, db in snr.items() if db < floors.snr]
-    reasons = [*seen, *(f"{role} tensors {snr[role]:.1f} dB (at least {floors.snr:g})" for role in noisy)]
-    if not reasons:
-        return verdict
-    if not pair.comparable:
-        return replace(verdict, reasons=tuple(reasons))
-    guilty = _exchange(pair, used, floors) if seen and verdict.by == "detections" else []
+    reasons = (*missed, *(f"{role} tensors {snr[role]:.1f} dB (at least {floors.snr:g})" for role in noisy))
+    if not reasons or not pair.comparable:
+        return replace(verdict, reasons=reasons)
+    guilty = _exchange(pair, seen.used, floors) if missed and verdict.by == "detections" else []
     # In the order of the roles; where neither knows one, the noisiest.
     culprits = [role for role in snr if role in guilty or role in noisy] or sorted(snr, key=lambda r: snr[r])[:1]
-    by_output = {name: c.snr_db for name, c in tensors.by_output().items()}
+    by_output = {name: c.snr_db for name, c in seen.tensors.by_output().items()}
     role_of = {o.name: o.role for o in pair.parts}
     worst = min((n for n in by_output if role_of[n] in culprits), key=lambda n: by_output[n], default="")
     words = f"worst tensor {worst}, {by_output[worst]:.1f} dB" if worst else ""
-    if reference.manifest.head == "raw" and len(culprits) >= max(2, len(snr) - 1):
+    if pair.reference.manifest.head == "raw" and len(culprits) >= max(2, len(snr) - 1):
         culprits = [BEFORE]  # what breaks three branches of four, or both of two, is something that they share
-    return replace(verdict, reasons=tuple(reasons), culprits=tuple(culprits), worst=words)
+    return replace(verdict, reasons=reasons, culprits=tuple(culprits), worst=words)
 
 
 def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | None:

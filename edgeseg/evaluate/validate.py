@@ -136,27 +136,8 @@ def validate(
     truth = load_truth(dataset if masks else dataset.with_boxes(), split, chosen)
     mapping, warnings = _classes(predict, dataset)
     meter = MetricsMeter(truth, max_det, masks)
-    skipped: list[tuple[str, str]] = []
-    speed: dict[str, list[float]] = {s: [] for s in STAGES}
-    with ThreadPoolExecutor(1) as counting:  # run lengths and matching, while the next image is inferred
-        counted: Future[None] | None = None
-        for done, (path, image) in enumerate(read_ahead(chosen, TIMED), 1):
-            if isinstance(image, EdgesegError):
-                skipped.append((str(path), image.what))
-            else:
-                found = predict(image)
-                if counted is not None:
-                    counted.result()
-                found = found if mapping is None else _renamed(found, mapping, dataset.names)
-                counted = counting.submit(meter.add, path, found)
-                if done <= TIMED or not any(speed.values()):
-                    counted.result()
-                    for stage, times in speed.items():
-                        times.append(float(predict.speed.get(stage, float("nan"))))
-            if progress:
-                progress(done, len(chosen))
-        if counted is not None:
-            counted.result()
+    named = (lambda found: found) if mapping is None else (lambda found: _renamed(found, mapping, dataset.names))
+    skipped, speed = _measure(predict, chosen, lambda path, found: meter.add(path, named(found)), progress)
     if len(skipped) == len(chosen):
         reason = f" (the first: {skipped[0][1]})" if skipped else ""
         raise EdgesegError(
@@ -174,6 +155,33 @@ def validate(
         (*truth.warnings, *warnings, *meter.warnings()),
         truth.inventory,
     )
+
+
+def _measure(
+    predict: Predictor, images: Sequence[Path], add: Callable[[Path, Detections], None], progress: Progress | None
+) -> tuple[list[tuple[str, str]], dict[str, list[float]]]:
+    """Predict image by image and hand on what was found; the images that could not be read, milliseconds by stage."""
+    skipped: list[tuple[str, str]] = []
+    speed: dict[str, list[float]] = {s: [] for s in STAGES}
+    with ThreadPoolExecutor(1) as counting:  # run lengths and matching, while the next image is inferred
+        counted: Future[None] | None = None
+        for done, (path, image) in enumerate(read_ahead(images, TIMED), 1):
+            if isinstance(image, EdgesegError):
+                skipped.append((str(path), image.what))
+            else:
+                found = predict(image)
+                if counted is not None:
+                    counted.result()
+                counted = counting.submit(add, path, found)
+                if done <= TIMED or not any(speed.values()):
+                    counted.result()
+                    for stage, times in speed.items():
+                        times.append(float(predict.speed.get(stage, float("nan"))))
+            if progress:
+                progress(done, len(images))
+        if counted is not None:
+            counted.result()
+    return skipped, speed
 
 
 def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
