@@ -94,10 +94,17 @@ class Head(Branches):
             return RawOutput(found, None if prototypes is None else prototypes(maps))
         # What the second copy learns must not bend the features: they serve the first.
         single = self.single.read([x.detach() for x in maps]) if hasattr(self, "single") else None
-        if isinstance(prototypes, RichProto):
+        if isinstance(prototypes, RichProto) and hasattr(prototypes, "semantic"):
             features = prototypes.summed(maps)
             return RawOutput(found, prototypes.made_of(features), single, prototypes.semantic(features))
         return RawOutput(found, None if prototypes is None else prototypes(maps), single)
+
+    def drop_training(self) -> None:
+        """Forget what a trained network does not compute: the second copy of the branches, the semantic classes."""
+        if hasattr(self, "single"):
+            del self.single
+        if hasattr(self, "proto") and isinstance(self.proto, RichProto) and hasattr(self.proto, "semantic"):
+            del self.proto.semantic
 
     @torch.no_grad()
     def init_bias(self) -> None:

@@ -128,11 +128,15 @@ class Network(nn.Module):
         return self.head(self.neck(*self.backbone(images)))
 
     def fuse(self) -> Network:
-        """A copy in evaluation mode with batch normalisation folded into the convolutions; this network stays as it is."""
+        """A copy in evaluation mode with batch normalisation folded into the convolutions; this network stays as it is.
+
+        What only training uses is left out: the one-to-one head is had from ``end2end`` before.
+        """
         twin = copy.deepcopy(self).eval()
         for module in twin.modules():
             if isinstance(module, Conv):
                 module.fuse()
+        twin.head.drop_training()
         twin.fused = True
         return twin
 
@@ -149,12 +153,14 @@ class Network(nn.Module):
         """A copy that has the second copy of the branches in place of the first: its boxes need no suppression.
 
         Raises:
-            EdgesegError: the network has no second copy.
+            EdgesegError: the network has no second copy, or none any more.
         """
         if self.definition.end2end:
             return copy.deepcopy(self)
         twin = Network(replace(self.definition, end2end=True), self.names).train(self.training)
-        twin = twin.fuse() if self.fused else twin
+        if self.fused:
+            what = "its normalisation is folded in, and what only training used is left out: so is the one-to-one head"
+            raise EdgesegError(what, hint="Take the checkpoint before (qat=true and fuse leave it out)")
         own = self.state_dict()
         theirs = {k: k.replace("head.", "head.single.", 1) if _of_branch(k) else k for k in twin.state_dict()}
         twin.load_state_dict({k: own[other] for k, other in theirs.items()})

@@ -124,7 +124,13 @@ def test_the_second_copy_alone(task: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, wanted)) and len(found) == len(wanted) + (task == "segment")
     assert alone.names == ("a", "b") and alone.info == {"imgsz": 64} and alone.definition.end2end
     assert not hasattr(alone.head, "single") and torch.equal(alone.end2end().view("raw")(x)[0], found[0])
-    fused = network.fuse().end2end()
-    assert fused.fused and torch.allclose(fused.view("raw")(x)[0], found[0], atol=1e-4)
+    fused = alone.fuse()
+    assert torch.allclose(fused.view("raw")(x)[0], found[0], atol=1e-4)
+    served = network.fuse()
+    assert not any("single" in k or "semantic" in k for k in served.state_dict())
+    assert count_parameters(served) < count_parameters(network) - count_parameters(network.head.single)
+    with pytest.raises(EdgesegError, match="folded in"):
+        served.end2end()
+    assert served.train()(x).single is None
     with pytest.raises(EdgesegError, match="YOLO11 has no one-to-one head"):
         Network(Definition("tiny", 2, "silu", 0.33, 0.125, 128, "yolo11", task)).end2end()
