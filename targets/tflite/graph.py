@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.quantize.carried import Carried, probe_image
+from edgeseg.quantize.kinds import kind_of
 
 from . import flatbuffer
 
@@ -86,7 +87,7 @@ def set_constants(model: Any, names: Mapping[str, str], decisions: Carried) -> d
             model.buffers[graph.tensors[index].buffer].data = np.frombuffer(data.tobytes(), np.uint8)
         if ours.step is not None:
             shape = [1, 1, 1, 1]
-            shape[order[0]] = -1
+            shape[order[kind_of(ours.kind).axis or 0]] = -1  # where the file has what are output channels in a ``Node``
             steps[tensor_name(graph, op.inputs[1])] = ours.step.reshape(shape)
     return steps
 

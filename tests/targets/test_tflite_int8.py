@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
 from edgeseg.network.checkpoint import save_checkpoint
 from edgeseg.network.definition import Definition
+from edgeseg.network.flow import network_flow
 from edgeseg.network.model import Network
 from edgeseg.quantize.calibration import choose, iterate
 from edgeseg.quantize.carried import load
@@ -124,21 +126,30 @@ def test_no_images_is_an_error(requantize) -> None:
         requantize()
 
 
-def test_depthwise_weights_have_the_decided_steps(convert, decided, images, tmp_path) -> None:
+def test_weights_have_the_decided_steps(convert, decided, images, tmp_path) -> None:
+    """Of every kind of convolution: a step along another axis is no error where two axes are of one length."""
     torch.manual_seed(2)
-    network = Network(Definition("tiny", 3, "silu", 0.33, 0.25, 64, "yolo11", "detect"), ("cat", "dog", 'o"dd, näme'))
+    network = Network(Definition("tiny", 3, "silu", 0.33, 0.25, 64, "yolo11"), ("cat", "dog", 'o"dd, näme'))
     source = save_checkpoint(tmp_path / "eleven.pt", network.train(False))
     wanted = {"imgsz": SIZE, "recipe": load_recipe("int8").to_dict(), "calibration": images}
     path = convert("tflite", source=source, precision="int8", **wanted)
     (carried,) = load(decided(target_by_name("tflite"), source, tmp_path, **wanted))
-    steps = sorted(tuple(np.round(c.step, 7)) for n, c in carried.convolutions.items() if "spatial" in n or "place" in n)
     graph_part = target_by_name("tflite").load("graph")
     _, model, graph = tensors(path)
-    pairs = zip(graph_part.operator_names(model), graph.operators)
-    weights = [graph.tensors[op.inputs[1]] for kind, op in pairs if kind == "DEPTHWISE_CONV_2D"]
-    assert len(weights) == 7 and all(w.quantization.quantizedDimension == 3 for w in weights)
-    found = sorted(tuple(np.round(np.asarray(w.quantization.scale), 7)) for w in weights)
-    for a, b in zip(found, steps, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-    with open_model(path) as model:
-        assert sorted(o.role for o in model.manifest.outputs) == ["box", "box", "box", "score", "score", "score"]
+    # Axis of the output channels, and the order of axes that makes the weight that of a ``Node``.
+    weighted = {"CONV_2D": (0, (0, 3, 1, 2)), "DEPTHWISE_CONV_2D": (3, (3, 0, 1, 2)), "TRANSPOSE_CONV": (0, (3, 0, 1, 2))}
+    flow, seen = network_flow(network, SIZE), Counter()
+    left = [carried.convolutions[n.output].weight(n.weight) for n in flow.nodes if n.weight is not None]
+    for kind, op in zip(graph_part.operator_names(model), graph.operators):
+        if kind in weighted:
+            weight, (axis, order) = graph.tensors[op.inputs[1]], weighted[kind]
+            scale = np.asarray(weight.quantization.scale)
+            assert weight.quantization.quantizedDimension == axis and len(scale) == weight.shape[axis]
+            integers = np.asarray(model.buffers[weight.buffer].data).view(np.int8).reshape(weight.shape)
+            real = (integers * scale.reshape([-1 if i == axis else 1 for i in range(4)])).transpose(order)
+            near = min((i for i, w in enumerate(left) if w.shape == real.shape), key=lambda i: np.abs(left[i] - real).max())
+            np.testing.assert_allclose(real, left.pop(near), atol=1e-3 * np.abs(real).max())
+            seen[kind] += 1
+    assert not left and seen["DEPTHWISE_CONV_2D"] == 7 and seen["TRANSPOSE_CONV"] == 1
+    with open_model(path) as opened:
+        assert Counter(o.role for o in opened.manifest.outputs) == {"box": 3, "score": 3, "coeff": 3, "proto": 1}
