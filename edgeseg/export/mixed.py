@@ -70,7 +70,7 @@ class Mixed:
             raise EdgesegError(f"max_drop={max_drop} is no number of AP points", hint="Write --max-drop 0.5")
         self.target, self.origin = target_by_name(format), find_source(source)
         if options.end2end:
-            raise EdgesegError("the one-to-one head does not survive integers", hint="Leave end2end out")
+            raise EdgesegError("max_drop and end2end exclude each other", hint="The search is for the classic head")
         if self.origin.format != NETWORK:
             raise EdgesegError("the search starts from the network", path=source, hint="Give its checkpoint (.pt)")
         self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE)

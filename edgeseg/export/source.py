@@ -62,7 +62,9 @@ def end2end(source: Source, options: ExportOptions, force: bool) -> Source:
         raise EdgesegError("end2end needs the checkpoint", path=source.path, hint="Give the .pt it was made from")
     if options.int8 and not force:
         what = "the one-to-one head may not survive integers: in published figures box AP falls from 0.396 to 0.011"
-        hint = "Leave end2end out: the classic head needs a millisecond of suppression. --force exports it, and the gate judges"
+        hint = (
+            "Leave end2end out: the classic head needs a millisecond of suppression. Or --force, and see what the gate says"
+        )
         raise EdgesegError(what, hint=hint)
     from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 

@@ -66,7 +66,7 @@ class Head(Branches):
     """Branches at every stride and the prototypes.
 
     ``bins`` are the fixed DFL weights 0..15, where there are bins; ``single`` the second copy of the branches, where the
-    family has one. Its boxes need no suppression, but it does not survive integers: exports take the first copy.
+    family has one. Its boxes need no suppression, but it may not survive integers: exports take the first copy.
     """
 
     def __init__(self, definition: Definition) -> None:
