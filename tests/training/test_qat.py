@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeseg.data.augment import NO_AUGMENTATION
@@ -44,6 +44,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @given(st.floats(-9, -0.01), st.floats(0.01, 9), st.sampled_from([8, 16]))
 def test_rounding_is_the_quantizers(low: float, high: float, bits: int) -> None:
+    # A zero point between two integers may go either way too (float32 here, float64 there), and takes the whole grid along.
+    assume(abs((-low * 255 / (high - low)) % 1 - 0.5) > 1e-3)
     x = torch.linspace(-10, 10, 999)
     want = round_to(x, QParams.from_range(low, high, bits))
     got = fake_quantize(x, torch.tensor(low), torch.tensor(high), bits)
