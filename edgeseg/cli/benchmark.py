@@ -78,7 +78,7 @@ def benchmark(
     chosen = data or network.default_data()
     dataset = load_dataset(chosen)
     images = dataset.images(split)[:limit]
-    truth = truth_if_any(dataset, split, images)
+    truth = truth_if_any(dataset.for_task(network.opened.manifest.task), split, images)
     formats, options = split_list(format) or [ALL], ExportOptions(imgsz=size, half=half, int8=int8)
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=chosen)

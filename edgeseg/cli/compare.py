@@ -61,7 +61,7 @@ def compare_models(
     chosen = data or first.default_data()
     images, dataset = pictures(chosen, split)
     images = images[:limit]
-    truth = None if dataset is None else truth_if_any(dataset, split, images)
+    truth = None if dataset is None else truth_if_any(dataset.for_task(first.opened.manifest.task), split, images)
     where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
     with ExitStack() as stack:
         subject = first.opened.on(device).sized(size)

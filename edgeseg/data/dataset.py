@@ -39,9 +39,9 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     boxes: bool = False
 
-    def with_boxes(self) -> Dataset:
-        """The same for a detector: objects may be given as boxes, in place of outlines or beside them."""
-        return replace(self, boxes=True)
+    def for_task(self, task: str) -> Dataset:
+        """The same for networks of this task: to ``detect``, objects may be boxes, in place of outlines or beside them."""
+        return replace(self, boxes=task == "detect")
 
     @property
     def nc(self) -> int:

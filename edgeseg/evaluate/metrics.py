@@ -130,7 +130,8 @@ class MetricsMeter:
         }
         limit = max(COCO_MAX_DET, self.max_det) if self._most() > COCO_MAX_DET else COCO_MAX_DET
         box = _evaluate(dataset, self._found, "bbox", nc, limit, intervals)
-        seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if self.masks else _nothing(nc)
+        masks = self.masks and all("segmentation" in a for a in self._truths)
+        seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
         return Metrics(box, seg, self.truth.names, len(self._images), instances)
 

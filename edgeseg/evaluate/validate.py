@@ -132,10 +132,10 @@ def validate(
     chosen = list(images if images is not None else dataset.images(split))[:limit]
     settings = {"conf": conf, "iou": iou, "max_det": max_det, "multi_label": multi_label}
     predict = _predictor(pipeline, settings)
-    masks = getattr(getattr(predict, "manifest", None), "task", "segment") != "detect"
-    truth = load_truth(dataset if masks else dataset.with_boxes(), split, chosen)
+    task = getattr(getattr(predict, "manifest", None), "task", "segment")
+    truth = load_truth(dataset.for_task(task), split, chosen)
     mapping, warnings = _classes(predict, dataset)
-    meter = MetricsMeter(truth, max_det, masks)
+    meter = MetricsMeter(truth, max_det, task != "detect")
     named = (lambda found: found) if mapping is None else (lambda found: _renamed(found, mapping, dataset.names))
     skipped, speed = _measure(predict, chosen, lambda path, found: meter.add(path, named(found)), progress)
     if len(skipped) == len(chosen):

@@ -98,7 +98,7 @@ def _train(
     else:
         start = start_network(options, dataset.names)
         network, folded = start.network, start.folded
-    dataset = dataset.with_boxes() if network.task == "detect" else dataset
+    dataset = dataset.for_task(network.task)
     data = {split: _scan(dataset, split, processes, progress) for split in ("train", "val")}
     warnings = _checked(data["train"], dataset)
     # Before the first epoch, not after it: labels that are not there, annotations of other images.

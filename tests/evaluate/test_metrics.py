@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,22 @@ def test_no_labels_at_all(tmp_path: Path, shapes_dataset: Dataset) -> None:
     dataset = Dataset(tmp_path, ("a",), tmp_path / "d.yaml", {"val": (image.parent,)})
     with pytest.raises(EdgesegError, match="none of the 1 images of split 'val' has labels"):
         load_truth(dataset, "val")
+
+
+def test_objects_that_are_boxes_have_box_ap_alone(tmp_path: Path, shapes_dataset: Dataset) -> None:
+    """A detector that finds nothing gives no mask either way: the truth tells that there are none."""
+    file = tmp_path / "boxes.json"
+    image = shapes_dataset.images("val")[0]
+    content = {
+        "images": [{"id": 1, "file_name": image.name, "height": 96, "width": 96}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 20, 20], "iscrowd": 0, "area": 400}],
+        "categories": [{"id": i + 1, "name": n} for i, n in enumerate(shapes_dataset.names)],
+    }
+    file.write_text(json.dumps(content))
+    dataset = replace(shapes_dataset, annotation_files={"val": file})
+    with pytest.raises(EdgesegError, match="no segmentation"):
+        load_truth(dataset, "val", [image])
+    meter = MetricsMeter(load_truth(dataset.for_task("detect"), "val", [image]))
+    meter.add(image, Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), None, dataset.names, (96, 96)))
+    m = meter.result()
+    assert m.box.map == 0 and np.isnan(m.seg.map)
