@@ -52,12 +52,12 @@ class Shown(Listener):
         self.console.print(f"epoch {row['epoch']:.0f}  {time.perf_counter() - self.start:.0f} s  {figures}", highlight=False)
 
 
-def options(data: Path, model: Path, runs: Path, seed: int, epochs: int) -> TrainOptions:
+def options(data: Path, model: Path, runs: Path, seed: int, epochs: int, device: str) -> TrainOptions:
     """How the demo network is trained: whole pictures, no mosaic, AdamW with a cosine schedule."""
     return TrainOptions(
         data=str(data), model=str(model), epochs=epochs, imgsz=IMGSZ, batch=8, nominal_batch=8, optimizer="adamw",
         lr=0.003, final_lr=0.02, schedule="cosine", momentum=0.9, warmup_epochs=1.0, weight_decay=0.0005, patience=0,
-        seed=seed, workers=1, device="cpu", cache="ram", close_mosaic=0, validate_every=4, project=str(runs), name="demo",
+        seed=seed, workers=1, device=device, cache="ram", close_mosaic=0, validate_every=4, project=str(runs), name="demo",
         plots=False, tensorboard=False,
         augment=AugmentOptions(mosaic=0, hsv_h=0.02, hsv_s=0.4, hsv_v=0.3, translate=0.1, scale=0.3, fliplr=0.5, flipud=0.5),
     )  # fmt: skip
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="segment")
     parser.add_argument("--out", type=Path, default=DEMO, help="folder for the checkpoint and its golden figures")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     demo = (args.family, args.task) == ("yolov8", "segment")
     stem = "demo-seg" if demo else f"{args.family}{SUFFIXES[args.task]}"
@@ -85,7 +86,7 @@ def main() -> None:
         console.print(f"{args.images} images drawn after {time.perf_counter() - start:.0f} s")
         model = folder / f"{stem}.yaml"
         model.write_text(DEFINITION.format(*SIZES[args.family], args.family, args.task), encoding="utf-8")
-        result = train(options(data, model, folder / "runs", args.seed, args.epochs), listeners=[Shown(console)])
+        result = train(options(data, model, folder / "runs", args.seed, args.epochs, args.device), listeners=[Shown(console)])
         network = load_checkpoint(result.last)
         network.info = {
             "imgsz": IMGSZ,
