@@ -269,8 +269,9 @@ class Model:
             format: name or alias of a format, such as ``onnx`` or ``tflite``.
             options: ``imgsz half int8 dynamic simplify opset optimize batch head data recipe images``, whatever the
                 format takes; ``out`` (file or folder), ``offline``, ``force``; with int8 also ``decisions`` (a file that
-                keeps or gives what was decided), ``judge`` (pictures on which the gate judges) and ``max_drop``: points of
-                AP for which the cheapest mixed precision is searched, on ``split`` (val) and its first ``limit`` images.
+                keeps or gives what was decided), ``judge`` (pictures on which the gate judges), and ``max_drop`` (points of
+                AP) or ``min_agreement`` (0..1): the cheapest mixed precision within them is searched, on ``split``
+                (val) and its first ``limit`` images, and written down at ``storage``.
 
         Raises:
             EdgesegError: an option that the format does not take, or an exported artifact as source.
@@ -284,17 +285,19 @@ class Model:
         running: dict[str, Any]
         own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions", "judge")
         running = {k: options.pop(k) for k in own if k in options}
-        wish = {k: options.pop(k) for k in ("max_drop", "split", "limit") if k in options}
+        wish = {k: options.pop(k) for k in ("split", "limit", "storage") if k in options}
+        limits = {k: options.pop(k) for k in ("max_drop", "min_agreement") if k in options}
         check("export", {k: options.pop(k) for k in (*EXPORT, *QUIET) if k in options}, EXPORT)
         if "imgsz" in options:
             options["imgsz"] = parse_imgsz(options["imgsz"])
         if self._scratch is not None:
             running.setdefault("out", Path.cwd())
         given = ExportOptions.of(**options)
-        if "max_drop" in wish:
+        if limits:
             from edgeseg.export.mixed import cheapest_options
+            from edgeseg.export.search import Limits
 
-            given = cheapest_options(self.path, format, given, **wish, on_event=running.get("on_event"))
+            given = cheapest_options(self.path, format, given, Limits(**limits), **wish, on_event=running.get("on_event"))
         (result,) = export(self.path, [format], given, **running)
         if result.error is not None:
             raise result.error

@@ -86,7 +86,9 @@ def main() -> None:
         console.print(f"{args.images} images drawn after {time.perf_counter() - start:.0f} s")
         model = folder / f"{stem}.yaml"
         model.write_text(DEFINITION.format(*SIZES[args.family], args.family, args.task), encoding="utf-8")
-        result = train(options(data, model, folder / "runs", args.seed, args.epochs, args.device), listeners=[Shown(console)])
+        result = train(
+            options(data, model, folder / "runs", args.seed, args.epochs, args.device), listeners=[Shown(console)]
+        )
         network = load_checkpoint(result.last)
         network.info = {
             "imgsz": IMGSZ,

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "graph": ("graph", "graph", LOOK),
     "calibrate": ("calibrate", "app", LOOK),
     "sensitivity": ("sensitivity", "sensitivity", LOOK),
+    "search": ("search", "search", LOOK),
     "data": ("data", "app", CARE),
     "toolchain": ("toolchain", "app", CARE),
     "doctor": ("doctor", "doctor", CARE),
@@ -52,6 +53,7 @@ QUIET = {
 # What a command needs beside the base install, as a pip extra.
 EXTRAS = {
     "export": "export",
+    "search": "export",
     "demo": "all",
     "benchmark": "export",
     "validate": "evaluate",

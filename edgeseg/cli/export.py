@@ -72,17 +72,11 @@ def export(
         str | None,
         flag("Pictures, labelled or not, that judge INT8.", "held-out ones of --data", metavar="FOLDER", panel=QUANT),
     ] = None,
-    max_drop: Annotated[
-        float | None,
-        flag(
-            "Search the cheapest mixed precision that loses at most so many points of AP.",
-            False,
-            metavar="POINTS",
-            panel=QUANT,
-        ),
-    ] = None,
-    split: Annotated[str, flag("Split of --data on which --max-drop is measured.", panel=QUANT)] = "val",
-    limit: Annotated[int | None, flag("Measure --max-drop on the first so many images only.", "all", panel=QUANT)] = None,
+    max_drop: flags.MaxDrop = None,
+    min_agreement: flags.MinAgreement = None,
+    split: Annotated[str, flag("Split of --data on which a search measures.", panel=QUANT)] = "val",
+    limit: Annotated[int | None, flag("A search measures on the first so many images only.", "all", panel=QUANT)] = None,
+    storage: flags.Storage = None,
     out: Annotated[
         str | None, flag("Where artifacts go (for one format also a file).", "beside the model", metavar="FOLDER", panel=RUN)
     ] = None,
@@ -119,15 +113,22 @@ def export(
     )
     to = console.people(json)
     source = model or newest_checkpoint()
-    if max_drop is not None:
+    if max_drop is not None or min_agreement is not None:
         if decisions is not None:
-            raise EdgesegError("--decisions and --max-drop exclude each other", hint="The search decides for itself")
+            raise EdgesegError("--decisions excludes a search", hint="The search decides for itself")
         from edgeseg.cli.mixed import export_mixed
+        from edgeseg.export.search import Limits
 
-        places, running = {"out": out, "json": json, "judge": judge}, {"jobs": jobs, "offline": offline}
-        code = export_mixed(
-            source, split_list(format), options, max_drop, split=split, limit=limit, force=force, running=running, **places
-        )
+        limits, running = Limits(max_drop, min_agreement), {"jobs": jobs, "offline": offline}
+        places: dict[str, Any] = {
+            "out": out,
+            "json": json,
+            "judge": judge,
+            "storage": storage,
+            "split": split,
+            "limit": limit,
+        }
+        code = export_mixed(source, split_list(format), options, limits, force=force, running=running, **places)
         raise typer.Exit(code)
     with shown_events() as on_event:
         results = run(

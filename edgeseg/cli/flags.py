@@ -27,6 +27,25 @@ Data = Annotated[str | None, flag("Dataset YAML or name.", OWN_DATA, metavar="YA
 Recipe = Annotated[
     str | None, flag("Quantization recipe: a name of calib/, or a file.", "int8", metavar="NAME", panel=QUANT)
 ]
+MaxDrop = Annotated[
+    float | None,
+    flag(
+        "Search the cheapest mixed precision that loses at most so many points of AP.", False, metavar="POINTS", panel=QUANT
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    flag("Search the cheapest that agrees with float so far, 0..1.", False, metavar="SHARE", panel=QUANT),
+]
+Storage = Annotated[
+    str | None,
+    flag(
+        "Where a search is written down: a file, or a database's URL. Several processes and machines may share it.",
+        "in the cache",
+        metavar="FILE|URL",
+        panel=QUANT,
+    ),
+]
 Half = Annotated[bool | None, flag("Half precision (FP16).", False, panel=QUANT)]
 Int8 = Annotated[bool | None, flag("8-bit integers, calibrated on the train split of --data.", False, panel=QUANT)]
 Conf = Annotated[float, flag("Lowest score that counts.", panel=DETECTION)]

@@ -1,4 +1,4 @@
-"""``edgeseg export --int8 --max-drop``: search, show what was measured, export the cheapest."""
+"""``edgeseg export --int8 --max-drop`` or ``--min-agreement``: search, show what was measured, export the cheapest."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from edgeseg.errors import EdgesegError
 if TYPE_CHECKING:
     from edgeseg.export.options import ExportOptions
     from edgeseg.export.result import ExportResult
-    from edgeseg.export.search import Found
+    from edgeseg.export.search import Found, Limits
 
-HEADER = ("precision", "box AP", "mask AP", "ms", "size", "")
+HEADER = ("precision", "agreement", "box AP", "mask AP", "ms", "size", "")
 
 
 def export_mixed(
     source: str,
     formats: Sequence[str],
     options: ExportOptions,
-    max_drop: float,
+    limits: Limits,
     *,
     split: str,
     limit: int | None,
+    storage: str | None,
     out: str | None,
     force: bool,
     judge: str | None,
@@ -35,19 +36,19 @@ def export_mixed(
     """Search for each format in turn and export what was found; the exit code: 1 when nothing fits or an export failed.
 
     Raises:
-        EdgesegError: ``max_drop`` without int8, and whatever ``edgeseg.export.mixed.Mixed`` refuses.
+        EdgesegError: limits without int8, and whatever ``edgeseg.export.mixed.Mixed`` refuses.
     """
     from edgeseg.cli.events import shown_events, summary
     from edgeseg.export.api import export
     from edgeseg.export.mixed import Mixed, nothing_fits
 
     if not options.int8:
-        raise EdgesegError("--max-drop searches among INT8 precisions", hint="Add --int8")
+        raise EdgesegError("--max-drop and --min-agreement search among INT8 precisions", hint="Add --int8")
     to = console.people(json)
     results: list[ExportResult] = []
     searches: list[dict[str, Any]] = []
     failed: list[EdgesegError] = []
-    searched = [Mixed(source, f, options, max_drop, split=split, limit=limit, **running) for f in formats]
+    searched = [Mixed(source, f, options, limits, split=split, limit=limit, storage=storage, **running) for f in formats]
     for mixed in searched:
         name = mixed.target.name
         with ExitStack() as stack:
@@ -77,7 +78,8 @@ def report(found: Found, format: str) -> dict[str, Any]:
     """Everything that was measured, as plain values."""
     return {
         "format": format,
-        "max_drop": found.max_drop,
+        "max_drop": found.limits.max_drop,
+        "min_agreement": found.limits.min_agreement,
         "best": None if found.best is None else found.best.to_dict(),
         "frontier": [m.to_dict() for m in found.frontier],
         "measured": [m.to_dict() for m in found.measured],
@@ -85,12 +87,13 @@ def report(found: Found, format: str) -> dict[str, Any]:
 
 
 def table(found: Found, format: str, to: IO[str]) -> None:
-    """What was measured, the fastest first; differences to float in points of AP."""
+    """What was measured, the fastest first; agreement with float, and differences to it in points of AP."""
     rows = []
     for m in sorted(found.measured, key=lambda m: m.ms):
         words = ["chosen"] if m == found.best else []
         words += ["frontier"] if m in found.frontier else []
-        words += ["too much"] if m.drop > found.max_drop else []
+        words += [] if found.limits.allow(m) else ["too much"]
         drops = (f"{-m.box_drop:+.2f}", f"{-m.mask_drop:+.2f}")
-        rows.append((m.title, *drops, round(m.ms, 1), console.size(m.size), ", ".join(words)))
-    console.table(f"{format}: points of AP against float, at most {found.max_drop:g} may be lost", HEADER, rows, to=to)
+        rows.append((m.title, f"{m.agreement:.3f}", *drops, round(m.ms, 1), console.size(m.size), ", ".join(words)))
+    wanted = f"; wanted is what {found.limits}" if found.limits else ""
+    console.table(f"{format}: against float, AP in points{wanted}", HEADER, rows, to=to)

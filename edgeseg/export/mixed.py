@@ -1,10 +1,12 @@
-"""``--max-drop``: what the search of ``edgeseg.export.search`` measures, on real artifacts of one format."""
+"""What the search of ``edgeseg.export.search`` measures, on real artifacts of one format, and where it writes that down."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,26 +16,45 @@ from edgeseg import store
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.evaluate.fidelity import fidelity
+from edgeseg.evaluate.validate import validate
 from edgeseg.export import cache
 from edgeseg.export.api import export
 from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, choose_calibration
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.run import Event
-from edgeseg.export.search import Found, Islands, Measured, Memory, cheapest, search, to_toml, with_islands
+from edgeseg.export.search import (
+    Found,
+    Islands,
+    Key,
+    Limits,
+    Measured,
+    Memory,
+    cheapest,
+    key_of,
+    outline,
+    search,
+    to_toml,
+    told,
+    with_islands,
+)
 from edgeseg.export.source import find_source, trained_size
 from edgeseg.hashing import content_hash, sha256_json
 from edgeseg.quantize.flow import STAGES
-from edgeseg.quantize.recipe import Correction, load_recipe
+from edgeseg.quantize.recipe import FLOAT, Correction, load_recipe
 from edgeseg.registry import NETWORK, target_by_name
 from edgeseg.resources import cache_root
 from edgeseg.running.open import Opened, open_model
+from edgeseg.running.pipeline import Pipeline
+from edgeseg.vision.detections import Detections
+from edgeseg.vision.postprocess import postprocess
 
 if TYPE_CHECKING:
-    pass
+    from edgeseg.export.study import Study
 
 #: Images for the order of the stages, and for the race of the candidates.
 FEW = 8
-AP = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
+AP: dict[str, Any] = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
 Say = Callable[[str], None]
 
 
@@ -44,9 +65,10 @@ class Mixed:
         source: the checkpoint.
         format: name of the format.
         options: the export's; ``recipe`` is where the search starts.
-        max_drop: points of AP (0..100) that may be lost, of boxes and masks alike.
-        split: where AP is measured.
+        limits: what may be lost.
+        split: where AP and agreement are measured.
         limit: only the first so many images of it.
+        storage: a file or a database's URL, where other processes and machines join this search; None: a file of its own.
         on_event: told of progress.
         running: further arguments of ``export`` (``offline``, ``jobs``).
 
@@ -59,18 +81,17 @@ class Mixed:
         source: str | Path,
         format: str,
         options: ExportOptions,
-        max_drop: float,
+        limits: Limits,
         *,
         split: str = "val",
         limit: int | None = None,
+        storage: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         **running: Any,
     ) -> None:
-        if not max_drop >= 0:
-            raise EdgesegError(f"max_drop={max_drop} is no number of AP points", hint="Write --max-drop 0.5")
         self.target, self.origin = target_by_name(format), find_source(source)
         if options.end2end:
-            raise EdgesegError("max_drop and end2end exclude each other", hint="The search is for the classic head")
+            raise EdgesegError("a search and end2end exclude each other", hint="The search is for the classic head")
         if self.origin.format != NETWORK:
             raise EdgesegError("the search starts from the network", path=source, hint="Give its checkpoint (.pt)")
         self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
@@ -79,7 +100,7 @@ class Mixed:
                 f"{self.target.name} with the recipe {self.recipe.name} quantizes no activations to search among"
             )
         self.options = options if options.imgsz is not None else replace(options, imgsz=trained_size(self.origin.path))
-        self.max_drop, self.split = max_drop, split
+        self.limits, self.split, self.storage = limits, split, storage
         self._emit, self.running = on_event or (lambda event: None), running
         self.dataset: Dataset = load_dataset(options.data or DEFAULT_DATA)
         self.images: Sequence[Path] = self.dataset.images(split)[:limit]
@@ -87,30 +108,61 @@ class Mixed:
 
     @property
     def folder(self) -> Path:
-        """Where this search keeps what it found: by model, format, images, recipe and options, and the code behind them."""
+        """Where this search keeps what it found: by model, format, images, recipe and options, and the code behind them.
+
+        The same on another machine that has the same things elsewhere.
+        """
         o = {k: v for k, v in self.options.given().items() if k not in ("recipe", "data")}
-        rows = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in self.images]
+        rows = [[p.name, p.stat().st_size] for p in self.images]
         code = [cache.core_hash(True), cache.target_hash(self.target)]
         model = content_hash(self.origin.path)
-        what = [model, self.target.name, o, self.recipe.to_dict(), rows, str(self.dataset.yaml), code]
+        what = [model, self.target.name, o, self.recipe.to_dict(), rows, self.dataset.names, code]
         return cache_root() / "searches" / sha256_json(what)[:40]
 
-    def go(self) -> Found:
-        """Search; what was measured before is not measured again.
+    def study(self) -> Study:
+        """The study that this search writes to.
+
+        Raises:
+            EdgesegError: it cannot be opened, or Optuna is not installed.
+        """
+        try:
+            from edgeseg.export.study import Study
+
+            name = f"{self.origin.path.stem} {self.target.name} {self.folder.name[:12]}"
+            return Study(self.storage or self.folder / "study.log", name, STAGES, (FLOAT, 16))
+        except ModuleNotFoundError as e:
+            raise EdgesegError(f"a search needs {e.name}", hint="pip install optuna") from e
+
+    def go(self, trials: int | None = None) -> Found:
+        """Search; what was measured before, or is measured by somebody else just now, is not measured again.
+
+        With limits, the cheapest within them is looked for. Without, what shows the frontier is measured, and up to
+        ``trials`` in all are chosen by the engine.
 
         Raises:
             EdgesegError: an artifact could not be made or run.
         """
-        self.say(f"AP on {len(self.images)} images of {self.split}; measured before: {len(self.memory.known)}")
+        study = self.study()
+        self.say(f"AP on {len(self.images)} images of {self.split}; measured before: {len(study.measured())}")
         order = self.memory.recall("order", self._order)
         self.say(f"most sensitive first: {', '.join(order)}")
-        found = search(order, self._remembered, self.max_drop, say=self.say)
-        if found.best is None or len(found.measured) == 1:
+        if self.limits:
+            found = search(order, lambda islands: self._obtain(study, islands), self.limits, say=self.say)
+        else:
+            wanted = outline(order)
+            measure = self._counted(study, max(len(wanted), trials or 0))
+            study.work(wanted, measure)
+            if trials is not None:
+                study.explore(trials, measure)
+            found = Found(None, study.measured(), self.limits)
+        for key, why in study.refused.items():
+            self.say(f"{', '.join(f'{k}={v}' for k, v in key)}: {why}")
+        if len(found.measured) == 1:
             return found
         # Times measured minutes apart compare the machine's moods: now all run image by image in turn.
         raced = self._race(found.measured)
         found = replace(found, measured=tuple(raced.get(m.islands, m) for m in found.measured))
-        return replace(found, best=cheapest(found.measured, self.max_drop))
+        return replace(found, best=cheapest(found.measured, self.limits) if self.limits else None)
 
     def tell(self, on_event: Callable[[Event], None]) -> None:
         """Tell of progress to ``on_event`` from now on."""
@@ -127,51 +179,56 @@ class Mixed:
         store.write_atomically(file, to_toml(made))
         return file
 
-    def _remembered(self, islands: Islands) -> Measured | None:
-        name = "islands " + (",".join(f"{k}={v}" for k, v in sorted(islands.items())) or "none")
-        try:
-            return Measured.from_dict(self.memory.recall(name, lambda: self._measure(islands).to_dict()))
-        except EdgesegError as e:
-            if not islands:
-                raise
-            self.say(f"{name}: {e.what}")  # a precision that the format cannot have is none to choose
-            return None
+    def _obtain(self, study: Study, islands: Islands) -> Measured | None:
+        study.work([islands], self._measure)
+        return study.find(islands)
+
+    def _counted(self, study: Study, total: int) -> Callable[[Islands], Measured]:
+        """Measures, and tells of it with its number and when the last one will be done."""
+        start, made = time.monotonic(), 0
+
+        def measure(islands: Islands) -> Measured:
+            nonlocal made
+            m, made = self._measure(islands), made + 1
+            number = len(study.measured()) + 1
+            left = (time.monotonic() - start) / made * max(total - number, 0)
+            self.say(f"{number} of {total}, {left / 60:.0f} min left: {told(m)}")
+            return m
+
+        return measure
 
     def _measure(self, islands: Islands) -> Measured:
-        float_box, float_mask = self.memory.recall("float", self._float)
+        float_box, float_mask, _, expected = self._float
         options = replace(self.options, recipe=str(self.recipe_file(islands)) if islands else self.options.recipe)
         (result,) = export(
             self.origin.path,
             [self.target.name],
             options,
-            out=self.folder / "artifacts",
+            out=self.folder / "artifacts" / with_islands(self.recipe, islands).name,  # others may write theirs meanwhile
             on_event=self._progress,
             gate=False,  # average precision judges here
             **self.running,
         )
         if result.error is not None or result.path is None:
             raise result.error or StepFailed(f"{self.target.name} was not made")
-        path = self.folder / "artifacts" / (with_islands(self.recipe, islands).name + self.target.suffix)
-        store.remove(path)
-        result.path.rename(path)
-        with open_model(path, apart=True) as opened:
-            box, mask, ms = self._validated(opened)
-        key = tuple(sorted(islands.items()))
-        return Measured(key, float_box - box, float_mask - mask, ms, result.size, str(path))
+        with open_model(result.path, apart=True) as opened:
+            box, mask, ms, found = self._validated(opened)
+        agreed = fidelity(expected, found).agreement
+        agreed = 1.0 if np.isnan(agreed) else agreed  # neither finds anything
+        return Measured(key_of(islands), float_box - box, float_mask - mask, ms, result.size, str(result.path), agreed)
 
     def _progress(self, event: Event) -> None:
         if event.kind in ("start", "progress"):
             self._emit(event)
 
-    def _float(self) -> tuple[float, float]:
+    @cached_property
+    def _float(self) -> tuple[float, float, float, list[Detections]]:
         with open_model(self.origin.path, apart=True) as network:
-            return self._validated(network.sized(self.options.size))[:2]
+            return self._validated(network.sized(self.options.size))
 
-    def _validated(self, opened: Opened) -> tuple[float, float, float]:
-        """Box AP and mask AP in points, and median milliseconds of inference."""
-        from edgeseg.evaluate.validate import validate
-
-        timed = opened.pipeline(size=opened.manifest.imgsz, **AP)
+    def _validated(self, opened: Opened) -> tuple[float, float, float, list[Detections]]:
+        """Box AP and mask AP in points, median milliseconds of inference, and what is found at the usual threshold."""
+        timed = _Twofold(opened.pipeline(size=opened.manifest.imgsz, **AP))
         label = f"{self.target.name} search"
         result = validate(
             timed,
@@ -181,7 +238,7 @@ class Mixed:
             progress=lambda done, total: self._emit(Event("progress", label, done / total, f"image {done} of {total}")),
         )
         points = [0.0 if np.isnan(m.map) else 100 * float(m.map) for m in (result.box, result.seg)]
-        return points[0], points[1], round(result.speed_ms["inference"], 3)
+        return points[0], points[1], round(result.speed_ms["inference"], 3), timed.found
 
     def _order(self) -> list[str]:
         """Stages by what quantizing each alone loses, in the simulation."""
@@ -204,7 +261,7 @@ class Mixed:
         losses = measure(flow, decisions, stage_parts(flow), judges, manifest, detections=False)
         return [loss.part.name for loss in losses if loss.part.name in STAGES]
 
-    def _race(self, measured: Sequence[Measured]) -> dict[tuple[tuple[str, int], ...], Measured]:
+    def _race(self, measured: Sequence[Measured]) -> dict[Key, Measured]:
         """The same measurements with times of runs in turn; those whose artifact is gone keep theirs."""
         with contextlib.ExitStack() as stack:
             runners = []
@@ -212,7 +269,7 @@ class Mixed:
                 if Path(m.path).exists():
                     opened = stack.enter_context(open_model(m.path, apart=True))
                     runners.append((m, opened.pipeline(size=opened.manifest.imgsz, **AP)))
-            times: dict[tuple[tuple[str, int], ...], list[float]] = {m.islands: [] for m, _ in runners}
+            times: dict[Key, list[float]] = {m.islands: [] for m, _ in runners}
             for path in self.images[: 2 * FEW]:
                 try:
                     image = read_image(path)
@@ -224,15 +281,33 @@ class Mixed:
             return {m.islands: replace(m, ms=round(float(np.median(times[m.islands])), 3)) for m, _ in runners}
 
 
-def cheapest_options(source: str | Path, format: str, options: ExportOptions, max_drop: float, **more: Any) -> ExportOptions:
+class _Twofold:
+    """A pipeline for AP that keeps, from the same run, what it finds at the usual threshold."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.manifest, self.found = pipeline, pipeline.manifest, list[Detections]()
+
+    @property
+    def speed(self) -> Mapping[str, float]:
+        """Milliseconds of the last image."""
+        return self.pipeline.speed
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Detections for AP."""
+        outputs, letterbox = self.pipeline.raw(image)
+        self.found.append(postprocess(outputs, self.manifest, letterbox))
+        return postprocess(outputs, self.manifest, letterbox, **AP)
+
+
+def cheapest_options(source: str | Path, format: str, options: ExportOptions, limits: Limits, **more: Any) -> ExportOptions:
     """The options with the recipe of the cheapest mixed precision; see ``Mixed`` for the arguments.
 
     Raises:
         EdgesegError: none loses as little as that, or no int8 is asked for.
     """
     if not options.int8:
-        raise EdgesegError("max_drop searches among INT8 precisions", hint="Add int8=True")
-    mixed = Mixed(source, format, options, max_drop, **more)
+        raise EdgesegError("a search is among INT8 precisions", hint="Add int8=True")
+    mixed = Mixed(source, format, options, limits, **more)
     found = mixed.go()
     if found.best is None:
         raise nothing_fits(found, mixed.target.name, source)
@@ -241,8 +316,8 @@ def cheapest_options(source: str | Path, format: str, options: ExportOptions, ma
 
 def nothing_fits(found: Found, format: str, source: str | Path) -> StepFailed:
     """What to say when no mixed precision is within the limit."""
-    least = min(found.measured, key=lambda m: m.drop)
+    least = min(found.measured, key=found.limits.loss)
     return StepFailed(
-        f"no mixed precision of {format} loses at most {found.max_drop:g} AP points: {least.title} loses {least.drop:.2f}",
+        f"no mixed precision of {format} {found.limits}: {told(least)}",
         hint=f"Allow more, or train it for INT8: edgeseg train model={source} qat=true",
     )

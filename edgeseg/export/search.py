@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgeseg.errors import EdgesegError
 from edgeseg.quantize.flow import STAGES
 from edgeseg.quantize.recipe import FLOAT, Recipe, Stage
 from edgeseg.store import write_atomically
@@ -20,18 +21,27 @@ from edgeseg.store import write_atomically
 SAME_SPEED = 0.03
 #: Bits of the activations of the stages that are taken out of 8 bits.
 Islands = Mapping[str, int]
+#: The same as sorted pairs.
+Key = tuple[tuple[str, int], ...]
+
+
+def key_of(islands: Islands) -> Key:
+    """Islands as something that can be compared and looked up."""
+    return tuple(sorted(islands.items()))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One artifact: ``islands`` as (stage, bits), sorted; losses of AP against float in points; milliseconds; bytes."""
+    """One artifact: ``islands`` as (stage, bits), sorted; losses of AP against float in points; milliseconds; bytes; and
+    its agreement with the float network, 0..1."""
 
-    islands: tuple[tuple[str, int], ...]
+    islands: Key
     box_drop: float
     mask_drop: float
     ms: float
     size: int
     path: str = ""
+    agreement: float = 1.0
 
     @property
     def drop(self) -> float:
@@ -39,10 +49,18 @@ class Measured:
         return max(self.box_drop, self.mask_drop)
 
     @property
+    def disagreement(self) -> float:
+        """One minus the agreement."""
+        return 1 - self.agreement
+
+    @property
     def title(self) -> str:
         """What is not in 8 bits, in words."""
-        words = [f"{stage} {'float' if bits == FLOAT else f'{bits} bit'}" for stage, bits in self.islands]
-        return ", ".join(words) or "all 8 bit"
+        together: dict[int, list[str]] = {}
+        for stage, bits in self.islands:
+            together.setdefault(bits, []).append(stage)
+        words = [f"{', '.join(s)} {'float' if bits == FLOAT else f'{bits} bit'}" for bits, s in together.items()]
+        return "; ".join(words) or "all 8 bit"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with ``drop`` and ``title``."""
@@ -56,17 +74,53 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a mixed precision may lose: points of AP (boxes and masks alike), agreement with float that it must keep.
+
+    Raises:
+        EdgesegError: no such number.
+    """
+
+    max_drop: float | None = None
+    min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise EdgesegError(f"max_drop={self.max_drop} is no number of AP points", hint="Write --max-drop 0.5")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise EdgesegError(f"min_agreement={self.min_agreement} is not in 0..1", hint="Write --min-agreement 0.95")
+
+    def __bool__(self) -> bool:
+        return self.max_drop is not None or self.min_agreement is not None
+
+    def allow(self, m: Measured) -> bool:
+        """Whether it loses no more than it may."""
+        return (self.max_drop is None or m.drop <= self.max_drop) and (
+            self.min_agreement is None or m.agreement >= self.min_agreement
+        )
+
+    def loss(self, m: Measured) -> float:
+        """What is told of its loss where one number must do: of AP where only that is limited, else of agreement."""
+        return m.drop if self.max_drop is not None and self.min_agreement is None else m.disagreement
+
+    def __str__(self) -> str:
+        words = [] if self.max_drop is None else [f"loses at most {self.max_drop:g} AP points"]
+        words += [] if self.min_agreement is None else [f"agrees by {self.min_agreement:g} or more"]
+        return " and ".join(words) or "has no limit"
+
+
+@dataclass(frozen=True)
 class Found:
-    """The outcome: ``best`` is the cheapest within the limit, None if there is none; ``measured`` is in order of time."""
+    """The outcome: ``best`` is the cheapest within the limits, None if there is none; ``measured`` is in order of time."""
 
     best: Measured | None
     measured: tuple[Measured, ...]
-    max_drop: float
+    limits: Limits
 
     @property
     def frontier(self) -> tuple[Measured, ...]:
         """Those that no other beats in loss and in time and in size, the fastest first."""
-        return frontier(self.measured)
+        return frontier(self.measured, self.limits)
 
 
 @dataclass
@@ -95,12 +149,12 @@ class Memory:
 def search(
     order: Sequence[str],
     measure: Callable[[Islands], Measured | None],
-    max_drop: float,
+    limits: Limits,
     *,
     bits: Sequence[int] = (FLOAT, 16),
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
-    """Find the cheapest islands that lose at most ``max_drop``.
+    """Find the cheapest islands that lose no more than they may.
 
     First all in 8 bits; then stages are taken out in ``order`` until the loss is within the limit. Then each of those, the
     least sensitive first, is put back if the loss stays within. At last the islands that remain are tried with other bits.
@@ -108,21 +162,21 @@ def search(
     Args:
         order: stages, the most sensitive first.
         measure: makes and measures one artifact; None where that cannot be.
-        max_drop: points of AP, for boxes and masks alike.
+        limits: what may be lost.
         bits: of the islands' activations, the usual one first.
         say: told of each step.
     """
-    seen: dict[tuple[tuple[str, int], ...], Measured] = {}
+    seen: dict[Key, Measured] = {}
 
     def fits(islands: Islands) -> bool:
-        key = tuple(sorted(islands.items()))
+        key = key_of(islands)
         if key not in seen:
             m = measure(islands)
             if m is None:
                 return False
             seen[key] = m
-            say(f"{m.title}: box {-m.box_drop:+.2f}, mask {-m.mask_drop:+.2f} points, {m.ms:.1f} ms, {m.size / 1e6:.2f} MB")
-        return seen[key].drop <= max_drop
+            say(told(m))
+        return limits.allow(seen[key])
 
     islands: dict[str, int] = {}
     enough = fits(islands)
@@ -139,27 +193,36 @@ def search(
                 islands = fewer
         for other in bits[1:] if islands else ():
             fits(dict.fromkeys(islands, other))
-    return Found(cheapest(seen.values(), max_drop), tuple(seen.values()), max_drop)
+    return Found(cheapest(seen.values(), limits), tuple(seen.values()), limits)
 
 
-def cheapest(measured: Iterable[Measured], max_drop: float) -> Measured | None:
-    """The fastest within the limit; of those that are as fast, the smallest."""
-    good = sorted((m for m in measured if m.drop <= max_drop), key=lambda m: m.ms)
+def told(m: Measured) -> str:
+    """One line of what was measured."""
+    losses = f"box {-m.box_drop:+.2f}, mask {-m.mask_drop:+.2f} points, agreement {m.agreement:.3f}"
+    return f"{m.title}: {losses}, {m.ms:.1f} ms, {m.size / 1e6:.2f} MB"
+
+
+def outline(order: Sequence[str], bits: int = FLOAT) -> list[dict[str, int]]:
+    """What shows the frontier with few measurements: stages taken out one after the other in ``order``, and each alone."""
+    growing = [dict.fromkeys(order[:n], bits) for n in range(len(order))]
+    return [*growing, *({stage: bits} for stage in order[1:])]
+
+
+def cheapest(measured: Iterable[Measured], limits: Limits) -> Measured | None:
+    """The fastest within the limits; of those that are as fast, the smallest."""
+    good = sorted((m for m in measured if limits.allow(m)), key=lambda m: m.ms)
     fast = [m for m in good if m.ms <= good[0].ms * (1 + SAME_SPEED)]
     return min(fast, key=lambda m: (m.size, m.ms), default=None)
 
 
-def frontier(measured: Iterable[Measured]) -> tuple[Measured, ...]:
+def frontier(measured: Iterable[Measured], limits: Limits) -> tuple[Measured, ...]:
     """The measurements that no other one beats or equals in loss, time and size at once, the fastest first."""
-    every = list(measured)
+    every = [((limits.loss(m), m.ms, m.size), m) for m in measured]
 
-    def beaten(m: Measured) -> bool:
-        return any(
-            o.drop <= m.drop and o.ms <= m.ms and o.size <= m.size and (o.drop, o.ms, o.size) != (m.drop, m.ms, m.size)
-            for o in every
-        )
+    def beaten(mine: tuple[float, float, int]) -> bool:
+        return any(all(a <= b for a, b in zip(other, mine)) and other != mine for other, _ in every)
 
-    return tuple(sorted((m for m in every if not beaten(m)), key=lambda m: m.ms))
+    return tuple(sorted((m for mine, m in every if not beaten(mine)), key=lambda m: m.ms))
 
 
 def with_islands(recipe: Recipe, islands: Islands) -> Recipe:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError
-from edgeseg.export.search import Measured, Memory, cheapest, frontier, search, to_toml, with_islands
+from edgeseg.export.search import Limits, Measured, Memory, cheapest, frontier, search, to_toml, with_islands
 from edgeseg.quantize.flow import STAGES
 from edgeseg.quantize.recipe import FLOAT, Clip, load_recipe
 
@@ -32,29 +32,29 @@ ORDER = sorted(LOSSES, key=lambda s: -LOSSES[s])
 
 def test_nothing_is_taken_out_when_all_8_bit_will_do():
     calls = []
-    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0), calls), 2.0)
+    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0), calls), Limits(2.0))
     assert found.best is not None and found.best.islands == () and calls == [{}]
 
 
 def test_stages_are_taken_out_until_it_is_enough_and_put_back_where_they_are_not_needed():
     said = []
-    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0)), 0.6, say=said.append)
+    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0)), Limits(0.6), say=said.append)
     # Without the backbone 0.56 is left, which is enough.
     assert found.best is not None and dict(found.best.islands) == {"backbone": FLOAT}
-    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0)), 0.1)
+    found = search(ORDER, world(LOSSES, dict.fromkeys(STAGES, 1.0)), Limits(0.1))
     assert found.best is not None and set(dict(found.best.islands)) == {"backbone", "box", "score"}
-    assert said[0].startswith("all 8 bit: box -1.16, mask -0.58 points")
+    assert said[0].startswith("all 8 bit: box -1.16, mask -0.58 points, agreement")
 
 
 def test_an_order_that_is_wrong_is_mended():
-    found = search(["proto", "coeff", "neck", "backbone"], world(LOSSES, dict.fromkeys(STAGES, 1.0)), 0.6)
+    found = search(["proto", "coeff", "neck", "backbone"], world(LOSSES, dict.fromkeys(STAGES, 1.0)), Limits(0.6))
     assert found.best is not None and set(dict(found.best.islands)) == {"backbone"}
 
 
 def test_nothing_fits_and_what_cannot_be_made_is_no_choice():
     inside = world({**LOSSES, "always": 1.0}, dict.fromkeys(STAGES, 1.0))
-    assert search(ORDER, inside, 0.5).best is None
-    found = search(ORDER, lambda islands: None if len(islands) == 1 else inside(islands), 1.3)
+    assert search(ORDER, inside, Limits(0.5)).best is None
+    found = search(ORDER, lambda islands: None if len(islands) == 1 else inside(islands), Limits(1.3))
     assert found.best is not None and all(len(m.islands) != 1 for m in found.measured)
 
 
@@ -67,7 +67,7 @@ def test_what_is_found_is_within_the_limit_and_no_measured_one_is_cheaper(losses
     stages = STAGES[:4]
     measure = world(dict(zip(stages, losses)), dict(zip(stages, costs)))
     order = sorted(stages, key=lambda s: -losses[stages.index(s)])
-    found = search(order, measure, limit)
+    found = search(order, measure, Limits(limit))
     every = [measure(dict.fromkeys(some, FLOAT)) for n in range(5) for some in itertools.combinations(stages, n)]
     assert (found.best is None) == (not any(m.drop <= limit for m in every))
     if found.best is not None:
@@ -78,9 +78,15 @@ def test_what_is_found_is_within_the_limit_and_no_measured_one_is_cheaper(losses
 def test_equally_fast_ones_are_told_apart_by_size_and_the_frontier_keeps_what_nothing_beats():
     a, b = Measured((), 0.5, 0.1, 10.0, 500), Measured((("box", 32),), 0.2, 0.1, 10.2, 400)
     c, d = Measured((("neck", 32),), 0.1, 0.3, 20.0, 900), Measured((("score", 32),), 0.4, 0.1, 30.0, 950)
-    assert cheapest([a, b, c, d], 1.0) == b and cheapest([a, c], 1.0) == a and cheapest([a], 0.1) is None
-    assert frontier([a, b, c, d]) == (a, b) + (() if c.drop >= b.drop else (c,))
+    limits = Limits(1.0)
+    assert cheapest([a, b, c, d], limits) == b and cheapest([a, c], limits) == a and cheapest([a], Limits(0.1)) is None
+    assert frontier([a, b, c, d], limits) == (a, b) + (() if c.drop >= b.drop else (c,))
     assert Measured.from_dict(json.loads(json.dumps(b.to_dict()))) == b
+
+
+def test_a_title_names_stages_by_their_bits():
+    m = Measured((("backbone", FLOAT), ("box", 16), ("neck", FLOAT)), 0.1, 0.1, 1.0, 1)
+    assert m.title == "backbone, neck float; box 16 bit" and Measured((), 0, 0, 1.0, 1).title == "all 8 bit"
 
 
 def test_memory_outlives_an_interruption(tmp_path):
@@ -125,10 +131,10 @@ def test_the_search_needs_int8_and_a_network(tmp_path, shapes_yaml):
     from edgeseg.export.options import ExportOptions
     from edgeseg.resources import demo_checkpoint
 
-    options = ExportOptions(imgsz=96, int8=True, data=shapes_yaml)
     with pytest.raises(EdgesegError, match="no number of AP points"):
-        Mixed(demo_checkpoint(), "tflite", options, -1.0)
+        Limits(-1.0)
     with pytest.raises(EdgesegError, match="quantizes no activations"):
-        Mixed(demo_checkpoint(), "tflite", ExportOptions(imgsz=96, int8=True, data=shapes_yaml, recipe="w8a32"), 0.5)
-    assert cli(["export", str(demo_checkpoint()), "-f", "tflite", "--max-drop", "0.5"]) == 2
+        Mixed(demo_checkpoint(), "tflite", ExportOptions(imgsz=96, int8=True, data=shapes_yaml, recipe="w8a32"), Limits(0.5))
+    for limit in (["--max-drop", "0.5"], ["--min-agreement", "0.9"], ["--int8", "--min-agreement", "90"]):
+        assert cli(["export", str(demo_checkpoint()), "-f", "tflite", *limit]) == 2
     assert load_recipe("int8").clips["score"] == Clip(-8.0, 5.0)
