@@ -31,9 +31,10 @@ def measured(args: argparse.Namespace, format: str, precision: str) -> dict[str,
     if not row.exists():
         folder = args.out / f"{format}-{precision}"
         flags = [*PRECISIONS[precision], "--data", args.data, *(["--imgsz", str(args.imgsz)] if args.imgsz else [])]
-        export = [*EDGESEG, "export", args.model, "-f", format, "--out", str(folder), *flags, "--json", str(folder) + ".made"]
+        note = args.out / f"{format}-{precision}.made"
+        export = [*EDGESEG, "export", args.model, "-f", format, "--out", str(folder), *flags, "--json", str(note)]
         subprocess.run(export, check=True)
-        (made,) = json.loads(Path(str(folder) + ".made").read_text())["exports"]
+        (made,) = json.loads(note.read_text())["exports"]
         limit = ["--limit", str(args.limit)] if args.limit else []
         part = row.with_suffix(".part")
         compare = [*EDGESEG, "validate", made["path"], "--reference", args.model, "--data", args.data, *limit]
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="checkpoint: the reference")
     parser.add_argument("data", help="dataset YAML or name")
-    parser.add_argument("--format", default="tflite,onnx,openvino,ncnn", help="with commas; all for every one that runs here")
+    parser.add_argument("--format", default="tflite,onnx,openvino,ncnn", help="with commas, or all")
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--imgsz", type=int)
