@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeseg.errors import EdgesegError
     from edgeseg.model import Model
+    from edgeseg.model import Model as YOLO
     from edgeseg.vision.detections import Detections
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "EdgesegError", "Model", "__version__"]
+__all__ = ["YOLO", "Detections", "EdgesegError", "Model", "__version__"]
 
-_WHERE = {"Model": "edgeseg.model", "Detections": "edgeseg.vision.detections", "EdgesegError": "edgeseg.errors"}
+_WHERE = {
+    "Model": "edgeseg.model:Model",
+    "YOLO": "edgeseg.model:Model",
+    "Detections": "edgeseg.vision.detections:Detections",
+    "EdgesegError": "edgeseg.errors:EdgesegError",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         from importlib import import_module
 
-        return getattr(import_module(_WHERE[name]), name)
+        module, _, known = _WHERE[name].partition(":")
+        return getattr(import_module(module), known)
     raise AttributeError(f"module 'edgeseg' has no attribute {name!r}")
 
 

@@ -26,7 +26,6 @@ _EITHER: dict[str, tuple[Any, str]] = {
 }
 VALIDATION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
-    "batch": (1, "Leave it out: images are measured one by one, as a board sees them"),
     "save_json": (False, "Use --json FILE, or ValidationResult.to_json()"),
     "save_txt": (False, "Use edgeseg predict --save-txt"),
     "save_conf": (False, "Use edgeseg predict --json"),
@@ -36,7 +35,6 @@ VALIDATION: Mapping[str, tuple[Any, str]] = {
 }
 PREDICTION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
-    "batch": (1, "Leave it out: images are predicted one by one"),
     "vid_stride": (1, "Leave it out: every frame is looked at"),
     "stream_buffer": (False, "Leave it out"),
     "visualize": (False, "Leave it out"),
@@ -52,7 +50,7 @@ EXPORT: Mapping[str, tuple[Any, str]] = {
 }
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
-QUIET = ("verbose", "workers")
+QUIET = ("verbose", "workers", "batch")
 
 
 def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any, str]]) -> None:

@@ -13,31 +13,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, Notice, StepFailed
+from edgeseg.porting import Ported, Saving, copy_model
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
     from edgeseg.evaluate.validate import ValidationResult
     from edgeseg.predict.result import Result
+    from edgeseg.predict.views import Names
     from edgeseg.running.open import Opened
     from edgeseg.training import TrainResult
 
 DEFAULT_DATA = "coco128-seg"
 
 
-class Model:
+class Model(Ported):
     """A YOLO model for segmentation or detection: a checkpoint (``.pt``), a definition (``.yaml``) or any exported artifact.
 
     Args:
         path: the file or folder, or a well-known name such as ``yolov8n-seg.pt`` or ``yolo11n.pt`` (downloaded when absent).
         threads: CPU threads of the runtime (None: its own choice).
         input: what the input of another tool's file holds where it is not RGB in 0..1: ``bgr``, ``0..255``, or both.
+        task: ``segment`` or ``detect`` where the file must be that; None: as it is.
 
     Raises:
         EdgesegError: on first use, when the file is missing or is no such model.
     """
 
-    def __init__(self, path: str | Path = "yolov8n-seg.pt", *, threads: int | None = None, input: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path = "yolov8n-seg.pt",
+        task: str | None = None,
+        *,
+        threads: int | None = None,
+        input: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if task not in (None, "segment", "detect"):
+            raise EdgesegError(f"task {task!r} is not to be had", hint="There are segment and detect")
         self.path, self.threads, self.input = Path(path), threads, input
+        super().__init__()
+        self._task = task
+        self._device: str | int | None = None
         self._opened: Opened | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -49,9 +65,40 @@ class Model:
         return self.predict(source, **options)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.opened.manifest.names
+    def names(self) -> Names:
+        """Class names, by number."""
+        from edgeseg.predict.views import Names
+
+        return Names(self.opened.manifest.names)
+
+    @property
+    def task(self) -> str:
+        """``segment`` or ``detect``."""
+        return self.opened.manifest.task
+
+    @property
+    def device(self) -> str:
+        """Where it runs: ``cpu``, ``cuda:0``."""
+        return self.opened.on(self._device).runtime.device
+
+    @property
+    def model(self) -> Any:
+        """The network of a checkpoint, a ``torch.nn.Module``; the runtime of an exported artifact."""
+        return getattr(self.opened.runtime, "network", self.opened.runtime)
+
+    def to(self, device: str | int) -> Model:
+        """Predict and validate there from now on; returns this model.
+
+        Raises:
+            EdgesegError: it cannot run there.
+        """
+        self.opened.on(device)
+        self._device = device
+        return self
+
+    def save(self, filename: str | Path) -> Path:
+        """Copy the checkpoint or the artifact to ``filename``, which must not be there yet unless it is a file."""
+        return copy_model(self.opened.path, Path(filename))
 
     @property
     def is_checkpoint(self) -> bool:
@@ -66,7 +113,10 @@ class Model:
         if self._opened is None:
             from edgeseg.running.open import open_model
 
-            self._opened = open_model(self.path, threads=self.threads, input=self.input)
+            opened = open_model(self.path, threads=self.threads, input=self.input)
+            if self._task not in (None, opened.manifest.task):
+                raise EdgesegError(f"it is for task {opened.manifest.task}, not {self._task}", path=self.path)
+            self._opened = opened
         return self._opened
 
     def load(self, weights: str | Path) -> Model:
@@ -109,11 +159,14 @@ class Model:
         masks: bool = True,
         stream: bool = False,
         device: str | int | None = None,
+        vid_stride: int = 1,
+        **others: Any,
     ) -> list[Result] | Iterator[Result]:
         """Predict on images.
 
         Args:
-            source: path, folder, glob, video, webcam index, URL, uint8 BGR array (H, W, 3), PIL image, or a list of these.
+            source: path, folder, glob, video, webcam index, URL, ``.txt`` file with one of these a line, uint8 BGR array
+                (H, W, 3), tensor (3, H, W) or (B, 3, H, W) of RGB in 0..1, PIL image, or a list or generator of these.
             conf: lowest score that counts, 0..1.
             iou: overlap above which NMS drops the lower score, 0..1.
             max_det: most detections per image.
@@ -122,6 +175,11 @@ class Model:
             masks: compute masks.
             stream: return an iterator that reads as it goes, for videos and large folders.
             device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
+            vid_stride: of a video's frames only each so many-th.
+            others: ``save``, ``save_txt``, ``save_conf``, ``save_crop`` into ``project/name`` (a new folder; ``exist_ok``:
+                the same), ``show``, and how pictures are drawn (``line_width``, ``show_labels``, ``show_conf``,
+                ``show_boxes``); other options of YOLO tools are accepted where they ask for what is done anyway, else
+                refused with a hint.
 
         Returns:
             One ``Result`` per image; unreadable images among others are left out with a warning.
@@ -132,24 +190,27 @@ class Model:
         from edgeseg.predict.result import class_ids
         from edgeseg.running.open import parse_imgsz
 
-        opened = self.opened.on(device).sized(parse_imgsz(imgsz))
+        saving = Saving.of(others)
+        if vid_stride < 1:
+            raise EdgesegError(f"vid_stride={vid_stride} is no whole number above 0")
+        opened = self.opened.on(self._device if device is None else device).sized(parse_imgsz(imgsz))
         wanted = class_ids(classes, opened.manifest.names)
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
-        found = self._results(pipeline, source)
+        found = saving.each(self._results(pipeline, source, vid_stride))
         return found if stream else list(found)
 
     @staticmethod
-    def _results(pipeline: Any, source: Any) -> Iterator[Result]:
+    def _results(pipeline: Any, source: Any, stride: int) -> Iterator[Result]:
         from edgeseg.predict.result import Result, results
 
         good, last = 0, None
-        for item in results(pipeline, source):
+        for item in results(pipeline, source, stride):
             if isinstance(item, Result):
                 good += 1
                 yield item
             else:
                 last = item
-                warnings.warn(f"{item.path}: {item.reason}; skipped", stacklevel=2)
+                warnings.warn(f"{item.path}: {item.reason}; skipped", stacklevel=3)
         if last is not None and not good:
             raise EdgesegError(last.reason, path=last.path)
 
@@ -188,7 +249,7 @@ class Model:
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
-        opened = self.opened.on(device).sized(parse_imgsz(imgsz))
+        opened = self.opened.on(self._device if device is None else device).sized(parse_imgsz(imgsz))
         dataset = load_dataset(str(data or self.default_data()))
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
         return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)
@@ -317,6 +378,7 @@ class Model:
         from edgeseg.training import TrainOptions, train
 
         running = {k: options.pop(k) for k in ("listeners", "progress") if k in options}
+        running["listeners"] = [*running.get("listeners", ()), *self._listeners()]
         flat = {"data": None if data is None else str(data), **options}
         if not options.get("resume"):  # a run that goes on has both
             flat = {"model": str(self.path), **flat, "data": str(data or DEFAULT_DATA)}

@@ -53,7 +53,7 @@ def test_predict(tiny: Path, image: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="suffix"):
         result.save(tmp_path / "a.txt")
     assert result.to_dict()["height"] == 48 and len(result.to_dict()["detections"]) == 5
-    assert isinstance(result.summary(), str)
+    assert isinstance(result.verbose(), str)
 
 
 def test_classes_size_and_stream(tiny: Path, image: np.ndarray) -> None:

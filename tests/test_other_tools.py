@@ -147,3 +147,23 @@ def test_their_networks_give_the_same_tensors_here(family, variant, suffix, home
     assert len(found) == len(wanted)
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)
+
+
+def test_calls_that_people_write_give_the_same_there_and_here(home, shared, tmp_path) -> None:
+    import cv2
+
+    data = shared / "data" / "coco100-seg"
+    yaml, picture = tmp_path / "data.yaml", tmp_path / "square.png"
+    yaml.write_text((data / "coco100-seg.yaml").read_text().replace("path: .", f"path: {data}"))
+    cv2.imwrite(str(picture), cv2.resize(cv2.imread(str(data / "images" / "val2017" / "000000000776.jpg")), (320, 320)))
+    words = [shared / "models" / "yolov8n-seg.pt", picture, yaml, 320]
+    gave = []
+    for package, python in (("edgeseg", sys.executable), ("ultralytics", PEER)):
+        command = [python, Path(__file__).with_name("porting") / "calls.py", package, *words]
+        done = subprocess.run([str(w) for w in command], cwd=home, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        gave.append(json.loads(done.stdout.rpartition("@@@")[2]))
+    mine, there = gave
+    differ = {k: (mine[k], there[k]) for k in mine if mine[k] != there[k]}
+    assert not [k for k, (m, t) in differ.items() if "gave" in m and "gave" in t], differ
+    assert len(mine) - len(differ) >= 60

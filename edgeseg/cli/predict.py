@@ -155,7 +155,7 @@ def _line(item: Any, number: int, many: int | None, to: Any) -> None:
         return
     frame = "" if item.number is None else f" frame {item.number}"
     ms = " + ".join(f"{v:.1f}" for v in item.speed.values())
-    console.say(f"{number}{f'/{many}' if many else ''}  {item.path}{frame}: {item.summary()}  ({ms} ms)", to=to)
+    console.say(f"{number}{f'/{many}' if many else ''}  {item.path}{frame}: {item.verbose()}  ({ms} ms)", to=to)
 
 
 def _summary(

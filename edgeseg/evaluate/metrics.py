@@ -31,6 +31,7 @@ class AveragePrecision:
     """AP in 0..1: ``map`` over IoU 0.50 to 0.95, ``map50`` and ``map75`` at one IoU; NaN where nothing could be measured.
 
     ``maps[i]`` is class i's own AP over IoU 0.50 to 0.95, NaN where the class does not occur; ``maps50[i]`` at IoU 0.50.
+    ``mp`` and ``mr`` are precision and recall at IoU 0.50, means over the classes, where their F1 score is best.
     ``drawn`` holds ``map`` of as many images drawn anew, with replacement, draw by draw (empty: not asked for).
     """
 
@@ -40,6 +41,8 @@ class AveragePrecision:
     maps: np.ndarray
     maps50: np.ndarray
     drawn: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    mp: float = np.nan
+    mr: float = np.nan
 
     def less(self, other: AveragePrecision) -> tuple[float, float, float] | None:
         """``map`` minus the other's, and its 95 % interval over the choice of images: both were drawn the same images.
@@ -59,6 +62,12 @@ class AveragePrecision:
         }
 
 
+def fitness(box: float, box50: float, seg: float, seg50: float) -> float:
+    """One number to choose the best epoch by: a tenth AP at IoU 0.5, nine tenths AP, boxes and masks added; 0..2."""
+    parts = (0.1 * box50 + 0.9 * box, 0.1 * seg50 + 0.9 * seg)
+    return sum(0.0 if np.isnan(p) else p for p in parts)
+
+
 @dataclass(frozen=True, eq=False)
 class Metrics:
     """AP of boxes and of masks (``seg``) over ``images`` images with ``instances`` objects (crowds not counted)."""
@@ -68,6 +77,11 @@ class Metrics:
     names: tuple[str, ...]
     images: int
     instances: int
+
+    @property
+    def fitness(self) -> float:
+        """See ``fitness``."""
+        return fitness(self.box.map, self.box.map50, self.seg.map, self.seg.map50)
 
     def to_dict(self) -> dict[str, Any]:
         """``box`` and ``seg`` as plain values, and ``classes``: name -> box and mask AP of those that occur."""
@@ -182,7 +196,14 @@ def _evaluate(
         return _nothing(nc)
     mean, mean50, mean75 = (float(np.nanmean(m)) for m in (maps, maps50, maps75))
     drawn = _drawn(run, len(dataset["images"])) if intervals else np.zeros(0)
-    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn)
+    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *_best(precision[0][:, present].mean(axis=1)))
+
+
+def _best(precision: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of the point of a curve, (101,) over recall 0..1, whose F1 score is best."""
+    recall = np.linspace(0, 1, len(precision))
+    best = int(np.argmax(2 * precision * recall / np.maximum(precision + recall, 1e-9)))
+    return float(precision[best]), float(recall[best])
 
 
 def _drawn(run: Any, images: int) -> np.ndarray:

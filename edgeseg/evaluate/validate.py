@@ -72,6 +72,21 @@ class ValidationResult:
         """The same as ``speed_ms``."""
         return self.speed_ms
 
+    @property
+    def results_dict(self) -> dict[str, float]:
+        """Boxes (B) and masks (M) under the names that other YOLO tools give their figures, and ``fitness``."""
+        parts = {"B": self.box, **({} if np.isnan(self.seg.map) else {"M": self.seg})}
+        found: dict[str, float] = {}
+        for letter, ap in parts.items():
+            found |= {f"metrics/precision({letter})": ap.mp, f"metrics/recall({letter})": ap.mr}
+            found |= {f"metrics/mAP50({letter})": ap.map50, f"metrics/mAP50-95({letter})": ap.map}
+        return {**found, "fitness": self.fitness}
+
+    @property
+    def fitness(self) -> float:
+        """The one number that training maximises, 0..2: see ``edgeseg.evaluate.metrics.fitness``."""
+        return self.metrics.fitness
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values: ``metrics.box.map``, ``metrics.seg.map``, ``speed_ms.inference`` and so on."""
         return {

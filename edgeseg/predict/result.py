@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import csv
+import html
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +18,11 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.sources import Frame, Unreadable, frames
+from edgeseg.predict.views import Boxes, Masks, Names
 
 if TYPE_CHECKING:
     from edgeseg.running.pipeline import Pipeline
-    from edgeseg.vision.detections import Detections
+    from edgeseg.vision.detections import Detections, Index
 
 WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -41,31 +47,174 @@ class Result:
     def __len__(self) -> int:
         return len(self.detections)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.detections.names
+    def __getitem__(self, index: Index) -> Result:
+        """The same image with some of the detections: one index, a slice, indices or a bool array (n,)."""
+        return replace(self, detections=self.detections[index])
 
-    def plot(self) -> np.ndarray:
-        """A copy of the image, uint8 BGR, with boxes, masks and labels drawn."""
+    def __iter__(self) -> Iterator[Result]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def names(self) -> Names:
+        """Class names, by number."""
+        return Names(self.detections.names)
+
+    @property
+    def boxes(self) -> Boxes:
+        """Boxes, scores and classes: ``xyxy``, ``xywh``, ``xyxyn``, ``conf``, ``cls``."""
+        return Boxes(self.detections)
+
+    @property
+    def masks(self) -> Masks | None:
+        """Masks: ``data``, ``xy``, ``xyn``; None without any."""
+        return None if self.detections.tiles is None or not len(self) else Masks(self.detections)
+
+    @property
+    def orig_img(self) -> np.ndarray:
+        """The image, uint8 BGR (H, W, 3)."""
+        return self.image
+
+    @property
+    def orig_shape(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.detections.shape
+
+    def cpu(self) -> Result:
+        """Itself: the arrays are NumPy's already."""
+        return self
+
+    numpy = cpu
+
+    def to(self, *args: Any, **kwargs: Any) -> Result:
+        """Itself: the arrays stay on the CPU."""
+        return self
+
+    def plot(
+        self,
+        *,
+        conf: bool = True,
+        labels: bool = True,
+        boxes: bool = True,
+        masks: bool = True,
+        line_width: int | None = None,
+        img: np.ndarray | None = None,
+        pil: bool = False,
+    ) -> Any:
+        """A copy of the image, uint8 BGR, with boxes, masks and labels drawn.
+
+        Args:
+            conf: write scores. labels: write class names. boxes: draw boxes. masks: draw masks.
+            line_width: of boxes, in pixels.
+            img: draw on this image, of the same size, in place of the source.
+            pil: give a PIL image (RGB).
+        """
         from edgeseg.vision.draw import draw
 
-        return draw(self.image, self.detections)
+        kinds: dict[str, Any] = {"labels": labels, "scores": conf, "boxes": boxes, "masks": masks, "line_width": line_width}
+        picture = draw(self.image if img is None else img, self.detections, **kinds)
+        if not pil:
+            return picture
+        from PIL import Image
 
-    def save(self, path: str | Path) -> Path:
+        return Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+
+    def save(self, path: str | Path | None = None, *, filename: str | Path | None = None, **drawing: Any) -> Path:
         """Write the drawn image.
 
         Args:
-            path: a file (its suffix tells the format), or an existing folder, where it gets the name of its source.
+            path: a file (its suffix tells the format), or an existing folder, where it gets the name of its source; by
+                default ``results_NAME`` here. filename: the same.
+            drawing: options of ``plot``.
 
         Raises:
             EdgesegError: no image format has this suffix.
         """
-        path = Path(path)
+        path = Path(path or filename or f"results_{self.name}")
         if path.is_dir():
             path = path / self.name
-        write_image(path, self.plot())
+        write_image(path, self.plot(**drawing))
         return path
+
+    def save_txt(self, file: str | Path, save_conf: bool = False) -> Path:
+        """Append the detections to a label file: YOLO's polygons (boxes of a detector), one line each."""
+        path = Path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{line}\n" for line in self.detections.to_yolo(scores=save_conf))
+        return path
+
+    def save_crop(self, folder: str | Path, name: str | None = None) -> list[Path]:
+        """Write what is inside each box to ``folder/CLASS/NAME-1.jpg``; the files."""
+        stem, found = Path(name or self.name).stem, []
+        for number, (box, cls) in enumerate(zip(self.detections.boxes, self.detections.classes), 1):
+            x1, y1 = np.floor(box[:2]).astype(int)
+            x2, y2 = np.ceil(box[2:]).astype(int)
+            place = Path(folder) / "".join(c if c.isalnum() or c in " -_" else "_" for c in self.names[cls])
+            place.mkdir(parents=True, exist_ok=True)
+            write_image(file := place / f"{stem}-{number}.jpg", np.ascontiguousarray(self.image[y1:y2, x1:x2]))
+            found.append(file)
+        return found
+
+    def show(self) -> None:
+        """Open the drawn image in the viewer of the desktop (Pillow's; in a notebook, the result shows itself)."""
+        self.plot(pil=True).show()
+
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+        """One mapping a detection: ``name``, ``class``, ``confidence``, ``box`` (x1 y1 x2 y2), ``segments`` (x, y) of masks.
+
+        Args:
+            normalize: coordinates in 0..1 in place of pixels. decimals: of all numbers.
+        """
+        height, width = self.orig_shape if normalize else (1, 1)
+        rings = self.masks.xy if self.masks is not None else []
+        found = []
+        for i, (box, score, cls) in enumerate(zip(*(v.tolist() for v in self._columns))):
+            corners = zip(("x1", "y1", "x2", "y2"), box, (width, height, width, height))
+            row = {"name": self.names[cls], "class": cls, "confidence": round(score, decimals)}
+            row["box"] = {k: round(v / side, decimals) for k, v, side in corners}
+            if rings:
+                row["segments"] = {
+                    axis: [round(v / side, decimals) for v in rings[i][:, n].tolist()]
+                    for n, (axis, side) in enumerate((("x", width), ("y", height)))
+                }
+            found.append(row)
+        return found
+
+    @property
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.detections.boxes, self.detections.scores, self.detections.classes
+
+    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
+        """``summary`` as JSON."""
+        return json.dumps(self.summary(normalize, decimals), indent=2)
+
+    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
+        """``summary`` as comma-separated values, ``box`` and ``segments`` as JSON inside."""
+        stream = io.StringIO()
+        keys = ("name", "class", "confidence", "box", *(("segments",) if self.masks is not None else ()))
+        table = csv.DictWriter(stream, keys)
+        table.writeheader()
+        for row in self.summary(normalize, decimals):
+            table.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()})
+        return stream.getvalue()
+
+    def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
+        """``summary`` as a pandas ``DataFrame``.
+
+        Raises:
+            EdgesegError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as e:
+            raise EdgesegError("pandas is not installed", hint="pip install pandas, or use summary()") from e
+        return pandas.DataFrame(self.summary(normalize, decimals))
+
+    def _repr_html_(self) -> str:
+        """The drawn image, for notebooks."""
+        good, data = cv2.imencode(".jpg", self.plot())
+        text = base64.b64encode(data.tobytes()).decode() if good else ""
+        return f'<img src="data:image/jpeg;base64,{text}" style="max-width: 100%"><br>{html.escape(self.verbose())}'
 
     def to_dict(self, *, polygons: bool = False) -> dict[str, Any]:
         """Path, size and detections as plain values for JSON.
@@ -79,7 +228,7 @@ class Result:
         speed = {k: round(float(v), 3) for k, v in self.speed.items()}
         return {**head, "speed_ms": speed, "detections": self.detections.to_dicts(rle=not polygons, polygons=polygons)}
 
-    def summary(self) -> str:
+    def verbose(self) -> str:
         """How many of which class, such as ``2 person, 1 bus``."""
         return self.detections.summary() or "nothing"
 
@@ -108,10 +257,13 @@ def write_image(path: Path, image: np.ndarray) -> None:
         raise EdgesegError(f"it cannot be written ({(e.strerror or str(e)).lower()})", path=path, hint=hint) from e
 
 
-def results(pipeline: Pipeline, source: Any) -> Iterator[Result | Unreadable]:
-    """Predict on every image of ``source`` (see ``frames``), one at a time."""
+def results(pipeline: Pipeline, source: Any, stride: int = 1) -> Iterator[Result | Unreadable]:
+    """Predict on every image of ``source`` (see ``frames``), one at a time; of videos on every ``stride``-th frame."""
     for item in frames(source):
-        yield item if isinstance(item, Unreadable) else predict_frame(pipeline, item)
+        if isinstance(item, Unreadable):
+            yield item
+        elif (item.number or 0) % stride == 0:
+            yield predict_frame(pipeline, item)
 
 
 def predict_frame(pipeline: Pipeline, frame: Frame) -> Result:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def frames(source: Any) -> Iterator[Frame | Unreadable]:
 
     Args:
         source: path of an image, video or folder; a glob; a webcam's index (0, "0"); an http(s) or rtsp URL; an array of
-            uint8 (H, W, 3) BGR or (H, W) grey; a PIL image; or a list of any of these.
+            uint8 (H, W, 3) BGR or (H, W) grey; a tensor (3, H, W) or (B, 3, H, W) of RGB in 0..1; a PIL image; a ``.txt``
+            file with one of these a line; or a list or any iterable of these, read as it goes.
 
     Yields:
         ``Frame``, or ``Unreadable`` for a broken file among others.
@@ -61,14 +63,20 @@ def frames(source: Any) -> Iterator[Frame | Unreadable]:
     Raises:
         EdgesegError: no such file, nothing to read in it, or an unsupported kind of source.
     """
-    if isinstance(source, list | tuple):
-        if not source:
-            raise EdgesegError("the list of sources is empty")
-        for k, one in enumerate(source):
-            if isinstance(one, np.ndarray) or not isinstance(one, str | Path | int):
-                yield _array(one, f"image{k}.jpg")
-            else:
+    if hasattr(source, "detach") and hasattr(source, "cpu"):
+        source = _of_tensor(source)
+    if isinstance(source, Iterable) and not isinstance(source, str | np.ndarray) and not _is_picture(source):
+        number = itertools.count()
+        for one in source:
+            if isinstance(one, str | Path | int):
                 yield from frames(one)
+            else:
+                more = frames(one) if isinstance(one, list | tuple) or hasattr(one, "detach") else [_array(one, "image.jpg")]
+                for frame in more:
+                    name = f"image{next(number)}.jpg"
+                    yield replace(frame, name=name) if isinstance(frame, Frame) and not frame.path else frame
+        if isinstance(source, list | tuple) and not source:
+            raise EdgesegError("the list of sources is empty")
         return
     if isinstance(source, bool) or source is None:
         raise EdgesegError(f"cannot read images from {source!r}")
@@ -78,6 +86,27 @@ def frames(source: Any) -> Iterator[Frame | Unreadable]:
         yield from _named(str(source))
     else:
         yield _array(source, "image.jpg")
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is a PIL image, recognised by its methods: PIL itself is not needed."""
+    return hasattr(value, "convert") and hasattr(value, "getexif")
+
+
+def _of_tensor(tensor: Any) -> list[np.ndarray]:
+    """Images uint8 BGR of a tensor (3, H, W) or (B, 3, H, W) of RGB in 0..1.
+
+    Raises:
+        EdgesegError: another shape, or other values.
+    """
+    values = tensor.detach().cpu().numpy()
+    values = values[None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.shape[1] != 3 or not values.size:
+        shape = "x".join(map(str, tensor.shape))
+        raise EdgesegError(f"a tensor of images is (3, H, W) or (B, 3, H, W), not {shape}")
+    if values.dtype.kind != "f" or not (values.min() >= 0 and values.max() <= 1):
+        raise EdgesegError("a tensor of images is float RGB in 0..1", hint="Divide by 255, or give a uint8 BGR array")
+    return [np.ascontiguousarray(v) for v in np.rint(values[:, ::-1] * 255).astype(np.uint8).transpose(0, 2, 3, 1)]
 
 
 def count(source: Any) -> int | None:
@@ -126,6 +155,9 @@ def _named(source: str) -> Iterator[Frame | Unreadable]:
         what = "no image matches" if glob.has_magic(source) else "no such file or folder"
         raise EdgesegError(what, path=source, hint="Give an image, a folder, a glob, a video, a webcam's index or a URL")
     for file in files:
+        if file.suffix.lower() == ".txt":
+            yield from frames(_listed(file))
+            continue
         if file.suffix.lower() in VIDEOS:
             try:
                 yield from _capture(str(file), str(file), file.name)
@@ -140,9 +172,22 @@ def _named(source: str) -> Iterator[Frame | Unreadable]:
         yield Frame(image, str(file), file.name)
 
 
+def _listed(file: Path) -> list[str]:
+    """The sources that a text file names, one a line; relative paths count from its folder.
+
+    Raises:
+        EdgesegError: it names none.
+    """
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    found = [line if _is_url(line) or Path(line).exists() else str(file.parent / line) for line in lines if line]
+    if not found:
+        raise EdgesegError("no line of it names an image", path=file)
+    return found
+
+
 def _array(value: Any, name: str) -> Frame:
     """A frame from an array or a PIL image (recognised by its methods: PIL itself is not needed)."""
-    if hasattr(value, "convert") and hasattr(value, "getexif"):
+    if _is_picture(value):
         if value.getexif().get(0x0112, 1) != 1:
             from PIL import ImageOps
 

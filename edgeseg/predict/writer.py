@@ -28,6 +28,8 @@ class Writer:
         labels: write ``labels/<name>.txt`` in YOLO's polygon format, one file an image and one a frame.
         document: file for one JSON document.
         polygons: outlines in the document in place of run lengths.
+        scores: write them into label files too.
+        drawing: options of ``Result.plot``.
 
     Two inputs never share a file: where stems are equal (``a.jpg`` and ``a.png``, or the same name in two folders), the
     later one gets ``-2``, ``-3`` ...; the document says under ``saved`` what each one became.
@@ -41,7 +43,10 @@ class Writer:
         labels: bool = False,
         document: IO[str] | None = None,
         polygons: bool = False,
+        scores: bool = False,
+        drawing: Mapping[str, Any] | None = None,
     ) -> None:
+        self._scores, self._drawing = scores, dict(drawing or {})
         self._make, self._pictures, self._labels = folder, pictures, labels
         self._document, self._polygons = document, polygons
         self.folder: Path | None = None
@@ -94,12 +99,12 @@ class Writer:
     def _picture(self, path: Path, result: Result) -> None:
         if result.path and path.exists() and Path(result.path).exists() and path.samefile(result.path):
             raise EdgesegError("this would overwrite its own source", path=path, hint="Choose another folder with --out")
-        write_image(path, result.plot())
+        write_image(path, result.plot(**self._drawing))
         self.written += 1
 
     def _frame(self, path: Path, result: Result) -> None:
         """Append to the video of the same source; a first frame begins a new file."""
-        image = result.plot()
+        image = result.plot(**self._drawing)
         if self._video is None:
             if shutil.disk_usage(path.parent).free < 1_000_000:
                 raise EdgesegError("the disk is full", path=path, hint="Free some space or choose another folder with --out")
@@ -114,7 +119,7 @@ class Writer:
     def _label(self, folder: Path, name: str, result: Result) -> None:
         folder.mkdir(exist_ok=True)
         number = "" if result.number is None else f"_{result.number}"
-        text = "".join(f"{line}\n" for line in result.detections.to_yolo())
+        text = "".join(f"{line}\n" for line in result.detections.to_yolo(scores=self._scores))
         (folder / f"{Path(name).stem}{number}.txt").write_text(text, encoding="utf-8")
 
     def _close_video(self) -> None:

@@ -63,12 +63,6 @@ class Stored:
 Found = tuple[Path, Stored]
 
 
-def fitness(box: float, box50: float, seg: float, seg50: float) -> float:
-    """One number to choose the best epoch by: a tenth AP at IoU 0.5, nine tenths AP, boxes and masks added; 0..2."""
-    parts = (0.1 * box50 + 0.9 * box, 0.1 * seg50 + 0.9 * seg)
-    return sum(0.0 if math.isnan(p) else p for p in parts)
-
-
 @dataclass
 class Validator:
     """Measures a network on a split. Every process takes a part of the images; all get the same figures.
@@ -123,7 +117,7 @@ class Validator:
         m = meter.result()
         figures = {"box/map": m.box.map, "box/map50": m.box.map50}
         figures |= {"seg/map": m.seg.map, "seg/map50": m.seg.map50} if masks else {}
-        return {**figures, "fitness": fitness(m.box.map, m.box.map50, m.seg.map, m.seg.map50)}
+        return {**figures, "fitness": m.fitness}
 
     def _batches(self) -> Iterator[tuple[list[tuple[Path, Item]], list[Letterbox]]]:
         """This process's images with their targets, batch by batch, in the order of their aspect."""

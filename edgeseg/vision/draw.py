@@ -22,14 +22,26 @@ def colour_of(cls: int) -> tuple[int, int, int]:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def draw(image: np.ndarray, detections: Detections, *, alpha: float = 0.45, labels: bool = True) -> np.ndarray:
+def draw(
+    image: np.ndarray,
+    detections: Detections,
+    *,
+    alpha: float = 0.45,
+    labels: bool = True,
+    scores: bool = True,
+    boxes: bool = True,
+    masks: bool = True,
+    line_width: int | None = None,
+) -> np.ndarray:
     """Draw detections on a copy of their image.
 
     Args:
         image: uint8 BGR (H, W, 3), of ``detections.shape``.
         detections: what to draw; the best lies on top.
         alpha: strength of the masks' colour, 0..1.
-        labels: write class name and score.
+        labels: write class names. scores: and scores behind them.
+        boxes: draw boxes. masks: draw masks and their outlines.
+        line_width: of boxes, in pixels; None: by the size of the image.
 
     Returns:
         uint8 BGR (H, W, 3).
@@ -41,22 +53,24 @@ def draw(image: np.ndarray, detections: Detections, *, alpha: float = 0.45, labe
     if picture.shape[:2] != detections.shape:
         raise ValueError(f"the image is {picture.shape[:2]}, the detections are of {detections.shape}")
     unit = max(1.0, min(picture.shape[:2]) / 480)  # sizes below are for an image of 480 pixels
-    thin, thick = max(1, round(unit)), max(1, round(1.6 * unit))
+    thin, thick = line_width or max(1, round(unit)), max(1, round(1.6 * unit))
+    tiles = detections.tiles if masks else None
     worst_first = range(len(detections) - 1, -1, -1)
     colours = [colour_of(int(c)) for c in detections.classes]
-    if detections.tiles is not None:
+    if tiles is not None:
         for i in worst_first:
-            _fill(picture, detections.tiles.tiles[i], detections.tiles.corners[i], colours[i], alpha)
+            _fill(picture, tiles.tiles[i], tiles.corners[i], colours[i], alpha)
     for i in worst_first:
-        if detections.tiles is not None:
-            lines = borders(detections.tiles.tiles[i], detections.tiles.corners[i])
+        if tiles is not None:
+            lines = borders(tiles.tiles[i], tiles.corners[i])
             cv2.polylines(picture, lines, True, colours[i], thick, cv2.LINE_AA)
-        x1, y1, x2, y2 = _corners(detections.boxes[i], picture.shape)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], thin, cv2.LINE_AA)
+        if boxes:
+            x1, y1, x2, y2 = _corners(detections.boxes[i], picture.shape)
+            cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], thin, cv2.LINE_AA)
     if labels:
         taken: list[tuple[int, int, int, int]] = []
         for i in range(len(detections)):
-            text = f"{detections.names[detections.classes[i]]} {detections.scores[i]:.2f}"
+            text = detections.names[detections.classes[i]] + (f" {detections.scores[i]:.2f}" if scores else "")
             _label(picture, text, _corners(detections.boxes[i], picture.shape), colours[i], unit, taken)
     return picture
 

@@ -1,0 +1,174 @@
+"""Code that people bring from other YOLO tools runs when its import is changed, or says what to use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import edgeseg
+from edgeseg import YOLO, EdgesegError, Model
+from edgeseg.data.dataset import load_dataset
+from edgeseg.predict.result import Result
+from edgeseg.predict.sources import Frame, frames
+from edgeseg.predict.views import Names
+from edgeseg.resources import demo_checkpoint
+from edgeseg.vision.detections import Detections
+
+pytest.importorskip("torch")
+CALLS = Path(__file__).with_name("porting") / "calls.py"
+REFUSED = {
+    "model.predict(agnostic_nms=True)": "Leave it out",
+    "model.predict(half=True)": "Export with half=True",
+    "model.predict(augment=True)": "Leave it out",
+    "model.track(path)": "predict(source, stream=True)",
+}
+
+
+def ran(package: str, python: str, model: Path, picture: Path, data: Path, size: int) -> dict:
+    command = [python, str(CALLS), package, str(model), str(picture), str(data), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("@@@")[2])
+
+
+def test_their_calls_run_here(shapes_yaml: str) -> None:
+    picture = load_dataset(shapes_yaml).images("val")[0]
+    found = ran("edgeseg", sys.executable, demo_checkpoint(), picture, Path(shapes_yaml), 160)
+    refused = {k: v["refused"] for k, v in found.items() if "refused" in v}
+    assert set(refused) == set(REFUSED), refused
+    for call, hint in REFUSED.items():
+        assert refused[call].startswith("EdgesegError") and hint in refused[call]
+    gave = {k: v["gave"] for k, v in found.items() if "gave" in v}
+    n = gave["len(r)"]
+    assert n > 1 and gave["r.boxes.data"] == [n, 6] and gave["for box in r.boxes: box.xyxy[0]"] == [4] * n
+    assert gave["model.predict(tensor)"] == 1 and gave["model.predict(max_det=1)"] == 1
+    assert gave["model.predict(save=True, project, name)"] == 1 and gave["model.predict(save_crop=True)"] == n
+    assert gave["r.save_txt(...)"] == n == gave["len(json.loads(r.to_json()))"]
+    assert len(gave["sorted(model.val().results_dict)"]) == 9 and gave["model.val().fitness > 0"] is True
+
+
+def found() -> Result:
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 5:20, 10:30] = masks[1, 22:30, 31:50] = True
+    boxes = np.array([[10, 5, 30, 20], [31, 22, 50, 30]], np.float32)
+    detections = Detections(boxes, np.array([0.9, 0.5]), np.array([1, 0]), masks, ("a/b", "c"), (40, 60))
+    return Result(detections, np.full((40, 60, 3), 90, np.uint8), "x/y.png", "y.png")
+
+
+def test_the_views_are_what_the_names_say() -> None:
+    r = found()
+    assert edgeseg.YOLO is Model is YOLO
+    assert r.boxes.xywh.tolist() == [[20, 12.5, 20, 15], [40.5, 26, 19, 8]]
+    assert np.allclose(r.boxes.xyxyn[0], [10 / 60, 5 / 40, 30 / 60, 20 / 40]) and r.boxes.cls.tolist() == [1, 0]
+    assert r.boxes[1].conf.tolist() == [0.5] and [len(b) for b in r.boxes] == [1, 1] and r.boxes.shape == (2, 6)
+    assert r.masks is not None and r.masks[0].data.sum() == 300 and r.masks.data.shape == (2, 40, 60)
+    for ring, box in zip(r.masks.xy, r.boxes.xyxy):
+        assert [*ring.min(0), *ring.max(0)] == box.tolist()
+    assert np.allclose(r.masks.xyn[0].max(0), [0.5, 0.5])
+    assert len(r[1]) == 1 and [len(part) for part in r] == [1, 1] and r[r.boxes.conf > 0.8].verbose() == "1 c"
+    assert r[:0].masks is None and r[:0].boxes.data.shape == (0, 6) and r[:0].summary() == []
+
+
+def test_names_are_a_tuple_and_a_mapping() -> None:
+    names = Names(("a", "b"))
+    assert names == ("a", "b") and dict(names.items()) == {0: "a", 1: "b"} and list(names.keys()) == [0, 1]
+    assert names.get(1) == "b" and names.get(2) is None and names.get(-1, "x") == "x" and names.values() == ("a", "b")
+
+
+def test_a_result_is_written_as_they_know_it(tmp_path: Path) -> None:
+    r = found()
+    row = r.summary(normalize=True)[0]
+    assert (
+        row["name"] == "c"
+        and row["class"] == 1
+        and row["box"] == pytest.approx({"x1": 1 / 6, "y1": 0.125, "x2": 0.5, "y2": 0.5}, abs=1e-5)
+    )
+    assert json.loads(r.to_json())[1]["box"] == {"x1": 31.0, "y1": 22.0, "x2": 50.0, "y2": 30.0}
+    lines = r.to_csv().splitlines()
+    assert lines[0] == "name,class,confidence,box,segments" and len(lines) == 3
+    crops = r.save_crop(tmp_path)
+    assert [p.relative_to(tmp_path).as_posix() for p in crops] == ["c/y-1.jpg", "a_b/y-2.jpg"]
+    assert cv2.imread(str(crops[0])).shape == (15, 20, 3)
+    file = r.save_txt(tmp_path / "new" / "y.txt", save_conf=True)
+    assert r.save_txt(file) == file and len(file.read_text().splitlines()) == 4
+    assert "data:image/jpeg;base64," in r._repr_html_() and "1 a/b" in r._repr_html_()
+    plain = r.plot(labels=False, boxes=False, masks=False)
+    assert np.array_equal(plain, r.image) and not np.array_equal(r.plot(), r.plot(conf=False))
+    assert r.plot(line_width=4, masks=False, labels=False).sum() != r.plot(masks=False, labels=False).sum()
+
+
+def test_tensors_lists_of_files_and_generators_are_sources(tmp_path: Path) -> None:
+    import torch
+
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    tensor = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy()) / 255
+    (tmp_path / "list.txt").write_text("a.png\n\n" + str(tmp_path / "a.png"))
+    every = [
+        tensor,
+        torch.stack([tensor, tensor]),
+        tmp_path / "list.txt",
+        (image for _ in range(2)),
+        iter([str(tmp_path / "a.png")]),
+    ]
+    for source, count in zip(every, (1, 2, 2, 2, 1)):
+        got = list(frames(source))
+        assert len(got) == count and all(isinstance(f, Frame) and np.array_equal(f.image, image) for f in got)
+    assert [f.name for f in frames([image, tensor, image])] == ["image0.jpg", "image1.jpg", "image2.jpg"]
+    endless = frames(image for _ in iter(int, 1))
+    assert isinstance(next(endless), Frame)  # read as it goes
+    for wrong in (tensor * 255, tensor[:2], torch.zeros(3, 4, 4, dtype=torch.uint8)):
+        with pytest.raises(EdgesegError, match="a tensor of images"):
+            list(frames(wrong))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(EdgesegError, match="no line of it"):
+        list(frames(tmp_path / "empty.txt"))
+
+
+def test_what_cannot_be_says_what_to_use(tmp_path: Path) -> None:
+    model = Model(demo_checkpoint())
+    with pytest.raises(EdgesegError, match="Did you mean 'on_train_end'"):
+        model.add_callback("on_train_ends", print)
+    with pytest.raises(EdgesegError, match="edgeseg benchmark"):
+        model.benchmark()
+    with pytest.raises(EdgesegError, match="task 'pose'"):
+        YOLO("x.pt", task="pose")
+    with pytest.raises(EdgesegError, match="for task segment, not detect"):
+        YOLO(demo_checkpoint(), task="detect").names  # noqa: B018
+    with pytest.raises(EdgesegError, match="vid_stride"):
+        model.predict(np.zeros((9, 9, 3), np.uint8), vid_stride=0)
+    with pytest.raises(EdgesegError, match="no option 'nonsense'"):
+        model.predict(np.zeros((9, 9, 3), np.uint8), nonsense=1)
+    with pytest.raises(EdgesegError, match="a folder is in the way"):
+        model.save(tmp_path)
+    with pytest.raises(EdgesegError, match="cuda:7"):
+        model.to("cuda:7")
+
+
+def test_callbacks_hear_of_training() -> None:
+    heard: list[tuple[str, object]] = []
+    model = Model(demo_checkpoint())
+    assert model._listeners() == []
+    model.add_callback("on_train_start", lambda trainer: heard.append(("start", trainer)))
+    model.add_callback("on_fit_epoch_end", lambda trainer: heard.append(("epoch", trainer)))
+    (listener,) = model._listeners()
+    listener.on_start("T")
+    listener.on_epoch("T", {}, True)
+    listener.on_stop("T")
+    assert heard == [("start", "T"), ("epoch", "T")]
+
+
+def test_saving_makes_no_folder_before_something_is_in_it(tmp_path: Path, shapes_yaml: str) -> None:
+    model, picture = Model(demo_checkpoint()), load_dataset(shapes_yaml).images("val")[0]
+    with pytest.raises(EdgesegError):
+        model.predict(str(tmp_path / "no.jpg"), save=True, project=str(tmp_path / "p"))
+    assert not (tmp_path / "p").exists()
+    for name in ("exp", "exp2"):
+        model.predict(str(picture), save=True, save_txt=True, project=str(tmp_path / "p"), show_labels=False)
+        assert sorted(p.name for p in (tmp_path / "p" / name).iterdir()) == [picture.name, "labels"]
