@@ -179,3 +179,13 @@ def test_the_core_names_no_format(file):
 @pytest.mark.parametrize("file", [*FILES, *sorted((ROOT / "targets").rglob("*.py"))], ids=lambda f: str(f.relative_to(ROOT)))
 def test_files_stay_readable(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_a_cold_predict_loads_no_validation_library_and_no_printer():
+    code = """
+import sys
+from edgeseg.cli import run
+assert run(["predict", "nothing.onnx", "nothing.png"]) == 2
+print(*{m.split(".")[0] for m in sys.modules} & {"pydantic", "rich", "pandas", "torch", "optuna"})
+"""
+    assert run(code).strip() == ""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import csv
-import html
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -190,6 +186,9 @@ class Result:
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
         """``summary`` as comma-separated values, ``box`` and ``segments`` as JSON inside."""
+        import csv
+        import io
+
         stream = io.StringIO()
         keys = ("name", "class", "confidence", "box", *(("segments",) if self.masks is not None else ()))
         table = csv.DictWriter(stream, keys)
@@ -212,6 +211,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The drawn image, for notebooks."""
+        import base64
+        import html
+
         good, data = cv2.imencode(".jpg", self.plot())
         text = base64.b64encode(data.tobytes()).decode() if good else ""
         return f'<img src="data:image/jpeg;base64,{text}" style="max-width: 100%"><br>{html.escape(self.verbose())}'
