@@ -287,3 +287,14 @@ def test_objects_that_are_boxes_have_box_ap_alone(tmp_path: Path, shapes_dataset
     meter.add(image, Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), None, dataset.names, (96, 96)))
     m = meter.result()
     assert m.box.map == 0 and np.isnan(m.seg.map)
+
+
+def test_precision_and_recall_are_of_the_best_point_of_the_curve():
+    from edgeseg.evaluate.metrics import _best, fitness
+
+    curve = np.zeros(101)
+    curve[:61] = 0.8  # precise up to recall 0.6, nothing beyond
+    assert _best(curve) == (pytest.approx(0.8), pytest.approx(0.6))
+    falling = np.linspace(1, 0, 101)
+    assert _best(falling) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert fitness(0.5, 0.6, float("nan"), float("nan")) == pytest.approx(0.51)

@@ -186,3 +186,39 @@ def test_the_frontier_is_a_page(tmp_path):
     assert xs == sorted(xs)
     assert "<svg" in plot(Found(None, (), Limits(max_drop=1.0)))
     assert all(a.islands != b.islands for a, b in itertools.pairwise(outcome.frontier))
+
+
+def test_the_command_refuses_what_makes_no_sense(shapes_yaml, capsys):
+    from edgeseg.cli import run
+    from edgeseg.resources import demo_checkpoint
+
+    words = ["search", str(demo_checkpoint()), f"data={shapes_yaml}", "imgsz=96"]
+    for more, said in (
+        (["trials=0"], "whole number"),
+        (["trials=5", "min_agreement=0.9"], "without limits"),
+        (["min_agreement=95"], "not in 0..1"),
+        (["--storage", "nonsense://x", "min_agreement=0.5"], "cannot be opened"),
+    ):
+        assert run([*words, *more]) == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_search_is_written_down_and_export_takes_it(shapes_yaml, tmp_path):
+    import json
+
+    from edgeseg.cli import run
+    from edgeseg.resources import demo_checkpoint
+
+    model = tmp_path / "demo.pt"
+    model.write_bytes(demo_checkpoint().read_bytes())
+    shared = [f"data={shapes_yaml}", "imgsz=96", "limit=6", "--storage", str(tmp_path / "study.log"), "-f", "onnx"]
+    report, page = tmp_path / "report.json", tmp_path / "page.html"
+    assert run(["search", str(model), *shared, "min_agreement=0.0", "--json", str(report), "--html", str(page)]) == 0
+    (search,) = json.loads(report.read_text())["searches"]
+    assert search["best"]["title"] == "all 8 bit" and 0.5 < search["best"]["agreement"] <= 1 and page.exists()
+    assert len(search["measured"]) == 1
+    made = json.loads(report.read_text())
+    words = ["export", str(model), "--int8", *shared, "min_agreement=0.0", "--json", str(report), "--force"]
+    assert run(words) == 0
+    again = json.loads(report.read_text())
+    assert again["searches"] == made["searches"] and again["exports"][0]["path"]
