@@ -1,6 +1,9 @@
 """Time one export of several formats, nothing cached, in two checkouts of edgeseg in turn, and print the ratio.
 
     python scripts/bench_export.py yolov8n-seg.pt --data coco.yaml --format tflite,onnx,openvino,ncnn --other ../older
+    python scripts/bench_export.py yolov8n-seg.pt --data coco.yaml --format onnx,tflite --peer PYTHON
+
+With ``--peer``, a Python that has Ultralytics, each format is exported alone, here and there in turn.
 
 Each export runs in a process of its own with an empty cache (formats whose toolchain would have to be installed fail) and
 without the gate. The ratio holds for one machine and one run; seconds do not.
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +43,41 @@ print(json.dumps({"seconds": round(seconds, 1), "failed": failed, "steps": steps
 """
 
 
+PEER = """
+import sys, time
+from ultralytics import YOLO
+model, format, data, imgsz = sys.argv[1:]
+start = time.monotonic()
+made = YOLO(model).export(format=format, quantize=8, data=data, imgsz=int(imgsz))
+print("\\n@@@", time.monotonic() - start if made else "failed")
+"""
+THEIRS = {"tflite": "litert"}
+
+
+def there(peer: str, format: str, a: argparse.Namespace) -> float:
+    """Seconds that the other tool takes for one format."""
+    with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as folder:
+        model = shutil.copy(a.model, folder)
+        env = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false"}
+        command = [peer, "-c", PEER, model, THEIRS.get(format, format), a.data, str(a.imgsz)]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    said = done.stdout.rpartition("@@@")[2].strip()
+    if done.returncode or not said.replace(".", "").isdigit():
+        raise SystemExit(f"{format}: the other tool's export failed\n{(done.stdout + done.stderr)[-2000:]}")
+    return float(said)
+
+
+def beside(a: argparse.Namespace) -> dict[str, Any]:
+    """Each format here and there."""
+    here, found = Path(__file__).resolve().parents[1], {}
+    for format in a.format.split(","):
+        one = argparse.Namespace(**{**vars(a), "format": format})
+        ours, theirs = timed(here, one)["seconds"], there(a.peer, format, a)
+        found[format] = {"here": ours, "there": round(theirs, 1), "ratio": round(ours / theirs, 3)}
+        print(f"{format:10s} here {ours:7.1f} s  there {theirs:7.1f} s  ratio {ours / theirs:.3f}", flush=True)
+    return found
+
+
 def timed(checkout: Path, a: argparse.Namespace) -> dict[str, Any]:
     """One export with the code of ``checkout``: seconds, and when each step began and ended."""
     with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as folder:
@@ -61,8 +100,14 @@ def main() -> None:
     parser.add_argument("--format", default="tflite,onnx,openvino,ncnn")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--other", type=Path, help="another checkout of edgeseg; it goes first")
+    parser.add_argument("--peer", help="a Python that has Ultralytics: compare with its INT8 exports")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
+    if a.peer:
+        found = beside(a)
+        if a.json:
+            a.json.write_text(json.dumps(found, indent=1))
+        return
     checkouts = [*([a.other.resolve()] if a.other else []), Path(__file__).resolve().parents[1]]
     found = {str(checkout): timed(checkout, a) for checkout in checkouts}
     for checkout, result in found.items():
