@@ -15,7 +15,6 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
-from edgeseg.yaml_file import load_yaml
 
 SIDECAR = "metadata.yaml"
 SIDECAR_BYTES = 8 << 20
@@ -70,6 +69,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     file = _sidecar(path)
     if not file.is_file():
         return {}
+    from edgeseg.yaml_file import load_yaml  # a tenth of a cold start, and files carry their metadata inside
+
     value = load_yaml(file, limit_bytes=SIDECAR_BYTES, hint="Export the model again")
     if not isinstance(value, dict):
         raise EdgesegError("no YAML mapping", path=file, hint="Export the model again")

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from edgeseg.errors import EdgesegError, brief
 
@@ -181,6 +180,8 @@ class Manifest:
         flat: dict[str, Any] = dict(self.to_metadata())
         flat.update(stride=self.stride, batch=self.batch, imgsz=list(self.imgsz), channels=self.channels)
         flat.update(names=dict(enumerate(self.names)), args=dict(self.args))
+        import yaml
+
         return yaml.safe_dump(flat, sort_keys=False, allow_unicode=True, width=10_000)
 
     @classmethod

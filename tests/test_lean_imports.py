@@ -181,11 +181,12 @@ def test_files_stay_readable(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 450
 
 
-def test_a_cold_predict_loads_no_validation_library_and_no_printer():
+def test_a_cold_predict_loads_neither_validation_library_nor_printer_nor_yaml():
     code = """
 import sys
 from edgeseg.cli import run
+import edgeseg.running.pipeline, edgeseg.predict.result, edgeseg.predict.writer
 assert run(["predict", "nothing.onnx", "nothing.png"]) == 2
-print(*{m.split(".")[0] for m in sys.modules} & {"pydantic", "rich", "pandas", "torch", "optuna"})
+print(*{m.split(".")[0] for m in sys.modules} & {"pydantic", "rich", "pandas", "torch", "optuna", "yaml"})
 """
     assert run(code).strip() == ""
