@@ -9,16 +9,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
-
-import typer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgeseg import __version__
+from edgeseg.cli import light
 from edgeseg.cli.arguments import normalise
 from edgeseg.cli.console import error, warn
 from edgeseg.errors import EdgesegError, Notice, did_you_mean
 from edgeseg.habits import command_line
 from edgeseg.registry import BrokenTarget
+
+if TYPE_CHECKING:
+    import typer
 
 INTERRUPTED, BROKEN_PIPE, UNEXPECTED = 130, 1, 70
 COMPLETION = "_EDGESEG_COMPLETE"  # set by the shell when it asks what may come next
@@ -42,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "toolchain": ("toolchain", "app", CARE),
     "doctor": ("doctor", "doctor", CARE),
 }
+# What runs on boards, where a fifth of a cold start is much: run without typer where the words are plain.
+LIGHT = ("predict",)
 # Libraries that would otherwise write lines of their own between ours, or believe what a picture says of its size; they
 # read this when they are imported.
 QUIET = {
@@ -79,6 +83,10 @@ Options are written as [bold]--key value[/] or [bold]key=value[/]. Try:
 
 def build(names: Sequence[str]) -> typer.Typer:
     """The typer application with the named commands only."""
+    import typer
+
+    from edgeseg.cli.flags import for_typer
+
     app = typer.Typer(
         name="edgeseg",
         help=ABOUT,
@@ -95,14 +103,15 @@ def build(names: Sequence[str]) -> typer.Typer:
             raise typer.Exit()
 
     for name in names:
-        module, attribute, panel = COMMANDS[name]
-        command = getattr(import_module(f"edgeseg.cli.{module}"), attribute)
+        command, panel = _function(name), COMMANDS[name][2]
         if isinstance(command, typer.Typer):
+            for one in command.registered_commands:
+                one.callback = for_typer(one.callback) if one.callback else None
             app.add_typer(command, name=name, rich_help_panel=panel or None, context_settings=SETTINGS)
         else:
             extra = {"rich_help_panel": panel} if panel else {"hidden": True}
             settings = {**SETTINGS, **EXTRA_SETTINGS.get(name, {})}
-            app.command(name, context_settings=settings, help=_flowing(command.__doc__), **extra)(command)
+            app.command(name, context_settings=settings, help=_flowing(command.__doc__), **extra)(for_typer(command))
     return app
 
 
@@ -136,7 +145,7 @@ def run(argv: Sequence[str]) -> int:
         return _run(list(argv))
     except EdgesegError as e:
         return _fail(str(e), e.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else _fail(str(e.code), 1)
@@ -152,6 +161,8 @@ def run(argv: Sequence[str]) -> int:
     except MemoryError:
         return _fail("out of memory. Try a smaller --imgsz or --batch, or close other programs", 2)
     except Exception as e:
+        if type(e).__name__ == "Abort":  # typer's word for Ctrl-C at a question
+            return _fail("interrupted", INTERRUPTED)
         if hasattr(e, "format_message"):  # a usage error of click, wherever this typer keeps it
             return _fail(f"{str(e.format_message()).rstrip('.')}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2)
         first = (str(e).strip() or "no message").splitlines()[0]
@@ -177,7 +188,13 @@ def _run(argv: list[str]) -> int:
     word = None if completing else next((a for a in argv if not a.startswith("-")), None)
     if word is not None and word not in COMMANDS:
         raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
+    if word in LIGHT and (given := light.arguments(argv, function := _function(word))) is not None:
+        function(**given)
+        sys.stdout.flush()
+        return 0
     app = build([word] if word else list(COMMANDS))
+    import typer
+
     command: Any = typer.main.get_command(app)
     if word is not None:
         argv = normalise(argv, command)
@@ -186,6 +203,11 @@ def _run(argv: list[str]) -> int:
     if code == INTERRUPTED:  # how newer versions of typer report Ctrl+C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _function(name: str) -> Any:
+    module, attribute, _ = COMMANDS[name]
+    return getattr(import_module(f"edgeseg.cli.{module}"), attribute)
 
 
 def _guess_command(word: str) -> str:

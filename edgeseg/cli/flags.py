@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
 
 DETECTION, QUANT, RESULTS = "Detection", "Precision", "Results"
 
 
+@dataclass(frozen=True)
+class Flag:
+    """An option as its command declares it."""
+
+    help: str
+    shown: bool | str
+    names: tuple[str, ...]
+    metavar: str | None
+    panel: str | None
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that stands by its place, as its command declares it."""
+
+    help: str
+    metavar: str
+    shown: bool | str
+
+
 def flag(help: str, shown: bool | str = True, *names: str, metavar: str | None = None, panel: str | None = None) -> Any:
     """An option: its help, the default that help shows (False: none), its spellings, and the panel of the help."""
-    return typer.Option(*names, help=help, show_default=shown, metavar=metavar, rich_help_panel=panel)
+    return Flag(help, shown, names, metavar, panel)
 
 
 def word(help: str, metavar: str, shown: bool | str = False) -> Any:
     """A word that stands by its place."""
-    return typer.Argument(help=help, metavar=metavar, show_default=shown)
+    return Word(help, metavar, shown)
+
+
+def for_typer(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its options and words declared as typer wants them; itself where there are none."""
+    signature = inspect.signature(command, eval_str=True)
+    known = [p.replace(annotation=_for_typer(p.annotation)) for p in signature.parameters.values()]
+    if known == list(signature.parameters.values()):
+        return command
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    called.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in known}
+    return called
+
+
+def _for_typer(annotation: Any) -> Any:
+    import typer
+
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    kind, told = get_args(annotation)[:2]
+    if isinstance(told, Flag):
+        shown: Any = told.shown
+        made = typer.Option(
+            *told.names, help=told.help, show_default=shown, metavar=told.metavar, rich_help_panel=told.panel
+        )
+        return Annotated[kind, made]
+    return (
+        Annotated[kind, typer.Argument(help=told.help, metavar=told.metavar, show_default=told.shown)]
+        if isinstance(told, Word)
+        else annotation
+    )
 
 
 OWN_DATA = "the model's own, else coco128-seg"
