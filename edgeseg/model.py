@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, Notice, StepFailed
-from edgeseg.porting import Ported, Saving, copy_model
+from edgeseg.porting import Ported, Saving
+from edgeseg.store import put
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
@@ -87,18 +88,18 @@ class Model(Ported):
         return getattr(self.opened.runtime, "network", self.opened.runtime)
 
     def to(self, device: str | int) -> Model:
-        """Predict and validate there from now on; returns this model.
-
-        Raises:
-            EdgesegError: it cannot run there.
-        """
+        """Predict and validate there from now on, or say that it cannot run there; returns this model."""
         self.opened.on(device)
         self._device = device
         return self
 
     def save(self, filename: str | Path) -> Path:
-        """Copy the checkpoint or the artifact to ``filename``, which must not be there yet unless it is a file."""
-        return copy_model(self.opened.path, Path(filename))
+        """Copy the checkpoint or the artifact, whole or not at all; a file there is replaced, a folder is an error."""
+        place = Path(filename)
+        if place.is_dir():
+            raise EdgesegError("a folder is in the way", path=place, hint="Name a file or folder that is not there yet")
+        put(self.opened.path, place)
+        return place
 
     @property
     def is_checkpoint(self) -> bool:
@@ -118,6 +119,11 @@ class Model(Ported):
                 raise EdgesegError(f"it is for task {opened.manifest.task}, not {self._task}", path=self.path)
             self._opened = opened
         return self._opened
+
+    def _at(self, device: str | int | None, imgsz: Any) -> Opened:
+        from edgeseg.running.open import parse_imgsz
+
+        return self.opened.on(self._device if device is None else device).sized(parse_imgsz(imgsz))
 
     def load(self, weights: str | Path) -> Model:
         """Take over the weights of another checkpoint wherever name and shape agree, and return this model.
@@ -176,10 +182,9 @@ class Model(Ported):
             stream: return an iterator that reads as it goes, for videos and large folders.
             device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
             vid_stride: of a video's frames only each so many-th.
-            others: ``save``, ``save_txt``, ``save_conf``, ``save_crop`` into ``project/name`` (a new folder; ``exist_ok``:
-                the same), ``show``, and how pictures are drawn (``line_width``, ``show_labels``, ``show_conf``,
-                ``show_boxes``); other options of YOLO tools are accepted where they ask for what is done anyway, else
-                refused with a hint.
+            others: ``save save_txt save_conf save_crop`` into ``project/name`` (a new folder; ``exist_ok``: the same),
+                ``show``, ``line_width show_labels show_conf show_boxes``; other options of YOLO tools are accepted where
+                they ask for what is done anyway, else refused with a hint.
 
         Returns:
             One ``Result`` per image; unreadable images among others are left out with a warning.
@@ -188,12 +193,11 @@ class Model(Ported):
             EdgesegError: nothing to read, or not one image was readable.
         """
         from edgeseg.predict.result import class_ids
-        from edgeseg.running.open import parse_imgsz
 
         saving = Saving.of(others)
         if vid_stride < 1:
             raise EdgesegError(f"vid_stride={vid_stride} is no whole number above 0")
-        opened = self.opened.on(self._device if device is None else device).sized(parse_imgsz(imgsz))
+        opened = self._at(device, imgsz)
         wanted = class_ids(classes, opened.manifest.names)
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
         found = saving.each(self._results(pipeline, source, vid_stride))
@@ -244,12 +248,11 @@ class Model(Ported):
         from edgeseg.data.dataset import load_dataset
         from edgeseg.evaluate.validate import validate
         from edgeseg.habits import VALIDATION, check
-        from edgeseg.running.open import parse_imgsz
 
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
-        opened = self.opened.on(self._device if device is None else device).sized(parse_imgsz(imgsz))
+        opened = self._at(device, imgsz)
         dataset = load_dataset(str(data or self.default_data()))
         pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
         return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,19 +117,3 @@ class Saving:
         if self.folder is None:
             self.folder = new_folder(self.project, self.name, self.exist_ok)
         return self.folder
-
-
-def copy_model(source: Path, to: Path) -> Path:
-    """Copy a checkpoint, or an artifact of a file or a folder.
-
-    Raises:
-        EdgesegError: it cannot be written, or a folder is in the way.
-    """
-    if to.is_dir():
-        raise EdgesegError("a folder is in the way", path=to, hint="Name a file or folder that is not there yet")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, to)
-    except OSError as e:
-        raise EdgesegError(f"it cannot be written ({(e.strerror or str(e)).lower()})", path=to) from e
-    return to

@@ -5,7 +5,8 @@
 
 ``coco.yaml`` is a dataset whose ``val`` has the 5,000 images (``edgeseg data`` makes one of COCO's JSON). Each artifact is
 exported and compared with the network in a process of its own, and its row is a file: started again, what is there already
-is not measured again. Prints Markdown.
+is not measured again. A format that cannot be made or run here has a row that says so, and is tried again next time. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -25,22 +26,24 @@ PRECISIONS = {"fp32": [], "fp16": ["--half"], "int8": ["--int8"]}
 HEADER = ("format", "precision", "MB", "box AP", "mask AP", "box AP - float", "mask AP - float", "agreement", "ms")
 
 
-def measured(args: argparse.Namespace, format: str, precision: str) -> dict[str, Any]:
-    """What ``edgeseg validate --reference`` says of one artifact, from its file where there is one."""
+def measured(args: argparse.Namespace, format: str, precision: str) -> dict[str, Any] | None:
+    """What ``edgeseg validate --reference`` says of one artifact, from its file where there is one; None: it has no say."""
     row = args.out / f"{format}-{precision}.json"
     if not row.exists():
         folder = args.out / f"{format}-{precision}"
         flags = [*PRECISIONS[precision], "--data", args.data, *(["--imgsz", str(args.imgsz)] if args.imgsz else [])]
         note = args.out / f"{format}-{precision}.made"
         export = [*EDGESEG, "export", args.model, "-f", format, "--out", str(folder), *flags, "--json", str(note)]
-        subprocess.run(export, check=True)
+        if subprocess.run(export, check=False).returncode:
+            return None
         (made,) = json.loads(note.read_text())["exports"]
         limit = ["--limit", str(args.limit)] if args.limit else []
         part = row.with_suffix(".part")
         compare = [*EDGESEG, "validate", made["path"], "--reference", args.model, "--data", args.data, *limit]
         done = subprocess.run([*compare, "--html", str(row.with_suffix(".html")), "--json", str(part)], check=False)
-        if done.returncode not in (0, 1):  # 1: it parts from its reference, which is what the table is to show
-            raise SystemExit(f"{format} {precision} could not be measured")
+        # 1: it parts from its reference, which is what the table is to show.
+        if done.returncode not in (0, 1) or json.loads(part.read_text())["models"][-1]["error"]:
+            return None
         part.rename(row)
     found: dict[str, Any] = json.loads(row.read_text())
     return found
@@ -75,13 +78,14 @@ def main() -> None:
     open_model(args.model)  # a wrong name is told before the work
     formats = list(targets()) if args.format == "all" else args.format.split(",")
     asked = ["fp32", *(["fp16"] if args.half else []), *(["int8"] if args.int8 else [])]
-    lines = []
+    lines, images = [], 0
     for format in formats:
         for precision in asked:
             if precision in targets()[format].precisions:
                 found = measured(args, format, precision)
-                lines.append(line(format, precision, found["models"][-1]))
-    images = found["images"]
+                nothing = f"| {format} | {precision} | not made or run here" + " |" * (len(HEADER) - 2)
+                lines.append(nothing if found is None else line(format, precision, found["models"][-1]))
+                images = images if found is None else found["images"]
     print(f"\n{images} images; differences of AP in points, in brackets 95 % intervals over the choice of images\n")
     print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|\n" + "\n".join(lines))
 

@@ -126,6 +126,9 @@ def test_tensors_lists_of_files_and_generators_are_sources(tmp_path: Path) -> No
     for wrong in (tensor * 255, tensor[:2], torch.zeros(3, 4, 4, dtype=torch.uint8)):
         with pytest.raises(EdgesegError, match="a tensor of images"):
             list(frames(wrong))
+    for wrong in (b"0123", {"a.png": 1}):
+        with pytest.raises(EdgesegError, match="cannot read images from a"):
+            list(frames(wrong))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(EdgesegError, match="no line of it"):
         list(frames(tmp_path / "empty.txt"))
@@ -147,6 +150,7 @@ def test_what_cannot_be_says_what_to_use(tmp_path: Path) -> None:
         model.predict(np.zeros((9, 9, 3), np.uint8), nonsense=1)
     with pytest.raises(EdgesegError, match="a folder is in the way"):
         model.save(tmp_path)
+    assert model.save(tmp_path / "new" / "copy.pt").read_bytes() == demo_checkpoint().read_bytes()
     with pytest.raises(EdgesegError, match="cuda:7"):
         model.to("cuda:7")
 
@@ -172,3 +176,9 @@ def test_saving_makes_no_folder_before_something_is_in_it(tmp_path: Path, shapes
     for name in ("exp", "exp2"):
         model.predict(str(picture), save=True, save_txt=True, project=str(tmp_path / "p"), show_labels=False)
         assert sorted(p.name for p in (tmp_path / "p" / name).iterdir()) == [picture.name, "labels"]
+
+
+def test_without_pillow_a_result_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(EdgesegError, match="Pillow is not installed"):
+        found().show()

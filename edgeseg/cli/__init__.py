@@ -188,7 +188,7 @@ def _run(argv: list[str]) -> int:
     word = None if completing else next((a for a in argv if not a.startswith("-")), None)
     if word is not None and word not in COMMANDS:
         raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
-    if word in LIGHT and (given := light.arguments(argv, function := _function(word))) is not None:
+    if word in LIGHT and argv[0] == word and (given := light.arguments(argv, function := _function(word))) is not None:
         function(**given)
         sys.stdout.flush()
         return 0

@@ -69,11 +69,9 @@ def _for_typer(annotation: Any) -> Any:
             *told.names, help=told.help, show_default=shown, metavar=told.metavar, rich_help_panel=told.panel
         )
         return Annotated[kind, made]
-    return (
-        Annotated[kind, typer.Argument(help=told.help, metavar=told.metavar, show_default=told.shown)]
-        if isinstance(told, Word)
-        else annotation
-    )
+    if isinstance(told, Word):
+        return Annotated[kind, typer.Argument(help=told.help, metavar=told.metavar, show_default=told.shown)]
+    return annotation
 
 
 OWN_DATA = "the model's own, else coco128-seg"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from edgeseg.cli.flags import Word
 
-_KEY_VALUE = re.compile(r"^([A-Za-z]\w*)=(.*)$", re.DOTALL)
+_KEY_VALUE = re.compile(r"^([A-Za-z][\w-]*)=(.*)$", re.DOTALL)
 _MEANING = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -28,7 +28,7 @@ def arguments(argv: Sequence[str], command: Callable[..., Any]) -> dict[str, Any
             token = queue.pop(0)
             pair = _KEY_VALUE.match(token)
             if pair is not None:
-                key, text = pair.groups()
+                key, text = pair[1].replace("-", "_"), pair[2]
             elif token.startswith("--") and "=" not in token:
                 key = token[2:].replace("-", "_")
                 if _plain(known[key]) is bool:

@@ -131,7 +131,7 @@ class Mixed:
             name = f"{self.origin.path.stem} {self.target.name} {self.folder.name[:12]}"
             return Study(self.storage or self.folder / "study.log", name, STAGES, (FLOAT, 16))
         except ModuleNotFoundError as e:
-            raise EdgesegError(f"a search needs {e.name}", hint="pip install optuna") from e
+            raise EdgesegError(f"a search needs {e.name}", hint='pip install "edgeseg[export]"') from e
 
     def go(self, trials: int | None = None) -> Found:
         """Search; what was measured before, or is measured by somebody else just now, is not measured again.

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from edgeseg.errors import EdgesegError
 from edgeseg.export.search import Islands, Key, Measured, key_of
 from edgeseg.store import make_folder
@@ -136,7 +138,7 @@ class Study:
         """Whether a trial's worker is gone: its process on this machine, or its beat by our own clock."""
         worker = trial.user_attrs.get("worker", "")
         host, _, pid = worker.rpartition(":")
-        if host == platform.node() and not _lives(int(pid)):
+        if pid and host == platform.node() and not psutil.pid_exists(int(pid)):
             return True
         beat, now = trial.user_attrs.get("beat"), time.monotonic()
         last, since = self._heard.setdefault(trial.number, (beat, now))
@@ -197,16 +199,6 @@ def _opened(storage: str) -> Any:
     file = str(Path(storage).expanduser())
     # Links cannot be made everywhere (FAT, some network shares); a file that must not exist can.
     return JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

@@ -103,6 +103,9 @@ class Result:
             line_width: of boxes, in pixels.
             img: draw on this image, of the same size, in place of the source.
             pil: give a PIL image (RGB).
+
+        Raises:
+            EdgesegError: ``pil``, and Pillow is not installed.
         """
         from edgeseg.vision.draw import draw
 
@@ -110,8 +113,10 @@ class Result:
         picture = draw(self.image if img is None else img, self.detections, **kinds)
         if not pil:
             return picture
-        from PIL import Image
-
+        try:
+            from PIL import Image
+        except ImportError as e:
+            raise EdgesegError("Pillow is not installed", hint="pip install pillow, or use save()") from e
         return Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
 
     def save(self, path: str | Path | None = None, *, filename: str | Path | None = None, **drawing: Any) -> Path:

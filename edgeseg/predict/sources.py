@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def frames(source: Any) -> Iterator[Frame | Unreadable]:
     """
     if hasattr(source, "detach") and hasattr(source, "cpu"):
         source = _of_tensor(source)
-    if isinstance(source, Iterable) and not isinstance(source, str | np.ndarray) and not _is_picture(source):
+    alone = isinstance(source, str | bytes | bytearray | Mapping | np.ndarray) or _is_picture(source)
+    if isinstance(source, Iterable) and not alone:
         number = itertools.count()
         for one in source:
             if isinstance(one, str | Path | int):

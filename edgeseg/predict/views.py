@@ -6,6 +6,7 @@ tensors goes on.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ class Names(tuple[str, ...]):
         return self[number] if 0 <= number < len(self) else default
 
 
-class _View:
+class _View(ABC):
     """A part of ``Detections`` that can be counted, indexed and gone through, one detection at a time."""
 
     def __init__(self, detections: Detections) -> None:
@@ -65,9 +66,9 @@ class _View:
         return tuple(self.data.shape)
 
     @property
+    @abstractmethod
     def data(self) -> np.ndarray:
         """All of it as one array."""
-        raise NotImplementedError
 
     def cpu(self: Self) -> Self:
         """Itself: the arrays are NumPy's already."""

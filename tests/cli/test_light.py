@@ -19,6 +19,7 @@ PLAIN = [
     ["predict", "m.onnx", "a.jpg", "b.jpg", "conf=0.5", "--iou", "0.6", "max_det=7", "--save_txt", "save=False"],
     ["predict", "model=m.onnx", "source=0", "imgsz=320,640", "--classes", "0,3", "--json", "out.json", "--polygons"],
     ["predict", "--model", "m.onnx", "--source", "x y.jpg", "--max-det", "3", "device=cpu", "threads=2", "--show"],
+    ["predict", "m.onnx", "a.jpg", "max-det=3", "save-txt=true"],
     ["predict"],
 ]
 
@@ -85,3 +86,9 @@ def test_a_plain_prediction_imports_no_typer(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == ["False", "True"] and "Did you mean 'conf'" in done.stderr
+
+
+def test_words_before_the_command_are_typers(capsys) -> None:
+    from edgeseg.cli import run
+
+    assert run(["--help", "predict"]) == 0 and "Usage" in capsys.readouterr().out
