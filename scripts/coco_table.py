@@ -84,7 +84,10 @@ def main() -> None:
             if precision in targets()[format].precisions:
                 found = measured(args, format, precision)
                 nothing = f"| {format} | {precision} | not made or run here" + " |" * (len(HEADER) - 2)
-                lines.append(nothing if found is None else line(format, precision, found["models"][-1]))
+                said = None if found is None else found["models"][-1]
+                kit = said is not None and targets()[format].is_kit(Path(said["path"]))
+                name = f"{format} (what its kit holds)" if kit else format
+                lines.append(nothing if said is None else line(name, precision, said))
                 images = images if found is None else found["images"]
     print(f"\n{images} images; differences of AP in points, in brackets 95 % intervals over the choice of images\n")
     print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|\n" + "\n".join(lines))
