@@ -1,0 +1,1 @@
+"""The postprocessing in other languages, as files that travel with artifacts: ``cpp/`` and ``js/``."""
