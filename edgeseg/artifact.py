@@ -10,6 +10,7 @@ import ast
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ def size_on_disk(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
-def append_zip(path: Path, manifest: Manifest) -> None:
-    """Append the metadata to a file as a ZIP archive with one member; flatbuffer readers ignore what follows their data."""
+def append_zip(path: Path, manifest: Manifest, others: Mapping[str, str] | None = None) -> None:
+    """Append the metadata to a file as a ZIP archive; flatbuffer readers ignore what follows their data.
+
+    ``metadata.json`` is its first member; ``others`` are texts for readers of other tools, by their names in the archive.
+    """
     with zipfile.ZipFile(path, "a") as z:
-        z.writestr(zipfile.ZipInfo(ZIP_MEMBER), json.dumps(manifest.to_metadata()))
+        for name, text in {ZIP_MEMBER: json.dumps(manifest.to_native(), default=str), **(others or {})}.items():
+            z.writestr(zipfile.ZipInfo(name), text)
 
 
 def read_zip(path: Path) -> dict[str, Any]:
@@ -41,7 +46,8 @@ def read_zip(path: Path) -> dict[str, Any]:
         return {}
     try:
         with zipfile.ZipFile(path) as z:
-            member = z.infolist()[0]
+            members = z.infolist()
+            member = next((m for m in members if m.filename == ZIP_MEMBER), members[0])
             if member.file_size > MOST_METADATA:
                 return {}
             text = z.read(member).decode("utf-8")

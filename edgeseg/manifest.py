@@ -9,19 +9,20 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
-
-import numpy as np
 
 from edgeseg.errors import EdgesegError, brief
 
 SCHEMA = 1
+"""Number of the block's grammar, which ``decoders/manifest.schema.json`` spells out. A key that old readers may ignore is
+added under the same number; where ignoring it would mislead them, the number goes up."""
 ROLES = ("box", "score", "coeff", "proto", "prediction")
 HEADS = ("raw", "decoded", "nms")
 TASKS = ("segment", "detect")
 BOXES = ("xywh", "xyxy")
 LAYOUTS = ("nchw", "nhwc")
+DTYPES = ("bool", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)), *(f"float{n}" for n in (16, 32, 64)))
 MOST_TEXT = 8 << 20
 MOST_SIDE = 1 << 16
 
@@ -46,7 +47,8 @@ class Tensor:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if not isinstance(self.name, str) or len(self.shape) > 8 or any(not -1 <= n <= 1 << 31 for n in self.shape):
             raise EdgesegError(f"tensor {brief(self.name)} has no shape that a tensor can have")
-        np.dtype(self.dtype)
+        if self.dtype not in DTYPES:
+            raise EdgesegError(f"tensor {self.name}: dtype {brief(self.dtype)} is none of {', '.join(DTYPES)}")
         if self.scale is not None and not 0 < float(self.scale) < float("inf"):
             raise EdgesegError(f"tensor {self.name}: scale {brief(self.scale)} is no positive number")
         if self.layout not in LAYOUTS:
@@ -113,7 +115,7 @@ class Manifest:
     pad_value: int = 114
     colour: str = "rgb"
     description: str = ""
-    author: str = "edgeseg"
+    author: str = ""
     date: str = ""
     version: str = ""
     license: str = ""
@@ -151,7 +153,10 @@ class Manifest:
         return replace(self, input=input, outputs=outputs)
 
     def to_metadata(self) -> dict[str, str]:
-        """Flat string keys as the ecosystem's tools read them, and the key ``edgeseg`` with everything (JSON)."""
+        """Flat string keys as the ecosystem's tools read them, and the key ``edgeseg`` with everything (JSON).
+
+        ``author`` is empty unless somebody is known: readers take a name that is not their own for a layout of another kind.
+        """
         return {
             "description": self.description,
             "author": self.author,
@@ -175,33 +180,40 @@ class Manifest:
             del values["end2end"]  # what has no such head can be read by releases that know of none
         return json.dumps({"schema": SCHEMA, **values}, separators=(",", ":"), default=str)
 
+    def to_native(self) -> dict[str, Any]:
+        """``to_metadata`` for files that hold more than text: numbers, lists and objects as such, our block a JSON string."""
+        native = {"stride": self.stride, "batch": self.batch, "imgsz": list(self.imgsz), "channels": self.channels}
+        return {**self.to_metadata(), **native, "names": dict(enumerate(self.names)), "args": dict(self.args)}
+
     def to_yaml(self) -> str:
-        """The text of a sidecar ``metadata.yaml``: native types for the ecosystem's keys, our block as a JSON string."""
-        flat: dict[str, Any] = dict(self.to_metadata())
-        flat.update(stride=self.stride, batch=self.batch, imgsz=list(self.imgsz), channels=self.channels)
-        flat.update(names=dict(enumerate(self.names)), args=dict(self.args))
+        """The text of a sidecar ``metadata.yaml``."""
         import yaml
 
-        return yaml.safe_dump(flat, sort_keys=False, allow_unicode=True, width=10_000)
+        return yaml.safe_dump(self.to_native(), sort_keys=False, allow_unicode=True, width=10_000)
 
     @classmethod
     def from_json(cls, text: str, *, path: str | None = None) -> Manifest:
-        """Read what ``to_json`` wrote.
+        """Read what ``to_json`` wrote, here or in another release: unknown keys are left out, missing ones have their default.
 
         Raises:
-            EdgesegError: no JSON object, an unknown schema, or keys that no manifest has.
+            EdgesegError: no JSON object, a newer schema, or a value that no manifest of this schema has.
         """
         try:
             if len(text) > MOST_TEXT:
                 raise EdgesegError("its manifest is too large", path=path, hint="Export the model again")
             raw = json.loads(text)
-            schema = raw.pop("schema")
+            schema = raw["schema"]
+            if isinstance(schema, int) and schema > SCHEMA:
+                what = f"its manifest has schema {schema}, and this edgeseg reads {SCHEMA}: a newer one wrote it"
+                raise EdgesegError(what, path=path, hint="Update edgeseg here, or export the model again with this one")
             if schema != SCHEMA:
-                raise EdgesegError(f"manifest schema {schema} is not {SCHEMA}", path=path, hint="Export the model again")
-            raw["input"] = Tensor(**raw["input"])
-            raw["outputs"] = tuple(Output(**o) for o in raw["outputs"])
+                raise EdgesegError(f"manifest schema {brief(schema)} is not {SCHEMA}", path=path, hint="Export the model again")
+            raw = _known(cls, raw)
+            raw["input"] = Tensor(**_known(Tensor, raw["input"]))
+            raw["outputs"] = tuple(Output(**_known(Output, o)) for o in raw["outputs"])
             for key in ("names", "imgsz", "notes"):
-                raw[key] = tuple(raw[key])
+                if key in raw:
+                    raw[key] = tuple(raw[key])
             return cls(**raw)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
             what = f"the manifest cannot be read ({str(e)[:100]})"
@@ -212,6 +224,10 @@ class Manifest:
         """The manifest in a file's metadata, or None when edgeseg did not write that file."""
         text = metadata.get("edgeseg")
         return None if text is None else cls.from_json(str(text), path=path)
+
+
+def _known(cls: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
 
 
 def imgsz_of(value: Any) -> tuple[int, int]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from jsonschema import Draft202012Validator
 
+import edgeseg.decoders
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.shapes import make_shapes
+from edgeseg.manifest import Manifest
 
 # Started in the background of a shell, or below nohup, these would be ignored, by everything that a test starts too.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (getattr(signal, "SIGHUP", None), signal.SIG_DFL)):
@@ -26,6 +31,22 @@ settings.register_profile(
 settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=20, derandomize=True)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_manifest_is_valid() -> Iterator[None]:
+    """Whatever manifest a test reads from an artifact, the JSON Schema agrees that it is one."""
+    file = Path(edgeseg.decoders.__path__[0], "manifest.schema.json")
+    schema, read = Draft202012Validator(json.loads(file.read_text(encoding="utf-8"))), Manifest.from_json
+
+    def checked(text: str, *, path: str | None = None) -> Manifest:
+        manifest = read(text, path=path)
+        schema.validate(json.loads(text))
+        return manifest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manifest, "from_json", staticmethod(checked))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def convert(job: Job) -> None:
         if job.options.get("optimize", False):
             job.progress(0.7, "optimizing for mobile")
             module = _optimize(module, job)
-    extra = {METADATA: json.dumps(manifest.to_metadata())}
+    extra = {METADATA: json.dumps(manifest.to_native(), default=str)}
     module.save(str(job.output), _extra_files=extra)
     job.progress(1.0, "written")
 
