@@ -29,7 +29,8 @@ class Result:
 
     ``image`` is the source, uint8 BGR (H, W, 3). ``path`` is where it came from ("" for arrays), ``name`` a file name for
     what is saved. ``number`` and ``fps`` belong to frames of a video. ``speed`` holds milliseconds under ``preprocess``,
-    ``inference`` and ``postprocess``.
+    ``inference`` and ``postprocess``. ``time`` belongs to frames of a loop (``edgeseg.live``): when it was captured, in
+    seconds since 1970, of a recording since its beginning.
     """
 
     detections: Detections
@@ -39,6 +40,7 @@ class Result:
     number: int | None = None
     fps: float | None = None
     speed: Mapping[str, float] = field(default_factory=dict)
+    time: float | None = None
 
     def __len__(self) -> int:
         return len(self.detections)
