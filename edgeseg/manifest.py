@@ -181,7 +181,7 @@ class Manifest:
         return json.dumps({"schema": SCHEMA, **values}, separators=(",", ":"), default=str)
 
     def to_native(self) -> dict[str, Any]:
-        """``to_metadata`` for files that hold more than text: numbers, lists and objects as such, our block a JSON string."""
+        """``to_metadata`` where files hold more than text: numbers, lists and objects as such, our block a JSON string."""
         native = {"stride": self.stride, "batch": self.batch, "imgsz": list(self.imgsz), "channels": self.channels}
         return {**self.to_metadata(), **native, "names": dict(enumerate(self.names)), "args": dict(self.args)}
 
@@ -193,7 +193,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, *, path: str | None = None) -> Manifest:
-        """Read what ``to_json`` wrote, here or in another release: unknown keys are left out, missing ones have their default.
+        """Read what ``to_json`` wrote in any release: unknown keys are left out, missing ones have their default.
 
         Raises:
             EdgesegError: no JSON object, a newer schema, or a value that no manifest of this schema has.
@@ -207,7 +207,8 @@ class Manifest:
                 what = f"its manifest has schema {schema}, and this edgeseg reads {SCHEMA}: a newer one wrote it"
                 raise EdgesegError(what, path=path, hint="Update edgeseg here, or export the model again with this one")
             if schema != SCHEMA:
-                raise EdgesegError(f"manifest schema {brief(schema)} is not {SCHEMA}", path=path, hint="Export the model again")
+                what = f"manifest schema {brief(schema)} is not {SCHEMA}"
+                raise EdgesegError(what, path=path, hint="Export the model again")
             raw = _known(cls, raw)
             raw["input"] = Tensor(**_known(Tensor, raw["input"]))
             raw["outputs"] = tuple(Output(**_known(Output, o)) for o in raw["outputs"])
