@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.util
 import math
 import shutil
@@ -177,7 +176,7 @@ class Target:
         return missing if kit else [*missing, *(p for p in self.programs if shutil.which(p) is None)]
 
 
-class _Packages(importlib.abc.MetaPathFinder):
+class _Packages:
     """Makes the folder of every target a package, wherever it lies: ``from . import helper``, ``from ..onnx import qdq``."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:

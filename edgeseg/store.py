@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -274,7 +273,7 @@ def _carry(source: Path, place: Path) -> None:
 def _new_part(place: Path, *, folder: bool) -> tuple[Path, int]:
     """A new hidden file or folder beside ``place`` and the descriptor whose lock says that it is being written (or -1)."""
     while True:
-        part = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.part")
+        part = place.with_name(f".{place.name}.{os.urandom(4).hex()}.part")
         try:
             if folder:
                 part.mkdir()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgeseg import __version__
 from edgeseg.cli import light
-from edgeseg.cli.arguments import normalise
 from edgeseg.cli.console import error, warn
 from edgeseg.errors import EdgesegError, Notice, did_you_mean
 from edgeseg.habits import command_line
@@ -32,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "validate": ("validate", "validate", MAIN),
     "val": ("validate", "validate", ""),
     "predict": ("predict", "predict", MAIN),
+    "run": ("run", "run", MAIN),
     "train": ("train", "train", MAIN),
     "benchmark": ("benchmark", "benchmark", MAIN),
     "demo": ("demo", "demo", MAIN),
@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", "doctor", CARE),
 }
 # What runs on boards, where a fifth of a cold start is much: run without typer where the words are plain.
-LIGHT = ("predict",)
+LIGHT = ("predict", "run")
 # Libraries that would otherwise write lines of their own between ours, or believe what a picture says of its size; they
 # read this when they are imported.
 QUIET = {
@@ -194,6 +194,8 @@ def _run(argv: list[str]) -> int:
         return 0
     app = build([word] if word else list(COMMANDS))
     import typer
+
+    from edgeseg.cli.arguments import normalise
 
     command: Any = typer.main.get_command(app)
     if word is not None:

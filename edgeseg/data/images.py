@@ -6,7 +6,6 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -77,6 +76,8 @@ def read_ahead(paths: Sequence[Path], alone: int = 0) -> Iterator[tuple[Path, np
     The next image is read in another thread meanwhile, but for the first ``alone`` ones: whoever is timed has them for
     himself.
     """
+
+    from concurrent.futures import Future, ThreadPoolExecutor  # it loads logging: not before the first frame
 
     def read(path: Path) -> np.ndarray | EdgesegError:
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
-from edgeseg.network.families import FAMILIES
 from edgeseg.registry import CHECKPOINTS, DEFINITIONS, NETWORK, Target, target_by_path, targets
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.running.runtime import Local, Runtime, TargetRuntime, first_line
@@ -214,7 +213,11 @@ def has_runtime(target: Target) -> bool:
 def is_checkpoint(path: str | Path) -> bool:
     """Whether ``path`` names a checkpoint or a network definition rather than an exported artifact."""
     name = Path(path).name.lower()
-    return name.endswith(CHECKPOINTS) or ("." not in name and name.startswith(tuple(FAMILIES)) and not Path(path).is_dir())
+    if "." in name:
+        return name.endswith(CHECKPOINTS)
+    from edgeseg.network.families import FAMILIES
+
+    return name.startswith(tuple(FAMILIES)) and not Path(path).is_dir()
 
 
 def has_torch() -> bool:
