@@ -1,0 +1,221 @@
+"""``edgeseg run``: the loop of a product: a camera, a model, and where its results go, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from edgeseg.cli import console, flags
+from edgeseg.cli.flags import RESULTS, flag, word
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.live.cameras import Camera
+    from edgeseg.live.loop import Loop
+    from edgeseg.live.sinks import Video
+
+STATUS_S = 3.0
+CAMERA, LIMITS = "Camera", "Limits"
+
+
+def run(
+    words: Annotated[list[str] | None, word("The model (default: the newest trained one).", "MODEL")] = None,
+    camera: Annotated[
+        str, flag("0, /dev/video0, csi:0, gst:PIPELINE, rtsp://..., http://..., a video, a folder.", panel=CAMERA)
+    ] = "0",
+    size: Annotated[str | None, flag("Size of its frames.", "its own", metavar="WIDTHxHEIGHT", panel=CAMERA)] = None,
+    rate: Annotated[float | None, flag("Frames a second that it gives.", "its own", panel=CAMERA)] = None,
+    buffer: Annotated[int | None, flag("Frames that its driver holds.", "its own", panel=CAMERA)] = None,
+    realtime: Annotated[
+        bool, flag("A video plays at its rate, and drops frames as a camera does.", True, "--realtime", panel=CAMERA)
+    ] = False,
+    conf: flags.Conf = 0.25,
+    iou: flags.Iou = 0.7,
+    max_det: flags.MaxDet = 300,
+    classes: Annotated[str | None, flag("Only these: names or numbers, with commas.", panel="Detection")] = None,
+    imgsz: flags.AnySize = None,
+    track: Annotated[bool, flag("Give each object an id that stays.", True, "--track", panel="Detection")] = False,
+    json: Annotated[
+        str | None, flag("Append one line of JSON a frame ('-': standard output).", metavar="FILE", panel=RESULTS)
+    ] = None,
+    video: Annotated[str | None, flag("Write what is seen, drawn (.mp4, .mkv).", metavar="FILE", panel=RESULTS)] = None,
+    mqtt: Annotated[
+        str | None, flag("Publish the same lines: mqtt://HOST:1883/TOPIC.", metavar="URL", panel=RESULTS)
+    ] = None,
+    events: Annotated[str | None, flag("A picture when a class appears or leaves.", metavar="FOLDER", panel=RESULTS)] = None,
+    page: Annotated[
+        str | None, flag("A live page, on this machine alone or at HOST.", metavar="[HOST:]PORT", panel=RESULTS)
+    ] = None,
+    seconds: Annotated[float | None, flag("End after so long.", False, panel=LIMITS)] = None,
+    frames: Annotated[int | None, flag("End after so many results.", False, panel=LIMITS)] = None,
+    input: flags.Input = None,
+    device: flags.Device = None,
+    threads: flags.Threads = None,
+) -> None:
+    """Run a model on a camera until it ends, or is told to stop.
+
+    SIGTERM and Ctrl-C end it cleanly, with exit code 0: what was captured is inferred and written, files are completed. A
+    second signal ends it at once, with 130. Under systemd it says when it is ready, alive and stopping (Type=notify,
+    WatchdogSec=30). A camera that is lost is opened again.
+    """
+    from edgeseg.cli.picking import newest_checkpoint
+    from edgeseg.cli.predict import check_detection
+    from edgeseg.live.cameras import Wish, open_camera
+    from edgeseg.live.loop import Loop
+    from edgeseg.live.notify import Service
+    from edgeseg.predict.result import class_ids
+    from edgeseg.running.open import open_model, parse_imgsz
+
+    check_detection(conf, iou, max_det)
+    _check(words or [], rate, buffer, seconds, frames)
+    # Looked at first: opening a model takes a while, and a typing error should not.
+    source = open_camera(camera, wish=Wish(_size(size), rate, buffer), realtime=realtime)
+    opened = open_model((words or [newest_checkpoint()])[0], threads=threads, input=input)
+    opened = opened.on(device).sized(parse_imgsz(imgsz))
+    console.inferred(opened.manifest)
+    wanted = class_ids(classes, opened.manifest.names)
+    masks = any(x is not None for x in (json, video, mqtt, events, page))
+    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
+    tracker = _tracker() if track else None
+    title = f"{opened.path.name} ({opened.title})"
+    loop = Loop(pipeline, source, model=title, tracker=tracker, frames=frames, seconds=seconds, say=console.note)
+    film = _sinks(loop, source, json=json, video=video, mqtt=mqtt, events=events, page=page)
+    service = Service(loop)
+    service.start()
+    try:
+        with _signals(loop), _status(loop):
+            stats = loop.run()
+    finally:
+        service.end()
+    _summary(stats, json, [str(f) for f in film.files] if film else [], console.people(json))
+
+
+def _check(words: list[str], rate: float | None, buffer: int | None, seconds: float | None, frames: int | None) -> None:
+    if len(words) > 1:
+        raise EdgesegError(f"{len(words)} words where one model belongs", hint="edgeseg run MODEL --camera 0")
+    for name, value in (("rate", rate), ("buffer", buffer), ("seconds", seconds), ("frames", frames)):
+        if value is not None and not 0 < value < 1e9:
+            raise EdgesegError(f"{name} {value:g} is no number above 0")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise EdgesegError(f"size {text!r} is no size", hint="Write width and height: --size 1280x720")
+    return int(parts[0]), int(parts[1])
+
+
+def _tracker() -> Any:
+    from edgeseg.vision.track import Tracker
+
+    return Tracker()
+
+
+def _sinks(
+    loop: Loop,
+    source: Camera,
+    *,
+    json: str | None,
+    video: str | None,
+    mqtt: str | None,
+    events: str | None,
+    page: str | None,
+) -> Video | None:
+    """Give the loop its sinks; the video among them."""
+    from edgeseg.live.sinks import Events, JsonLines, Video
+
+    # Those that may refuse what was typed come before those that start something.
+    film = Video(video, measured=source.live) if video is not None else None
+    if film is not None:
+        loop.sinks.append(film)
+    if json is not None:
+        loop.sinks.append(JsonLines(json, console.note))
+    if events is not None:
+        loop.sinks.append(Events(events))
+    if mqtt is not None:
+        from edgeseg.live.mqtt import Mqtt
+
+        loop.sinks.append(Mqtt(mqtt, console.note))
+    if page is not None:
+        from edgeseg.live.page import Page
+
+        host, port = _address(page)
+        shown = Page(loop, host=host, port=port, token=None)
+        shown.start()
+        console.note(f"live page: {shown.url}")
+        loop.sinks.append(shown)
+    return film
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise EdgesegError(f"page {text!r} is no address", hint="Write a port, or host and port: --page 0.0.0.0:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+@contextmanager
+def _signals(loop: Loop) -> Iterator[None]:
+    """The first signal asks the loop to stop, the second one raises KeyboardInterrupt."""
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        loop.stop()
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _status(loop: Loop) -> Iterator[None]:
+    """A line of figures every few seconds, where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from edgeseg.live.notify import status
+
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(STATUS_S):
+            print(f"\r\033[K{status(loop.stats())}", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _summary(stats: dict[str, Any], json: str | None, films: list[str], to: Any) -> None:
+    took = stats["uptime_s"]
+    rate = f" ({stats['frames'] / took:.1f} a second)" if took else ""
+    console.say(
+        f"{stats['model']} on {stats['source']}: {stats['frames']} frames in {took:g} s{rate}, "
+        f"{stats['dropped']} dropped, {stats['reconnects']} reconnects",
+        to=to,
+    )
+    for place in [*films, *([json] if json not in (None, "-") else [])]:
+        console.say(f"written: {place}", to=to)
