@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Js:
         assert self.child.stdin and self.child.stdout
         self.child.stdin.write(json.dumps({"command": command, **request}) + "\n")
         self.child.stdin.flush()
+        ready, _, _ = select.select([self.child.stdout], [], [], 30)
+        assert ready, "the decoder hangs"
         return json.loads(self.child.stdout.readline())
 
 
@@ -250,3 +253,74 @@ def test_a_photograph_of_many_pixels(js) -> None:
     wanted, _ = prepare(np.ascontiguousarray(picture[..., 2::-1]), m, (320, 416))
     got = js.ask("prepare", manifest=m.to_json(), image=packed(picture), size=(320, 416))
     assert np.array_equal(unpacked(got["data"], "float32").reshape(wanted.shape), wanted)
+
+
+ODD = [None, -1, 0, 1.5, "x", "", [], [0], {}, True, 1 << 40, -(1 << 40), 1e308, [1 << 16, 1 << 16], ["a"] * 3, [[]]]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where every value of a manifest lies."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for k, v in inner for p in places(v, (*path, k)))]
+
+
+@given(seed=st.integers(0, 10_000), which=st.integers(0, len(HEADS) - 1), data=st.data())
+def test_hostile_manifests_and_tensors_are_errors(js, seed, which, data) -> None:
+    m, arrays = tensors(manifest(**HEADS[which]), np.random.default_rng(seed), "uint8")
+    raw, outputs = json.loads(m.to_json()), [packed(a) for a in arrays]
+    for _ in range(data.draw(st.integers(0, 3))):
+        *path, last = data.draw(st.sampled_from(places(raw)[1:]))
+        inner = raw
+        for key in path:
+            inner = inner[key]
+        inner[last] = data.draw(st.sampled_from(ODD))
+    for _ in range(data.draw(st.integers(0, 2))):
+        outputs[data.draw(st.integers(0, len(outputs) - 1))]["shape"] = data.draw(
+            st.lists(st.sampled_from([-1, 0, 1, 2, 8, 12, 64, 1 << 30, 1.5]), max_size=6)
+        )
+    if data.draw(st.booleans()):
+        del outputs[data.draw(st.integers(0, len(outputs) - 1))]
+    text = json.dumps(raw)
+    if data.draw(st.integers(0, 9)) == 0:
+        text = text[: data.draw(st.integers(0, len(text)))]
+    for got in (
+        js.ask("detect", manifest=text, outputs=outputs, source=(30, 40), size=SIZE, options={"maxDet": 5}),
+        js.ask("prepare", manifest=text, image=packed(np.zeros((3, 4, 4), np.uint8)), size=None),
+    ):
+        assert got.get("kind", "EdgesegError") == "EdgesegError", got
+        if "boxes" in got:
+            assert np.isfinite(unpacked(got["boxes"], "float32")).all() and len(unpacked(got["scores"], "float32")) <= 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"options": {"conf": 2}}, "conf 2 is not in 0..1"),
+        ({"options": {"iou": "x"}}, "iou x is not in 0..1"),
+        ({"options": {"maxDet": -1}}, "maxDet -1 is no whole number"),
+        ({"options": {"index": 3}}, "has 1 images, none of index 3"),
+        ({"outputs": []}, "the model gave 0 outputs"),
+        ({"source": (0, 5)}, "an image of 5x0 pixels does not fit"),
+        ({"manifest": "{"}, "the manifest is no JSON"),
+        ({"manifest": "[]"}, "no JSON object"),
+        ({"manifest": '{"schema": 2}'}, "manifest schema 2 is not 1"),
+        ({"manifest": manifest(task="detect").to_json()}, "the model gave"),
+    ],
+)
+def test_errors_say_what_to_do(js, change, said) -> None:
+    m, arrays = tensors(manifest(), np.random.default_rng(0))
+    request = {
+        "manifest": m.to_json(),
+        "outputs": [packed(a) for a in arrays],
+        "source": (9, 9),
+        "size": SIZE,
+        "options": {},
+    }
+    got = js.ask("detect", **{**request, **change})
+    assert got["kind"] == "EdgesegError" and said in got["error"]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3), (0, 4, 4), (4,)])
+def test_no_picture(js, shape) -> None:
+    got = js.ask("prepare", manifest=manifest().to_json(), image={**packed(np.zeros(shape, np.uint8)), "shape": (3, 4)})
+    assert "an image is {data, width, height}" in got["error"]
