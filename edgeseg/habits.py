@@ -10,7 +10,7 @@ from edgeseg.errors import EdgesegError
 
 TASKS = ("segment", "detect")
 OTHER_TASKS = ("classify", "pose", "obb")
-OTHER_MODES = {"track": "Use predict: objects are not followed from frame to frame", "checks": "Use: edgeseg doctor"}
+OTHER_MODES = {"track": "Use: edgeseg run MODEL --camera SOURCE --track", "checks": "Use: edgeseg doctor"}
 
 # Options with the value that is what happens anyway; another value is refused, with what to do instead.
 _EITHER: dict[str, tuple[Any, str]] = {

@@ -14,6 +14,7 @@ from edgeseg.runs import new_folder
 if TYPE_CHECKING:
     from edgeseg.predict.result import Result
     from edgeseg.training.loop import Listener
+    from edgeseg.vision.track import Tracker
 
 EVENTS = {
     "on_train_start": "on_start",
@@ -29,8 +30,11 @@ DRAWING = {"line_width": "line_width", "show_labels": "labels", "show_conf": "co
 class Ported:
     """Methods that ``Model`` has for their sake."""
 
+    predict: Callable[..., Any]
+
     def __init__(self) -> None:
         self._callbacks: list[tuple[str, Callable[[Any], object]]] = []
+        self._tracker: Tracker | None = None
 
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
         """Call ``function(trainer)`` when training comes to ``event``, one of ``EVENTS``.
@@ -42,9 +46,39 @@ class Ported:
             raise EdgesegError(f"training has no event {event!r}", hint=did_you_mean(event, EVENTS, ", ".join(EVENTS)))
         self._callbacks.append((EVENTS[event], function))
 
-    def track(self, *args: Any, **options: Any) -> Any:
-        """Refused: objects are not followed from frame to frame."""
-        raise EdgesegError("objects are not followed from frame to frame", hint="Use predict(source, stream=True)")
+    def track(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.1,
+        persist: bool = False,
+        tracker: Tracker | str | None = None,
+        **options: Any,
+    ) -> list[Result] | Iterator[Result]:
+        """Predict on consecutive frames and give each object an id that it keeps: ``r.boxes.id``.
+
+        Args:
+            source: as in ``predict``; a video among several begins a new scene.
+            conf: lowest score that is looked at: faint detections carry on what was surer before.
+            persist: go on from the last call, where frames are given one by one.
+            tracker: an ``edgeseg.vision.track.Tracker`` of other settings; ``bytetrack.yaml`` is what is done anyway.
+            options: of ``predict``.
+
+        Returns:
+            What ``predict`` returns; each result has the objects that are followed, and no others.
+
+        Raises:
+            EdgesegError: another tracker, or what ``predict`` raises.
+        """
+        from edgeseg.vision.track import Tracker
+
+        if isinstance(tracker, Tracker):
+            self._tracker = tracker
+        elif tracker not in (None, "bytetrack.yaml"):
+            raise EdgesegError(f"there is no tracker {tracker!r}", hint="Leave it out: ByteTrack's way is what there is")
+        elif self._tracker is None or not persist:
+            self._tracker = Tracker()
+        return self.predict(source, conf=conf, tracker=self._tracker, **options)
 
     def benchmark(self, *args: Any, **options: Any) -> Any:
         """Refused: it is a command."""
@@ -70,7 +104,8 @@ class Ported:
 
 @dataclass
 class Saving:
-    """What ``predict`` writes and shows beside what it returns; ``folder`` is made with the first thing in it."""
+    """What ``predict`` writes and shows beside what it returns, ``folder`` being made with the first thing in it; and whose
+    ids (``tracker``) the results get."""
 
     pictures: bool = False
     labels: bool = False
@@ -82,6 +117,7 @@ class Saving:
     exist_ok: bool = False
     drawing: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    tracker: Tracker | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Saving:
@@ -91,7 +127,7 @@ class Saving:
             EdgesegError: it does.
         """
         words = {"save": "pictures", "save_txt": "labels", "save_conf": "scores", "save_crop": "crops"}
-        words |= {k: k for k in ("show", "project", "name", "exist_ok")}
+        words |= {k: k for k in ("show", "project", "name", "exist_ok", "tracker")}
         given = {ours: options.pop(theirs) for theirs, ours in words.items() if theirs in options}
         drawing = {ours: options.pop(theirs) for theirs, ours in DRAWING.items() if theirs in options}
         check("predict", options, PREDICTION)
@@ -99,6 +135,8 @@ class Saving:
 
     def each(self, results: Iterator[Result]) -> Iterator[Result]:
         """The results, each written and shown as it comes."""
+        if self.tracker is not None:
+            results = followed(results, self.tracker)
         if not (self.pictures or self.labels or self.crops or self.show):
             yield from results
             return
@@ -117,3 +155,13 @@ class Saving:
         if self.folder is None:
             self.folder = new_folder(self.project, self.name, self.exist_ok)
         return self.folder
+
+
+def followed(results: Iterator[Result], tracker: Tracker) -> Iterator[Result]:
+    """The results of consecutive frames with the ids of their objects; a further video begins with no tracks."""
+    path = None
+    for result in results:
+        if result.number == 0 and path not in (None, result.path):
+            tracker.reset()
+        path = result.path
+        yield result.tracked(tracker)

@@ -26,7 +26,7 @@ REFUSED = {
     "model.predict(agnostic_nms=True)": "Leave it out",
     "model.predict(half=True)": "Export with half=True",
     "model.predict(augment=True)": "Leave it out",
-    "model.track(path)": "predict(source, stream=True)",
+    "model.track(tracker='botsort.yaml')": "ByteTrack's way",
 }
 
 
@@ -51,6 +51,9 @@ def test_their_calls_run_here(shapes_yaml: str) -> None:
     assert gave["model.predict(save=True, project, name)"] == 1 and gave["model.predict(save_crop=True)"] == n
     assert gave["r.save_txt(...)"] == n == gave["len(json.loads(r.to_json()))"]
     assert len(gave["sorted(model.val().results_dict)"]) == 9 and gave["model.val().fitness > 0"] is True
+    first, *others = gave["model.track(frame, persist=True)[0].boxes.id"]
+    assert first == list(range(1, n + 1)) and all(set(first) <= set(ids) for ids in others)
+    assert gave["next(model.track(video, stream=True)).boxes.is_track"] is True
 
 
 def found() -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.sources import Frame, Unreadable, frames
 from edgeseg.predict.views import Boxes, Masks, Names
+from edgeseg.record import dataclass
 
 if TYPE_CHECKING:
     from edgeseg.running.pipeline import Pipeline
     from edgeseg.vision.detections import Detections, Index
+    from edgeseg.vision.track import Tracker
 
 WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -30,7 +32,7 @@ class Result:
     ``image`` is the source, uint8 BGR (H, W, 3). ``path`` is where it came from ("" for arrays), ``name`` a file name for
     what is saved. ``number`` and ``fps`` belong to frames of a video. ``speed`` holds milliseconds under ``preprocess``,
     ``inference`` and ``postprocess``. ``time`` belongs to frames of a loop (``edgeseg.live``): when it was captured, in
-    seconds since 1970, of a recording since its beginning.
+    seconds since 1970, of a recording since its beginning. ``ids`` are (n,) int64 from 1 where objects are followed.
     """
 
     detections: Detections
@@ -41,13 +43,21 @@ class Result:
     fps: float | None = None
     speed: Mapping[str, float] = field(default_factory=dict)
     time: float | None = None
+    ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.detections)
 
     def __getitem__(self, index: Index) -> Result:
         """The same image with some of the detections: one index, a slice, indices or a bool array (n,)."""
-        return replace(self, detections=self.detections[index])
+        return replace(
+            self, detections=self.detections[index], ids=None if self.ids is None else np.atleast_1d(self.ids[index])
+        )
+
+    def tracked(self, tracker: Tracker) -> Result:
+        """The detections that ``tracker`` knows from frame to frame, with their ids; those that it does not are left out."""
+        ids = tracker.update(self.detections)
+        return replace(self, ids=ids)[ids > 0]
 
     def __iter__(self) -> Iterator[Result]:
         return (self[i] for i in range(len(self)))
@@ -60,7 +70,7 @@ class Result:
     @property
     def boxes(self) -> Boxes:
         """Boxes, scores and classes: ``xyxy``, ``xywh``, ``xyxyn``, ``conf``, ``cls``."""
-        return Boxes(self.detections)
+        return Boxes(self.detections, self.ids)
 
     @property
     def masks(self) -> Masks | None:
@@ -112,7 +122,7 @@ class Result:
         from edgeseg.vision.draw import draw
 
         kinds: dict[str, Any] = {"labels": labels, "scores": conf, "boxes": boxes, "masks": masks, "line_width": line_width}
-        picture = draw(self.image if img is None else img, self.detections, **kinds)
+        picture = draw(self.image if img is None else img, self.detections, ids=self.ids, **kinds)
         if not pil:
             return picture
         try:
@@ -163,7 +173,8 @@ class Result:
         self.plot(pil=True).show()
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
-        """One mapping a detection: ``name``, ``class``, ``confidence``, ``box`` (x1 y1 x2 y2), ``segments`` (x, y) of masks.
+        """One mapping a detection: ``name``, ``class``, ``confidence``, ``box`` (x1 y1 x2 y2), ``segments`` (x, y) of masks,
+        ``track_id`` where objects are followed.
 
         Args:
             normalize: coordinates in 0..1 in place of pixels. decimals: of all numbers.
@@ -175,6 +186,8 @@ class Result:
             corners = zip(("x1", "y1", "x2", "y2"), box, (width, height, width, height))
             row = {"name": self.names[cls], "class": cls, "confidence": round(score, decimals)}
             row["box"] = {k: round(v / side, decimals) for k, v, side in corners}
+            if self.ids is not None:
+                row["track_id"] = int(self.ids[i])
             if rings:
                 row["segments"] = {
                     axis: [round(v / side, decimals) for v in rings[i][:, n].tolist()]
@@ -197,7 +210,8 @@ class Result:
         import io
 
         stream = io.StringIO()
-        keys = ("name", "class", "confidence", "box", *(("segments",) if self.masks is not None else ()))
+        more = (("track_id",) if self.ids is not None else ()) + (("segments",) if self.masks is not None else ())
+        keys = ("name", "class", "confidence", "box", *more)
         table = csv.DictWriter(stream, keys)
         table.writeheader()
         for row in self.summary(normalize, decimals):
@@ -229,13 +243,16 @@ class Result:
         """Path, size and detections as plain values for JSON.
 
         Each detection holds its mask, where there is one, as ``rle`` (COCO's compressed run lengths), and on request as
-        ``polygons`` in its place: a list of outlines, each [[x, y], ...] in pixels.
+        ``polygons`` in its place: a list of outlines, each [[x, y], ...] in pixels; where objects are followed, its ``id``.
         """
         head: dict[str, Any] = {"path": self.path, "height": self.image.shape[0], "width": self.image.shape[1]}
         if self.number is not None:
             head["frame"] = self.number
         speed = {k: round(float(v), 3) for k, v in self.speed.items()}
-        return {**head, "speed_ms": speed, "detections": self.detections.to_dicts(rle=not polygons, polygons=polygons)}
+        found = self.detections.to_dicts(rle=not polygons, polygons=polygons)
+        if self.ids is not None:
+            found = [{"id": number, **item} for number, item in zip(self.ids.tolist(), found)]
+        return {**head, "speed_ms": speed, "detections": found}
 
     def verbose(self) -> str:
         """How many of which class, such as ``2 person, 1 bus``."""

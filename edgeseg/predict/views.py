@@ -84,11 +84,20 @@ class _View(ABC):
 class Boxes(_View):
     """Boxes, scores and classes of one image.
 
-    ``id`` is None: objects are not followed from frame to frame.
+    ``id`` is (n,) int64, from 1, where objects are followed from frame to frame (``Model.track``), else None.
     """
 
-    id = None
-    is_track = False
+    def __init__(self, detections: Detections, ids: np.ndarray | None = None) -> None:
+        super().__init__(detections)
+        self.id = ids
+
+    def __getitem__(self, index: Index) -> Boxes:
+        return Boxes(self.detections[index], None if self.id is None else np.atleast_1d(self.id[index]))
+
+    @property
+    def is_track(self) -> bool:
+        """Whether objects are followed."""
+        return self.id is not None
 
     @property
     def xyxy(self) -> np.ndarray:
@@ -123,8 +132,9 @@ class Boxes(_View):
 
     @property
     def data(self) -> np.ndarray:
-        """(n, 6) float32: x1, y1, x2, y2, score, class."""
-        return np.concatenate((self.xyxy, self.conf[:, None], self.cls[:, None]), 1)
+        """(n, 6) float32: x1, y1, x2, y2, score, class; (n, 7) with the id before the score where objects are followed."""
+        ids = () if self.id is None else (self.id[:, None].astype(np.float32),)
+        return np.concatenate((self.xyxy, *ids, self.conf[:, None], self.cls[:, None]), 1)
 
     @property
     def _sides(self) -> np.ndarray:

@@ -32,6 +32,7 @@ def draw(
     boxes: bool = True,
     masks: bool = True,
     line_width: int | None = None,
+    ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw detections on a copy of their image.
 
@@ -42,6 +43,7 @@ def draw(
         labels: write class names. scores: and scores behind them.
         boxes: draw boxes. masks: draw masks and their outlines.
         line_width: of boxes, in pixels; None: by the size of the image.
+        ids: (n,) of the objects, written before their names as ``#7``.
 
     Returns:
         uint8 BGR (H, W, 3).
@@ -70,7 +72,8 @@ def draw(
     if labels:
         taken: list[tuple[int, int, int, int]] = []
         for i in range(len(detections)):
-            text = detections.names[detections.classes[i]] + (f" {detections.scores[i]:.2f}" if scores else "")
+            text = ("" if ids is None else f"#{ids[i]} ") + detections.names[detections.classes[i]]
+            text += f" {detections.scores[i]:.2f}" if scores else ""
             _label(picture, text, _corners(detections.boxes[i], picture.shape), colours[i], unit, taken)
     return picture
 

@@ -118,6 +118,13 @@ CALLS = {
     ),
     "model.val().fitness > 0": lambda: bool(model.val(data=data, imgsz=SIZE, verbose=False, plots=False).fitness > 0),
     "model.track(path)": lambda: len(model.track(picture, **quiet)),
+    "model.track(frame, persist=True)[0].boxes.id": lambda: [
+        sorted(int(i) for i in model.track(image, persist=True, **quiet)[0].boxes.id) for _ in range(3)
+    ],
+    "next(model.track(video, stream=True)).boxes.is_track": lambda: (
+        next(iter(model.track(picture, stream=True, **quiet))).boxes.is_track
+    ),
+    "model.track(tracker='botsort.yaml')": lambda: len(model.track(picture, tracker="botsort.yaml", **quiet)),
 }
 
 
