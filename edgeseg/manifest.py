@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from typing import Any
 
 from edgeseg.errors import EdgesegError, brief
+from edgeseg.record import dataclass
 
 SCHEMA = 1
 """Number of the block's grammar, which ``decoders/manifest.schema.json`` spells out. A key that old readers may ignore is

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeseg.errors import EdgesegError, brief, did_you_mean
+from edgeseg.record import dataclass
 from edgeseg.resources import target_roots
 
 if sys.version_info >= (3, 11):

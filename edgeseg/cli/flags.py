@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
+
+from edgeseg.record import dataclass
 
 DETECTION, QUANT, RESULTS = "Detection", "Precision", "Results"
 

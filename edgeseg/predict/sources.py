@@ -9,7 +9,7 @@ import glob
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeseg.data.images import SUFFIXES, decode_image, read_image
 from edgeseg.errors import EdgesegError
+from edgeseg.record import dataclass
 
 IMAGES = frozenset(SUFFIXES)
 VIDEOS = frozenset({".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})

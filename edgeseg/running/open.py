@@ -6,12 +6,13 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
+from edgeseg.record import dataclass
 from edgeseg.registry import CHECKPOINTS, DEFINITIONS, NETWORK, Target, target_by_path, targets
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.running.runtime import Local, Runtime, TargetRuntime, first_line

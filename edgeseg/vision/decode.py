@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output
+from edgeseg.record import dataclass
 from edgeseg.vision import anchors
 from edgeseg.vision.masks import Prototype
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.record import dataclass
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ operation after the other, which IEEE 754 defines. So the same tensors give the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from edgeseg.record import dataclass
 from edgeseg.vision.letterbox import Letterbox
 
 _CHUNK = 1 << 16  # pixels of a mask upsampled at once: their floats stay in the cache, whatever the image's size
