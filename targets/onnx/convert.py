@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import nn
 
+from edgeseg.decoders import edgefirst
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
@@ -111,7 +112,7 @@ def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> N
         out_shape, out_dtype = _shape_and_type(by_name[out.name])
         outputs.append(Output(out.name, out_shape, out_dtype, out.layout, role=out.role, stride=out.stride))
     final = replace(manifest, dynamic=dynamic).with_tensors(Tensor(entry.name, shape, dtype), tuple(outputs))
-    onnx.helper.set_model_props(model, final.to_metadata())
+    onnx.helper.set_model_props(model, {**final.to_metadata(), **edgefirst.properties(final)})
     model.producer_name, model.producer_version = "edgeseg", final.version
 
 

@@ -10,6 +10,7 @@ import litert_torch
 import torch
 
 from edgeseg.artifact import append_zip
+from edgeseg.decoders import edgefirst
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
@@ -57,7 +58,8 @@ def convert(job: Job) -> None:
     content = flatbuffer.restore_names(content)
     entry, outputs = flatbuffer.describe(content, manifest.outputs)
     job.output.write_bytes(content)
-    append_zip(job.output, manifest.with_tensors(entry, outputs))
+    manifest = manifest.with_tensors(entry, outputs)
+    append_zip(job.output, manifest, edgefirst.texts(manifest))
     job.progress(1.0, "written")
 
 

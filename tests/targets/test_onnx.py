@@ -60,7 +60,7 @@ def test_half_decodes_boxes_in_float(convert):
 
 def test_ecosystem_finds_its_keys(convert):
     metadata = open_model(convert("onnx")).runtime.metadata
-    keys = "description author date version license stride task batch imgsz names args channels edgeseg"
+    keys = "description author date version license stride task batch imgsz names args channels edgeseg edgefirst labels"
     assert set(metadata) == set(keys.split())
     assert metadata["stride"] == "32" and metadata["task"] == "segment" and ast.literal_eval(metadata["imgsz"]) == [64, 96]
     assert ast.literal_eval(metadata["names"]) == {0: "cat", 1: "dog", 2: 'o"dd, näme'}

@@ -53,9 +53,12 @@ def test_signature_speaks_of_roles(raw):
 
 def test_metadata_is_an_appended_zip(raw):
     with zipfile.ZipFile(raw) as z:
-        assert z.namelist() == ["metadata.json"]
-        assert json.loads(z.read("metadata.json"))["task"] == "segment"
-    assert read_zip(raw)["stride"] == "32"
+        assert z.namelist() == ["metadata.json", "edgefirst.json", "labels.txt"]
+        said = json.loads(z.read("metadata.json"))
+        assert z.read("labels.txt").decode().splitlines() == ["cat", "dog", 'o"dd, näme']
+    assert said["task"] == "segment" and said["names"] == {"0": "cat", "1": "dog", "2": 'o"dd, näme'}
+    assert not said["author"], "readers of other layouts take an author that is not theirs for a stranger's file"
+    assert read_zip(raw)["stride"] == 32
 
 
 def test_describe_refuses_what_is_not_expected(raw, flatbuffer):

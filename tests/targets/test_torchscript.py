@@ -20,7 +20,8 @@ def test_metadata_is_where_the_ecosystem_looks(convert):
     extra = {"config.txt": ""}
     torch.jit.load(str(convert("torchscript", head="raw", batch=2)), _extra_files=extra)
     metadata = json.loads(extra["config.txt"])
-    assert metadata["task"] == "segment" and metadata["stride"] == "32" and "edgeseg" in metadata
+    assert metadata["task"] == "segment" and metadata["stride"] == 32 and "edgeseg" in metadata
+    assert metadata["names"] == {"0": "cat", "1": "dog", "2": 'o"dd, näme'}
 
 
 def test_optimize_does_what_pytorch_has_and_says_what_it_has_not(convert, opened, difference, capsys):
