@@ -41,13 +41,23 @@ class Use:
 
 @dataclass(frozen=True)
 class Board:
-    """A device: its name, what it is, and how to use it, best first."""
+    """A device: its name, what it is, and how to use it, best first.
+
+    What a bundle for it must know, where edgeseg runs there at all: ``machine`` (``aarch64``, ``x86_64``; else ""),
+    ``python`` of its system ("": the one that makes the bundle), ``glibc`` (the minor version of its C library 2.x), the
+    script in a kit that must ``build`` there first. ``models`` is how its kernel's device tree names it.
+    """
 
     name: str
     title: str
     about: str
     use: tuple[Use, ...]
     aliases: tuple[str, ...] = ()
+    machine: str = ""
+    python: str = ""
+    glibc: int = 28
+    build: str = ""
+    models: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4)
@@ -62,7 +72,8 @@ def read_boards(file: Path) -> dict[str, Board]:
         found = {}
         for name, values in raw.items():
             use = tuple(Use(**u) for u in values.pop("use"))
-            found[name] = Board(name=name, use=use, aliases=tuple(values.pop("aliases", ())), **values)
+            lists = {key: tuple(values.pop(key, ())) for key in ("aliases", "models")}
+            found[name] = Board(name=name, use=use, **lists, **values)
     except OSError as e:
         raise EdgesegError(
             f"the list of boards cannot be read ({e.strerror})", path=file, hint="Install edgeseg again"
