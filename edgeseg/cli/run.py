@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from edgeseg.live.sinks import Video
 
 STATUS_S = 3.0
+CLEAR = "\r\033[K"
+FAINT = 0.1
+"""Detections down to this score carry on the objects that a tracker knows; ``--conf`` is what begins one."""
 CAMERA, LIMITS = "Camera", "Limits"
 
 
@@ -79,10 +82,11 @@ def run(
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
     masks = any(x is not None for x in (json, video, mqtt, events, page))
-    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
-    tracker = _tracker() if track else None
+    lowest = min(conf, FAINT) if track else conf
+    pipeline = opened.pipeline(conf=lowest, iou=iou, max_det=max_det, masks=masks, classes=wanted)
+    tracker = _tracker(conf) if track else None
     title = f"{opened.path.name} ({opened.title})"
-    loop = Loop(pipeline, source, model=title, tracker=tracker, frames=frames, seconds=seconds, say=console.note)
+    loop = Loop(pipeline, source, model=title, tracker=tracker, frames=frames, seconds=seconds, say=_note)
     film = _sinks(loop, source, json=json, video=video, mqtt=mqtt, events=events, page=page)
     service = Service(loop)
     service.start()
@@ -111,10 +115,17 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def _tracker() -> Any:
+def _tracker(conf: float) -> Any:
     from edgeseg.vision.track import Tracker
 
-    return Tracker()
+    return Tracker(high=conf)
+
+
+def _note(sentence: str) -> None:
+    """One line on standard error, in place of the line of figures on a terminal."""
+    if sys.stderr.isatty():
+        print(CLEAR, end="", file=sys.stderr)
+    console.note(sentence)
 
 
 def _sinks(
@@ -135,13 +146,13 @@ def _sinks(
     if film is not None:
         loop.sinks.append(film)
     if json is not None:
-        loop.sinks.append(JsonLines(json, console.note))
+        loop.sinks.append(JsonLines(json, _note))
     if events is not None:
         loop.sinks.append(Events(events))
     if mqtt is not None:
         from edgeseg.live.mqtt import Mqtt
 
-        loop.sinks.append(Mqtt(mqtt, console.note))
+        loop.sinks.append(Mqtt(mqtt, _note))
     if page is not None:
         from edgeseg.live.page import Page
 
@@ -197,7 +208,7 @@ def _status(loop: Loop) -> Iterator[None]:
 
     def work() -> None:
         while not over.wait(STATUS_S):
-            print(f"\r\033[K{status(loop.stats())}", end="", file=sys.stderr, flush=True)
+            print(f"{CLEAR}{status(loop.stats())}", end="", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -206,7 +217,7 @@ def _status(loop: Loop) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        print(CLEAR, end="", file=sys.stderr, flush=True)
 
 
 def _summary(stats: dict[str, Any], json: str | None, films: list[str], to: Any) -> None:
