@@ -50,7 +50,7 @@ class Option:
     """An option of one format's own, ``[options.<name>]`` in its ``target.toml``.
 
     ``type`` is a key of ``TYPES``; ``least`` and ``most`` bound numbers, ``least_int8`` those of int8 exports; ``default``
-    is what the converter does without it.
+    is what the converter does without it; ``embeds`` a folder of edgeseg whose files go into what is written.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Option:
     most: float | None = None
     least_int8: float | None = None
     default: Any = None
+    embeds: str = ""
 
     def check(self, value: Any, where: str, precision: str = "") -> None:
         """Raise an ``EdgesegError`` that begins with ``where`` unless the value is one that it takes."""

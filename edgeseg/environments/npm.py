@@ -41,13 +41,14 @@ def is_installed(folder: Path) -> bool:
     return place_of(folder).is_dir()
 
 
-def ensure(folder: Path, *, offline: bool = False, say: Callable[[str], None] | None = None) -> Path:
+def ensure(folder: Path, *, offline: bool = False, say: Callable[[str], None] | None = None, again: str = "") -> Path:
     """The folder that holds ``node_modules`` with the packages of a target, installed when they are missing.
 
     Args:
         folder: the target's folder.
         offline: install nothing; so does ``EDGESEG_OFFLINE=1``.
         say: called with a sentence before an installation.
+        again: what to do with a network; of a target's folder, to install its toolchain.
 
     Raises:
         EdgesegError: they are missing and this is offline, there is no npm, or npm failed.
@@ -55,7 +56,7 @@ def ensure(folder: Path, *, offline: bool = False, say: Callable[[str], None] | 
     place, name = place_of(folder), folder.name
     if place.is_dir():
         return place
-    again = f"With a network, type: edgeseg toolchain install {name}"
+    again = again or f"With a network, type: edgeseg toolchain install {name}"
     if offline or os.environ.get("EDGESEG_OFFLINE", "") not in ("", "0"):
         raise EdgesegError(f"the npm packages of {name} are not installed and this is offline", path=place, hint=again)
     npm = shutil.which("npm")

@@ -172,6 +172,12 @@ def core_hash(quantized: bool) -> str:
     return sha256_files(files, PACKAGE)
 
 
+def folder_hash(name: str) -> str:
+    """SHA-256 over a folder of edgeseg."""
+    files = (f for f in (PACKAGE / name).rglob("*") if f.is_file() and f.suffix != ".pyc")
+    return sha256_files(files, PACKAGE)
+
+
 def make_key(what: Mapping[str, Any]) -> str:
     """The key of everything that decides an artifact's content."""
     return sha256_json({"schema": SCHEMA, **what})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
-from edgeseg.decoders import edgefirst
+from edgeseg.decoders import edgefirst, page
+from edgeseg.environments import npm
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Output, Tensor
@@ -17,13 +19,22 @@ from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.model import Network, RawOutput
 
 DEFAULT_OPSET = 17
+WEB = Path(__file__).resolve().parent / "web"
+LIBRARIES = (
+    "onnxruntime-web/dist/ort.wasm.min.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+    "onnxruntime-web/dist/ort.jspi.min.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.jspi.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.jspi.wasm",
+)
 
 
 def convert(job: Job) -> None:
     """Write ``job.output``: an ONNX file with float32 input ``images`` (N, 3, H, W), RGB in 0..1, and float32 outputs.
 
     Options: ``opset`` (11..20, int8 from 13, default 17), ``simplify`` (default true), ``dynamic`` (batch, height and
-    width are free).
+    width are free), ``page`` (a static page beside the file).
     Precision ``int8`` has Q/DQ pairs up to the raw outputs, by the recipe; input and outputs stay float32.
     Precision ``fp16`` keeps weights and arithmetic in half floats between two casts, so that every reader feeds the same.
 
@@ -66,10 +77,19 @@ def convert(job: Job) -> None:
 
         model = quantize(model, job)
     job.progress(0.85, "checking")
-    _describe(model, manifest, dynamic=dynamic)
+    manifest = _describe(model, manifest, dynamic=dynamic)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(job.output))
+    if job.options.get("page"):
+        _page(job, manifest)
     job.progress(1.0, "written")
+
+
+def _page(job: Job, manifest: Manifest) -> None:
+    """Write the page of the finished file, with ONNX Runtime Web for WebAssembly and for WebGPU."""
+    packages = npm.ensure(WEB, say=lambda text: job.progress(0.9, text), again=page.AGAIN)
+    page.write_page(job.output, manifest, WEB, packages, LIBRARIES)
+    job.note(page.NOTE)
 
 
 def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:
@@ -102,8 +122,8 @@ class _Half(nn.Module):
         return RawOutput(floats, None if proto is None else proto.float())
 
 
-def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> None:
-    """Embed the manifest, with the shapes and types that the finished graph really has."""
+def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> Manifest:
+    """Embed the manifest, with the shapes and types that the finished graph really has, and return it."""
     (entry,) = model.graph.input
     by_name = {value.name: value for value in model.graph.output}
     shape, dtype = _shape_and_type(entry)
@@ -114,6 +134,7 @@ def _describe(model: onnx.ModelProto, manifest: Manifest, *, dynamic: bool) -> N
     final = replace(manifest, dynamic=dynamic).with_tensors(Tensor(entry.name, shape, dtype), tuple(outputs))
     onnx.helper.set_model_props(model, {**final.to_metadata(), **edgefirst.properties(final)})
     model.producer_name, model.producer_version = "edgeseg", final.version
+    return final
 
 
 def _shape_and_type(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], str]:

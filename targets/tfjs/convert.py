@@ -13,10 +13,22 @@ from types import ModuleType
 from typing import Any
 
 from edgeseg.artifact import read_sidecar, write_sidecar
+from edgeseg.decoders import page
+from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest
+
+WEB = Path(__file__).resolve().parent / "web"
+LIBRARIES = (
+    "@tensorflow/tfjs-core/dist/tf-core.min.js",
+    "@tensorflow/tfjs-converter/dist/tf-converter.min.js",
+    "@tensorflow/tfjs-backend-wasm/dist/tf-backend-wasm.min.js",
+    "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm",
+    "@tensorflow/tfjs-backend-webgpu/dist/tf-backend-webgpu.min.js",
+    "long/LICENSE",
+)
 
 # tensorflowjs imports these for models that are none of ours; its own requirements never resolve together.
 STUBS: dict[str, tuple[str, ...]] = {
@@ -30,6 +42,7 @@ def convert(job: Job) -> None:
     """Write the folder ``job.output``, its outputs called as in the manifest.
 
     ``fp16`` and ``int8`` are about the weights in the files: TF.js loads them into floats and computes in floats.
+    The option ``page`` writes a static page beside the folder.
     """
     from . import weights
 
@@ -51,6 +64,10 @@ def convert(job: Job) -> None:
     model.json["userDefinedMetadata"] |= {"edgeseg": manifest.to_json(), "structuredOutputKeys": names}
     weights.write(model, job.output)
     write_sidecar(job.output, manifest)
+    if job.options.get("page"):
+        packages = npm.ensure(WEB, say=lambda text: job.progress(0.9, text), again=page.AGAIN)
+        page.write_page(job.output, manifest, WEB, packages, LIBRARIES)
+        notes.append(page.NOTE)
     for note in notes:
         job.note(note)
     job.progress(1.0, "written")
