@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import threading
@@ -16,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import store
-from edgeseg.environments import python_env as children
-from edgeseg.environments.process import Ended, available_mb, cores, run_process, total_mb
-from edgeseg.environments.toolchains import CURRENT, interpreter_for, toolchain_of
+from edgeseg.environments.process import Ended, available_mb, cores
+from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache, scratch
 from edgeseg.export.calibrate import Calibration
 from edgeseg.export.deciding import OBSERVATION
 from edgeseg.export.job import Job
 from edgeseg.export.keeping import Kept
+from edgeseg.export.performing import Here, Performer, Task
 from edgeseg.export.plan import Plan, Step
 from edgeseg.export.worker import RESULT
 from edgeseg.registry import NETWORK
@@ -78,6 +79,7 @@ class Run:
         offline: install no toolchain.
         rebuild: take nothing from the cache.
         kept: decisions that are there already.
+        performer: where the jobs run; None: here. What depends on this machine runs here in any case.
     """
 
     plan: Plan
@@ -91,6 +93,7 @@ class Run:
     rebuild: bool = False
     no_calibration: EdgesegError | None = None
     kept: Kept | None = None
+    performer: Performer | None = None
     outcomes: dict[Step, Outcome] = field(default_factory=dict, init=False)
     _keys: dict[Step, str] = field(default_factory=dict, init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
@@ -134,6 +137,7 @@ class Run:
                     "pins": [toolchain.id, toolchain.versions() if here else toolchain.id],
                     "core": cache.core_hash(step.quantized),
                     **_machine(step),
+                    **_embedded(step),
                 }
             )
         return self._keys[step]
@@ -183,8 +187,11 @@ class Run:
             self.on_outcome(outcome)
 
     def _schedule(self, pending: list[Step], folder: Path) -> None:
-        jobs = self.jobs or (max(2, cores() // 2) if cores() > 1 else 1)
-        budget = available_mb()
+        elsewhere, here = self.performer, max(2, cores() // 2) if cores() > 1 else 1
+        jobs = self.jobs or (elsewhere and elsewhere.slots) or here
+        budget = available_mb() if elsewhere is None else math.inf
+        own = (elsewhere and elsewhere.cores) or cores()  # of one machine, and how many jobs share them
+        beside = min(jobs, max(2, own // 2) if own > 1 else 1)
         running: dict[Future[Outcome], Step] = {}
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="edgeseg-step") as pool:
             try:
@@ -205,8 +212,8 @@ class Run:
                             continue
                         pending.remove(step)
                         ready = sum(all(k in self.outcomes for k in self.sources(s)) for s in pending)
-                        threads = max(1, cores() // min(jobs, ready + len(running) + 1))
-                        threads = cores() if step.target.settings.get("all_cores") else threads
+                        threads = max(1, own // min(beside, ready + len(running) + 1))
+                        threads = own if step.target.settings.get("all_cores") else threads
                         running[pool.submit(self._step, step, folder, threads)] = step
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -256,21 +263,11 @@ class Run:
             output = store.make_folder(folder / f"{step.format}-{key[:12]}" / "out") / step.target.artifact_name(STEM)
             save(output, [known])
             return cache.write(key, output.parent, output.name, what={"step": step.label})
-        python, used = interpreter_for(toolchain_of(step.target), offline=self.offline, say=progress)
         place = store.make_folder(folder / f"{step.format}-{key[:12]}")
         try:
-            job = self._job(step, place)
-            (place / "job.json").write_text(job.to_json(), encoding="utf-8")
-            ended = run_process(
-                children.command(python, "edgeseg.export.worker", str(place / "job.json")),
-                log=log,
-                cwd=job.work,
-                env=worker_env(place, used == CURRENT, threads),
-                timeout_s=step.target.timeout_s,
-                memory_mb=min(step.target.memory_mb, 0.9 * total_mb()),
-                on_progress=progress,
-                cancelled=self._cancelled,
-            )
+            task = Task(self._job(step, place), place, log, threads, needs_mb(step), self.offline)
+            perform = Here() if self.performer is None or _machine(step) else self.performer
+            ended, used = perform(task, progress, self._cancelled)
             output = _result(step, ended, place, log)
             # What convert left beside its artifact under other names is no part of it.
             for other in output.parent.iterdir():
@@ -314,7 +311,6 @@ class Run:
         given = self._entry(step, step.given, place / "given")
         calibration = self._calibration(step)
         out, work = store.make_folder(place / "out"), store.make_folder(place / "work")
-        store.make_folder(place / "tmp")
         return Job(
             format=step.format,
             source=path or self.source.resolve(),
@@ -372,17 +368,15 @@ def _machine(step: Step) -> dict[str, Any]:
     return {"machine": step.target.load("machine").facts()}
 
 
+def _embedded(step: Step) -> dict[str, Any]:
+    """Hashes of the folders of edgeseg that the step's own options put into its artifact."""
+    folders = {name: step.target.own[name].embeds for name, _ in step.options if name in step.target.own}
+    return {f"embeds {name}": cache.folder_hash(folder) for name, folder in folders.items() if folder}
+
+
 def needs_mb(step: Step) -> float:
     """Memory to set aside for a step: ``[settings] needs_mb`` of its target, else a quarter of its limit."""
     return float(step.target.settings.get("needs_mb", step.target.memory_mb / 4))
-
-
-def worker_env(place: Path, current: bool, threads: int) -> dict[str, str]:
-    """The environment variables of a worker; its temporary files go into ``place``."""
-    env = children.python_env(place, current)
-    env["TMPDIR"] = str(place / "tmp")
-    env.setdefault("OMP_NUM_THREADS", str(threads))
-    return env
 
 
 def _prune_logs() -> None:
