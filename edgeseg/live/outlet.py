@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from edgeseg.errors import EdgesegError
 from edgeseg.live.belt import Belt
 from edgeseg.live.control import Sink
-from edgeseg.live.sinks import FULL
+from edgeseg.live.sinks import unwritten
 from edgeseg.predict.result import Result
 
 ROOM = 4
@@ -72,6 +72,6 @@ def _close_quietly(sink: Sink) -> None:
 
 
 def _reason(e: Exception) -> str:
-    if isinstance(e, OSError) and e.errno in FULL:
-        return "the disk is full"
+    if isinstance(e, OSError):
+        return unwritten(e)
     return str(e) if isinstance(e, EdgesegError) else f"{type(e).__name__}: {e}"

@@ -17,7 +17,7 @@ from edgeseg.predict.result import Result, write_image
 from edgeseg.predict.writer import Writer
 from edgeseg.store import make_folder, write_atomically
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CONTAINERS = frozenset({".avi", ".mkv", ".mov", ".mp4"})
 AWAY_S = 5.0
 """A class has left when it was not seen for so long; coming back within it is no event."""
@@ -73,9 +73,7 @@ class JsonLines:
             if isinstance(e, BrokenPipeError):
                 raise
             hint = "Free some space, or give --json a file on another disk"
-            raise EdgesegError(
-                f"it cannot be written ({(e.strerror or str(e)).lower()})", path=self._place, hint=hint
-            ) from e
+            raise EdgesegError(unwritten(e), path=self._place, hint=hint) from e
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -83,8 +81,9 @@ class JsonLines:
             os.close(self._fd)
 
 
-def _unwritten(e: OSError) -> str:
-    return "the disk is full" if e.errno in FULL else f"it cannot be written ({(e.strerror or str(e)).lower()})"
+def unwritten(e: OSError) -> str:
+    """What an error of the file system means."""
+    return "the disk is full" if e.errno in _FULL else f"it cannot be written ({(e.strerror or str(e)).lower()})"
 
 
 def _appended(file: Path, say: Callable[[str], None]) -> int:
@@ -93,7 +92,7 @@ def _appended(file: Path, say: Callable[[str], None]) -> int:
     try:
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as e:
-        raise EdgesegError(_unwritten(e), path=file, hint="Name another file") from e
+        raise EdgesegError(unwritten(e), path=file, hint="Name another file") from e
     if not stat.S_ISREG(os.fstat(fd).st_mode) or not (size := os.fstat(fd).st_size):
         return fd
     if os.pread(fd, 1, 0) != b"{":
