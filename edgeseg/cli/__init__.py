@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", MAIN),
     "benchmark": ("benchmark", "benchmark", MAIN),
     "demo": ("demo", "demo", MAIN),
+    "bundle": ("bundle", "bundle", MAIN),
     "info": ("info", "info", LOOK),
     "graph": ("graph", "graph", LOOK),
     "calibrate": ("calibrate", "app", LOOK),
@@ -63,6 +64,8 @@ EXTRAS = {
     "validate": "evaluate",
     "val": "evaluate",
     "train": "train",
+    "bundle": "export",
+    "board": "export",
 }
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # train has more options than its help lists: further key=value words reach it as they are.
