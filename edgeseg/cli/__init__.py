@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "validate": ("validate", "validate", MAIN),
     "val": ("validate", "validate", ""),
     "predict": ("predict", "predict", MAIN),
-    "run": ("run", "run", MAIN),
+    "run": ("live", "run", MAIN),
     "train": ("train", "train", MAIN),
     "benchmark": ("benchmark", "benchmark", MAIN),
     "demo": ("demo", "demo", MAIN),

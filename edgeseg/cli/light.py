@@ -33,7 +33,7 @@ def arguments(argv: Sequence[str], command: Callable[..., Any]) -> dict[str, Any
                 key = token[2:].replace("-", "_")
                 if _plain(known[key]) is bool:
                     text = "true"
-                elif queue and not queue[0].startswith("-") and not _KEY_VALUE.match(queue[0]):
+                elif queue and (queue[0] == "-" or not queue[0].startswith("-")) and not _KEY_VALUE.match(queue[0]):
                     text = queue.pop(0)
                 else:
                     return None
