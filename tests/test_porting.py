@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,13 @@ import pytest
 import edgeseg
 from edgeseg import YOLO, EdgesegError, Model
 from edgeseg.data.dataset import load_dataset
+from edgeseg.porting import followed
 from edgeseg.predict.result import Result
 from edgeseg.predict.sources import Frame, frames
 from edgeseg.predict.views import Names
 from edgeseg.resources import demo_checkpoint
 from edgeseg.vision.detections import Detections
+from edgeseg.vision.track import Tracker
 
 pytest.importorskip("torch")
 CALLS = Path(__file__).with_name("porting") / "calls.py"
@@ -76,6 +79,26 @@ def test_the_views_are_what_the_names_say() -> None:
     assert np.allclose(r.masks.xyn[0].max(0), [0.5, 0.5])
     assert len(r[1]) == 1 and [len(part) for part in r] == [1, 1] and r[r.boxes.conf > 0.8].verbose() == "1 c"
     assert r[:0].masks is None and r[:0].boxes.data.shape == (0, 6) and r[:0].summary() == []
+
+
+def test_ids_go_with_their_detections() -> None:
+    tracker = Tracker()
+    r = found().tracked(tracker)
+    assert r.boxes.is_track and r.boxes.id.tolist() == [1, 2] and r.boxes.data.shape == (2, 7)
+    assert r.boxes.data[:, 4].tolist() == [1, 2] and r.boxes[1].id.tolist() == [2] and r[[False, True]].ids.tolist() == [2]
+    assert [int(b.id[0]) for b in r.boxes] == [1, 2] and r[:0].boxes.data.shape == (0, 7)
+    assert [d["id"] for d in r.to_dict()["detections"]] == [1, 2] and r.summary()[1]["track_id"] == 2
+    assert r.to_csv().splitlines()[0] == "name,class,confidence,box,track_id,segments"
+    assert not np.array_equal(r.plot(), found().plot()) and found().boxes.id is None and "id" not in found().to_dict()
+    elsewhere = replace(found(), detections=found().detections[1])
+    assert elsewhere.tracked(tracker).ids.tolist() == [2] and len(replace(found(), ids=None)[:0].tracked(tracker)) == 0
+
+
+def test_a_further_video_begins_with_new_ids() -> None:
+    films = [replace(found(), path=f"{film}.mp4", number=i) for film in "ab" for i in range(3)]
+    assert [r.ids.tolist() for r in followed(iter(films), Tracker())] == [[1, 2]] * 3 + [[3, 4]] * 3
+    pictures = [replace(found(), path=f"{i}.png") for i in range(3)]
+    assert [r.ids.tolist() for r in followed(iter(pictures), Tracker())] == [[1, 2]] * 3
 
 
 def test_names_are_a_tuple_and_a_mapping() -> None:

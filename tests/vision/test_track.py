@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +165,26 @@ def test_odd_boxes_and_the_same_frames_again():
         assert ids.dtype == np.int64 and np.array_equal(ids, ids_of(second, some))
         assert len(set(ids[ids > 0])) == (ids > 0).sum()
     assert np.isfinite(first._states).all()
+
+
+def test_the_demo_network_follows_shapes():
+    """A circle that goes right and a square that goes left: each has one id all the way."""
+    pytest.importorskip("torch")
+    from edgeseg import Model
+    from edgeseg.resources import demo_checkpoint
+
+    def film():
+        for number in range(40):
+            image = np.full((160, 160, 3), 60, np.uint8)
+            cv2.circle(image, (30 + 2 * number, 35), 18, (40, 200, 240), cv2.FILLED)
+            cv2.rectangle(image, (110 - 2 * number, 95), (142 - 2 * number, 127), (230, 120, 30), cv2.FILLED)
+            yield image
+
+    results = list(Model(demo_checkpoint()).track(film(), stream=True))
+    assert len(results) == 40
+    for name, x, pace, y in (("circle", 30, 2, 35), ("square", 126, -2, 111)):
+        ids: set[int] = set()
+        for number, r in enumerate(results):
+            near = np.abs(r.boxes.xywh[:, :2] - (x + pace * number, y)).max(1) < 8
+            ids.update(r.boxes.id[near & (r.boxes.cls == r.names.index(name))].tolist())
+        assert len(ids) == 1
