@@ -22,7 +22,8 @@ Index = int | slice | np.ndarray | list[int] | list[bool]
 class Detections:
     """Detections of one image, by falling score. Validates itself, and is not changed afterwards (its arrays are read-only).
 
-    Masks are kept as the part inside each box; ``masks`` builds the full-size array when it is first asked for.
+    Masks are kept as the part inside each box. Those of a network are built when they are first asked for (``tiles``,
+    ``masks``, ``rle()`` ...), from a copy of what the network said: the same pixels whenever that is.
 
     Args:
         boxes: (n, 4) xyxy in pixels of the source image, x1 <= x2, y1 <= y2, inside the image.
@@ -113,17 +114,31 @@ class Detections:
         """(n, H, W) bool, every mask at the size of the image; None when there are none."""
         return None if self.tiles is None else _frozen(self.tiles.full(), bool)
 
-    def polygons(self) -> list[list[np.ndarray]]:
+    def masks_at(self, size: tuple[int, int]) -> np.ndarray | None:
+        """(n, h, w) bool, every mask at ``size`` (height, width), without building them at the size of the image.
+
+        A pixel is that pixel of ``masks`` in which its centre lies.
+        """
+        return None if self.tiles is None else self.tiles.sampled(size).full()
+
+    def polygons(self, size: tuple[int, int] | None = None) -> list[list[np.ndarray]]:
         """Outlines of every mask: a list per detection of (k, 2) float32 x, y, largest area first, k >= 3.
 
         They run along the edges of the pixels, in the coordinates of the boxes, ``TOLERANCE`` pixels off at most: filled by
         the even-odd rule they give the mask back. One ring a part; holes are joined to it by bridges of no width. Without
         masks, each box is its outline.
+
+        Args:
+            size: (height, width) at which to trace, for large images: the outlines are those of ``masks_at(size)``, enlarged
+                to the image. Before ``TOLERANCE`` (in pixels of ``size``) they cross between the same two neighbouring
+                pixels of ``size`` as the mask does; what is smaller than such a pixel may be missing. None: exact.
         """
         if self.tiles is None:
             return [[box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)] for box in self.boxes]
-        pairs = zip(self.tiles.tiles, self.tiles.corners)
-        return [[(ring + c).astype(np.float32) for ring in outlines(t, TOLERANCE)] for t, c in pairs]
+        tiles = self.tiles if size is None else self.tiles.sampled(size)
+        scale = np.divide(self.shape, tiles.shape)[::-1]
+        pairs = zip(tiles.tiles, tiles.corners)
+        return [[((ring + c) * scale).astype(np.float32) for ring in outlines(t, TOLERANCE)] for t, c in pairs]
 
     def rle(self) -> list[dict[str, Any]]:
         """COCO's compressed run lengths of every mask: ``{"size": [H, W], "counts": str}``. Empty list without masks."""

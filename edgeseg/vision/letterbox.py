@@ -78,8 +78,7 @@ def _scaled(side: int, ratio: float) -> int:
 def paste(image: np.ndarray, box: Letterbox, canvas: np.ndarray, pad_value: int) -> None:
     """Write the letterboxed ``image`` into ``canvas`` (H, W, 3) uint8: padding only where there is padding.
 
-    The same bytes on every machine and with every OpenCV: the resize is in integers whose rounding OpenCV defines. Its plain
-    INTER_LINEAR is whatever the CPU's fastest library does.
+    The same bytes on every machine and with every OpenCV: see ``resize``.
     """
     (height, width), (left, top) = box.resized, box.pad
     bottom, right = top + height, left + width
@@ -88,7 +87,43 @@ def paste(image: np.ndarray, box: Letterbox, canvas: np.ndarray, pad_value: int)
     if (height, width) == box.source:
         canvas[top:bottom, left:right] = image
     else:
-        canvas[top:bottom, left:right] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+        canvas[top:bottom, left:right] = resized(image, height, width)
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (h, w, c) uint8 at (height, width), bilinear: each value is the exact one, rounded half up.
+
+    That is OpenCV's INTER_LINEAR_EXACT, integers whose rounding it defines; its plain INTER_LINEAR is whatever the CPU's
+    fastest library does. Whole multiples, as cameras give, need no weights: 3:1, 5:1 ... are the middle pixel, 2:1, 4:1 ...
+    the mean of the middle four. That gives the same bytes in a third of the instructions.
+    """
+    (h, w, channels), times = image.shape, image.shape[0] // height
+    if not 2 <= times <= _MOST_TIMES or (h, w) != (height * times, width * times):
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    half = times // 2
+    if times % 2:
+        return _every(image[half::times], times, half)
+    if times == 2:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    shift = 1 - half % 2  # the two columns in the middle become a pair of the mean
+    rows = np.empty((height, 2, w, channels), np.uint8)
+    for i in (0, 1):
+        rows[:, i, : w - shift] = image[half - 1 + i :: times, shift:]
+    rows[:, :, w - shift :] = 0
+    means = cv2.resize(rows.reshape(2 * height, w, channels), (w // 2, height), interpolation=cv2.INTER_AREA)
+    return _every(means, half, (half - 1) // 2)
+
+
+_MOST_TIMES = 32  # of three channels: OpenCV has 128 at most
+
+
+def _every(image: np.ndarray, step: int, first: int) -> np.ndarray:
+    """The columns ``first``, ``first + step`` ... of an image (h, w, c), w a multiple of ``step``."""
+    height, width, channels = image.shape
+    out = np.empty((height, width // step, channels), np.uint8)
+    pairs = [n for c in range(channels) for n in (first * channels + c, c)]
+    cv2.mixChannels([image.reshape(height, width // step, step * channels)], [out], pairs)
+    return out
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], pad_value: int = 114) -> tuple[np.ndarray, Letterbox]:

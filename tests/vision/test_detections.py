@@ -128,6 +128,33 @@ def test_outlines_give_the_mask_back(seed):
         assert abs(int(again.sum()) - int(full.sum())) <= 0.02 * full.sum() + 2
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 999), st.sampled_from([1, 2, 3, 4.5]))
+def test_outlines_at_a_smaller_size(seed, times):
+    """Each is the mask at that size, enlarged; its points cross between two neighbours of which one is inside."""
+    shape, size = (180, 270), (round(180 / times), round(270 / times))
+    full = cv2.GaussianBlur(np.random.default_rng(seed).random(shape), (0, 0), 12) > 0.502
+    d = Detections([[0, 0, 270, 180]], [0.5], [0], full[None], NAMES, shape)
+    small, sides = d.masks_at(size)[0], np.array(shape)[::-1] / size[::-1]
+    assert small.shape == size and small.dtype == bool
+    rings = d.polygons(size)[0]
+    again = fill([ring / sides for ring in rings], size)
+    assert (again ^ small).sum() <= 0.02 * small.sum() + 2  # what TOLERANCE moves
+    whole = fill(rings, shape)
+    assert (whole & full).sum() / (whole | full).sum() > (0.97 if times == 1 else 0.9)
+    # Half a pixel of the small size off the mask's rim, and TOLERANCE more; both, and where the rim lies, to whole pixels.
+    padded = np.pad(full, 1).astype(np.uint8)
+    rim = cv2.distanceTransform(1 - (padded - cv2.erode(padded, np.ones((3, 3)))), cv2.DIST_L2, 5)
+    points = np.concatenate(rings).astype(int) + 1
+    assert rim[points[:, 1], points[:, 0]].max() <= times + 1.5
+
+
+def test_masks_at_a_size():
+    assert three(masks=False).masks_at((4, 6)) is None
+    np.testing.assert_array_equal(three().masks_at(SHAPE), three().masks)
+    np.testing.assert_array_equal(three().masks_at((20, 30)), three().masks[:, 1::2, 1::2])
+
+
 def test_polygons_largest_first_with_holes_and_single_pixels():
     outlines = three().polygons()
     assert [len(o) for o in outlines] == [2, 1, 0]

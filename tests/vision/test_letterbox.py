@@ -1,13 +1,14 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError
-from edgeseg.vision.letterbox import Letterbox, letterbox
+from edgeseg.vision.letterbox import Letterbox, letterbox, resized
 
 sides = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 inputs = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(lambda s: (32 * s[0], 32 * s[1]))
@@ -76,6 +77,29 @@ def test_padding_and_content(source, pad, seed):
     assert (out[~inside] == pad).all()
     if box.resized == source:
         np.testing.assert_array_equal(out[top : top + h, left : left + w], image)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 34), st.tuples(st.integers(1, 40), st.integers(1, 40)), st.booleans(), st.integers(0, 2**31))
+@example(2, (320, 320), False, 0)
+@example(3, (96, 640), True, 1)
+@example(4, (180, 320), True, 2)
+@example(6, (80, 320), False, 3)
+def test_whole_multiples_are_what_the_exact_resize_gives(times, size, inside, seed):
+    """Whichever way is taken: also from a part of a larger picture, and where every rounding occurs."""
+    (h, w), rng = size, np.random.default_rng(seed)
+    image = rng.integers(0, 256, (h * times + 2, w * times + 3, 3), np.uint8)
+    image = image[1:-1, 1:-2] if inside else np.ascontiguousarray(image[1:-1, 1:-2])
+    expected = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=cv2.INTER_LINEAR_EXACT)
+    np.testing.assert_array_equal(resized(image, h, w), expected)
+
+
+def test_the_exact_resize_is_the_exact_value_rounded_half_up():
+    image = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
+    for times in (2, 3, 4, 6):
+        low, high = (times - 1) // 2, times // 2
+        four = sum(image[y::times, x::times].astype(int) for y in (low, high) for x in (low, high))
+        np.testing.assert_array_equal(resized(image, 96 // times, 144 // times), (four + 2) // 4)
 
 
 def test_one_pixel_and_one_row():

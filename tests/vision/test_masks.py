@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseg.vision.letterbox import Letterbox
-from edgeseg.vision.masks import Prototype, Tiles, masks, pixels_inside
+from edgeseg.vision.masks import Prototype, Tiles, Unbuilt, masks, pixels_inside
 
 # float32 sums of 32 products of values near 1 are known to about 1e-6 of their size; further off, the sign must agree.
 UNSURE = 2e-5
@@ -110,6 +110,46 @@ def test_a_box_between_two_pixel_centres_is_empty():
     proto = Prototype(np.ones((32, 8, 8), np.float32))
     found = masks(proto, np.ones((2, 32), np.float32), boxes, Letterbox.fit((20, 30), (32, 32)))
     assert found.full().sum(axis=(1, 2)).tolist() == [0, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    source=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    other=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    dtype=st.sampled_from(["float32", "float16", "int8"]),
+    size=st.sampled_from([(32, 32), (32, 64), (64, 32), (4, 4)]),
+)
+def test_masks_are_the_same_whenever_they_are_asked_for(heads, seed, source, other, layout, dtype, size):
+    """At once, or after the runtime has used its buffer again; all, some of them, or at another size."""
+    rng = np.random.default_rng(seed)
+    letterbox = Letterbox.fit(source, size)
+    values, spec = heads.output("proto", rng.normal(0, 1, (1, 8, size[0] // 4, size[1] // 4)), "proto", layout, dtype)
+    proto = Prototype(values[0], layout, spec.scale, spec.zero_point)
+    coeffs = rng.normal(0, 1, (4, 8)).astype(np.float32)
+    h, w = source
+    boxes = (np.sort(rng.uniform(0, 1, (4, 2, 2)), axis=1).reshape(4, 4) * (w, h, w, h)).astype(np.float32)
+    at_once, later, part, resized = (masks(proto, coeffs, boxes, letterbox) for _ in range(4))
+    expected = at_once.full()
+    values[:] = 99
+    assert len(later) == 4 and isinstance(later.held, Unbuilt)
+    np.testing.assert_array_equal(resized.sampled(other).full(), at_once.sampled(other).full())
+    ys, xs = (np.array([int((i + 0.5) * of / n) for i in range(n)]) for n, of in zip(other, source))
+    np.testing.assert_array_equal(at_once.sampled(other).full(), expected[:, ys][:, :, xs])
+    index = np.array([3, 1])
+    np.testing.assert_array_equal(part.take(index).full(), expected[index])
+    np.testing.assert_array_equal(later.full(), expected)
+    assert isinstance(part.held, Unbuilt) and not isinstance(later.held, Unbuilt) and later.seconds > 0
+
+
+def test_only_what_the_boxes_need_is_kept():
+    proto = Prototype(np.ones((32, 160, 160), np.float32))
+    letterbox = Letterbox.fit((1440, 1920), (640, 640))
+    kept = masks(
+        proto, np.ones((2, 32), np.float32), np.array([[90, 90, 110, 110], [30, 120, 99, 140]], np.float32), letterbox
+    )
+    assert kept.held.proto.values.nbytes < proto.values.nbytes / 300 and kept.full()[0, 90:110, 90:110].all()
 
 
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 20))
