@@ -141,25 +141,25 @@ def _sinks(
     """Give the loop its sinks; the video among them."""
     from edgeseg.live.sinks import Events, JsonLines, Video
 
-    # Those that may refuse what was typed come before those that start something.
-    film = Video(video, measured=source.live) if video is not None else None
+    # What only looks at words comes first: a typing error leaves nothing behind.
+    address = None if page is None else _address(page)
+    film = None if video is None else Video(video, measured=source.live)
+    if mqtt is not None:
+        from edgeseg.live.mqtt import Mqtt
+
+        loop.sinks.append(Mqtt(mqtt, _note))
     if film is not None:
         loop.sinks.append(film)
     if json is not None:
         loop.sinks.append(JsonLines(json, _note))
     if events is not None:
         loop.sinks.append(Events(events))
-    if mqtt is not None:
-        from edgeseg.live.mqtt import Mqtt
-
-        loop.sinks.append(Mqtt(mqtt, _note))
-    if page is not None:
+    if address is not None:
         from edgeseg.live.page import Page
 
-        host, port = _address(page)
-        shown = Page(loop, host=host, port=port, token=None)
+        shown = Page(loop, host=address[0], port=address[1], token=None)
         shown.start()
-        console.note(f"live page: {shown.url}")
+        _note(f"live page: {shown.url}")
         loop.sinks.append(shown)
     return film
 

@@ -134,7 +134,9 @@ def test_a_broker_that_never_comes(broker: Broker) -> None:
     assert said[-1].endswith(f"{ROOM + 50} of {ROOM + 50} messages were lost")
 
 
-@pytest.mark.parametrize("url", ["mqtt://host", "mqtt://host/", "http://host/topic", "host", "mqtt://host:x/t", "mqtt://h/a%23"])
+@pytest.mark.parametrize(
+    "url", ["mqtt://host", "mqtt://host/", "http://host/topic", "host", "mqtt://host:x/t", "mqtt://h/a%23"]
+)
 def test_no_address(url: str) -> None:
     with pytest.raises(EdgesegError, match="no MQTT address"):
         Mqtt(url)
