@@ -91,8 +91,8 @@ def predict(
                     continue
                 writer.write(item)
                 total, found = total + 1, found + len(item)
-                for key in times:
-                    times[key] += item.speed.get(key, 0.0)
+                for key, value in item.spent.items():
+                    times[key] = times.get(key, 0.0) + value
                 _line(item, total, many, to)
                 if show and not shown(item):
                     break

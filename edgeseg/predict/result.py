@@ -248,11 +248,17 @@ class Result:
         head: dict[str, Any] = {"path": self.path, "height": self.image.shape[0], "width": self.image.shape[1]}
         if self.number is not None:
             head["frame"] = self.number
-        speed = {k: round(float(v), 3) for k, v in self.speed.items()}
         found = self.detections.to_dicts(rle=not polygons, polygons=polygons)
+        speed = {k: round(float(v), 3) for k, v in self.spent.items()}
         if self.ids is not None:
             found = [{"id": number, **item} for number, item in zip(self.ids.tolist(), found)]
         return {**head, "speed_ms": speed, "detections": found}
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """``speed``, and under ``masks`` the milliseconds in which they were built, 0 before they are first asked for."""
+        tiles = self.detections.tiles
+        return dict(self.speed) if tiles is None else {**self.speed, "masks": 1e3 * tiles.seconds}
 
     def verbose(self) -> str:
         """How many of which class, such as ``2 person, 1 bus``."""

@@ -31,7 +31,8 @@ class Pipeline:
         size: (height, width) or one number for a square, for models with a dynamic input; None: the manifest's.
 
     Attributes:
-        speed: milliseconds of the last image: ``preprocess``, ``inference``, ``postprocess``.
+        speed: milliseconds of the last image: ``preprocess``, ``inference``, ``postprocess``. Masks are built when they are
+            asked for, and are in none of these; ``Detections.tiles.seconds`` is what that took.
 
     Raises:
         EdgesegError: the runtime's tensors are not those of the manifest, or a setting is out of range.

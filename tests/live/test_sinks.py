@@ -45,7 +45,7 @@ def test_json_lines(pipeline: Pipeline, pictures: list[np.ndarray], tmp_path: Pa
     sink.close()
     written = lines(file)
     assert [(e["frame"], e["time"], e["dropped"]) for e in written] == [(0, 0.0, 0), (1, 0.1, 0), (5, 0.5, 3)]
-    assert set(written[0]["speed_ms"]) == {"preprocess", "inference", "postprocess"}
+    assert set(written[0]["speed_ms"]) == {"preprocess", "inference", "postprocess", "masks"}
     for entry, result in zip(written, (shown[0], shown[1], shown[5])):
         assert len(entry["detections"]) == len(result) > 0
         masks = result.detections.masks

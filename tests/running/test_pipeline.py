@@ -5,8 +5,11 @@ import pytest
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.predict.result import predict_frame
+from edgeseg.predict.sources import Frame
 from edgeseg.running.pipeline import Pipeline, output_order
 from edgeseg.running.runtime import Local
+from edgeseg.vision import rle
 
 OUTPUTS = (Output("prediction", (1, 4 + 2 + 32, 84), role="prediction"), Output("proto", (1, 32, 16, 16), role="proto"))
 MANIFEST = Manifest("test", ("a", "b"), (64, 64), Tensor("images", (1, 3, 64, 64)), OUTPUTS, head="decoded")
@@ -44,6 +47,15 @@ def test_picture_in_detections_out():
     outputs, letterbox = pipeline.raw(image(9, 9))
     assert outputs[0].shape == (1, 38, 84) and letterbox.source == (9, 9)
     assert pipeline(image(2, 200)).shape == (2, 200)
+
+
+def test_masks_are_paid_for_when_they_are_asked_for():
+    result = predict_frame(Pipeline(Local(Fake()), MANIFEST), Frame(image(300, 600), "a.jpg", "a.jpg"))
+    assert result.spent == {**result.speed, "masks": 0.0} and len(result) == 1
+    told = result.to_dict()
+    assert told["speed_ms"]["masks"] > 0 and rle.decode(told["detections"][0]["rle"]).all()
+    boxes_only = predict_frame(Pipeline(Local(Fake()), MANIFEST, masks=False), Frame(image(), "a.jpg", "a.jpg"))
+    assert "masks" not in boxes_only.to_dict()["speed_ms"]
 
 
 def test_settings_reach_the_postprocess():
