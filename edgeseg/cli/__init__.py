@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgeseg import __version__
@@ -45,8 +46,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "toolchain": ("toolchain", "app", CARE),
     "doctor": ("doctor", "doctor", CARE),
 }
-# What runs on boards, where a fifth of a cold start is much: run without typer where the words are plain.
-LIGHT = ("predict", "run")
+# What runs on boards, where a fifth of a cold start is much: run without typer where the words are plain, or where typer is
+# not installed.
+LIGHT = ("predict", "run", "info", "doctor")
 # Libraries that would otherwise write lines of their own between ours, or believe what a picture says of its size; they
 # read this when they are imported.
 QUIET = {
@@ -159,7 +161,7 @@ def run(argv: Sequence[str]) -> int:
             return _quiet_pipe()
         return _fail(_os_error(e), 2)
     except ModuleNotFoundError as e:
-        extra = EXTRAS.get(_typed(argv), "all")
+        extra = EXTRAS.get(_typed(argv), "cli" if e.name in ("typer", "rich") else "all")
         return _fail(f'the package {e.name} is needed for this. pip install "edgeseg[{extra}]"', 2)
     except MemoryError:
         return _fail("out of memory. Try a smaller --imgsz or --batch, or close other programs", 2)
@@ -191,9 +193,13 @@ def _run(argv: list[str]) -> int:
     word = None if completing else next((a for a in argv if not a.startswith("-")), None)
     if word is not None and word not in COMMANDS:
         raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
-    if word in LIGHT and argv[0] == word and (given := light.arguments(argv, function := _function(word))) is not None:
-        function(**given)
-        sys.stdout.flush()
+    if not completing and word in LIGHT and argv[0] == word and _light(argv):
+        return 0
+    if not completing and word is None and not has_typer():
+        from edgeseg.cli import plain
+
+        panels = {panel: [n for n, c in COMMANDS.items() if c[2] == panel] for panel in (MAIN, LOOK, CARE)}
+        print(plain.overview(panels, {name: _function(name) for name in LIGHT}))
         return 0
     app = build([word] if word else list(COMMANDS))
     import typer
@@ -208,6 +214,31 @@ def _run(argv: list[str]) -> int:
     if code == INTERRUPTED:  # how newer versions of typer report Ctrl+C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def has_typer() -> bool:
+    """Whether the whole command line is installed."""
+    return find_spec("typer") is not None
+
+
+def _light(argv: list[str]) -> bool:
+    """Run a command without typer; False: typer sees to it."""
+    function = _function(argv[0])
+    if (wants_help := bool({"--help", "-h"}.intersection(argv))) and not has_typer():
+        from edgeseg.cli import plain
+
+        print(plain.command_help(argv[0], function))
+        return True
+    try:
+        given = None if wants_help else light.arguments(argv, function)
+    except EdgesegError:
+        if not has_typer():
+            raise
+        given = None
+    if given is not None:
+        function(**given)
+        sys.stdout.flush()
+    return given is not None
 
 
 def _function(name: str) -> Any:

@@ -86,8 +86,8 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             out.append(flag)
             continue
         if flag not in by_flag and (known_elsewhere := COMMANDS.get(name)) and _plain(key) in (*known_elsewhere, *QUIET):
-            takes = not equals and queue and not _is_option(queue[0])
-            check(name, {_plain(key): _value(value if equals else queue.pop(0) if takes else "true")}, known_elsewhere)
+            takes = not equals and queue and not is_option(queue[0])
+            check(name, {_plain(key): meant(value if equals else queue.pop(0) if takes else "true")}, known_elsewhere)
             continue
         if flag not in by_flag and open_ended and (equals or queue):
             extra.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
@@ -101,7 +101,7 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             out.append(_flag(option, flag, value) if equals else flag)
         elif equals:
             out += [flag, value]
-        elif flag in _OPTIONAL_VALUE and (not queue or _is_option(queue[0])):
+        elif flag in _OPTIONAL_VALUE and (not queue or is_option(queue[0])):
             out += [flag, _OPTIONAL_VALUE[flag]]
         elif queue:
             out += [flag, queue.pop(0)]
@@ -114,13 +114,13 @@ def _plain(key: str) -> str:
     return key.removeprefix("--").replace("-", "_")
 
 
-def _value(text: str) -> Any:
+def meant(text: str) -> Any:
     """A word as the value that it means: true or false, a whole number, else itself."""
     lower = text.strip().lower()
     return True if lower == "true" else False if lower == "false" else int(text) if lower.isdigit() else text
 
 
-def _is_option(token: str) -> bool:
+def is_option(token: str) -> bool:
     return token.startswith("--") or ("=" in token and _KEY.match(token.partition("=")[0]) is not None)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,11 @@ from edgeseg.errors import EdgesegError, printable
 def colours(stream: IO[str]) -> bool:
     """Whether ``stream`` is a terminal that wants colours."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _drawn(stream: IO[str]) -> bool:
+    """Whether rich draws there: on a terminal, where it is installed."""
+    return stream.isatty() and find_spec("rich") is not None
 
 
 def _line(message: str) -> str:
@@ -59,7 +65,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     places = [_places([row[k] for row in rows]) for k in range(len(columns))]
     cells = [[_cell(v, places[k]) for k, v in enumerate(row)] for row in rows]
     right = [bool(rows) and all(isinstance(r[k], int | float) or r[k] is None for r in rows) for k in range(len(columns))]
-    if stream.isatty():
+    if _drawn(stream):
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.markup import escape
@@ -112,7 +118,7 @@ class Progress:
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Progress]:
     """A bar on standard error: rich on a terminal, else a plain line now and then (every 10 seconds at most)."""
-    if not sys.stderr.isatty():
+    if not _drawn(sys.stderr):
         last = time.monotonic()
 
         def plain(done: int, total: int | None, what: str) -> None:
@@ -206,7 +212,7 @@ def steps() -> Iterator[Callable[[str, float, str], None]]:
 
     On a terminal each step has a bar; elsewhere a line is printed when a step begins or ends, and every 10 seconds.
     """
-    if not sys.stderr.isatty():
+    if not _drawn(sys.stderr):
         last: dict[str, float] = {}
 
         def plain(name: str, done: float, words: str) -> None:
