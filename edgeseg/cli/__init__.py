@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "benchmark": ("benchmark", "benchmark", MAIN),
     "demo": ("demo", "demo", MAIN),
     "bundle": ("bundle", "bundle", MAIN),
+    "board": ("board", "app", MAIN),
     "info": ("info", "info", LOOK),
     "graph": ("graph", "graph", LOOK),
     "calibrate": ("calibrate", "app", LOOK),

@@ -22,7 +22,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.fleet import wheels
 from edgeseg.fleet.cases import FOLDER, write_cases
 from edgeseg.fleet.platform import Platform, platform_of
-from edgeseg.fleet.selftest import ABOUT, SUMS
+from edgeseg.fleet.selftest import ABOUT, SUMS, read_about
 from edgeseg.hashing import content_hash, sha256_file, sha256_json
 from edgeseg.registry import Target, target_by_path
 from edgeseg.running.open import is_checkpoint, open_model
@@ -299,3 +299,25 @@ def pack(folder: Path, place: Path) -> None:
         tar.add(folder, folder.name, recursive=False, filter=plain)
         for path in sorted(folder.rglob("*")):
             tar.add(path, f"{folder.name}/{path.relative_to(folder).as_posix()}", recursive=False, filter=plain)
+
+
+def unpack(archive: Path, out: Path) -> Path:
+    """The folder of a packed bundle, below ``out``; what is there under its name is replaced.
+
+    Raises:
+        EdgesegError: it is no bundle, or has members that lead elsewhere.
+    """
+    store.make_folder(out)
+    try:
+        with tarfile.open(archive, "r:gz") as tar, store.staging(out / "unpacked") as part:
+            members = tar.getmembers()
+            for m in members:
+                if not (m.isfile() or m.isdir()) or m.name.startswith("/") or ".." in Path(m.name).parts:
+                    raise EdgesegError(f"the archive has a member {m.name!r}", path=archive, hint="Make it again")
+            tar.extractall(part, members)
+            (folder,) = part.iterdir()
+            read_about(folder)
+            store.put(folder, out / folder.name)
+            return out / folder.name
+    except (OSError, ValueError, EOFError, tarfile.TarError) as e:
+        raise EdgesegError(f"this is no bundle ({e})", path=archive, hint="Make it again: edgeseg bundle") from e

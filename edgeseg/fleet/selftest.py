@@ -141,23 +141,24 @@ def _timed(pipeline: Pipeline, cases: list[Case], runs: int) -> dict[str, float]
 def words(report: dict[str, Any]) -> str:
     """The report in a few lines for people."""
     f, ms, model = report["fidelity"], report["ms"], report["model"]
-    hot = [t for t in report["temperature_c"] if t is not None]
+    hot = [f"{t:.0f}" for t in report["temperature_c"] if t is not None]
+    memory = "unknown" if report["memory_mb"] is None else f"{report['memory_mb']:.0f} MB"
+    agrees = "agrees" if report["passed"] else "DOES NOT AGREE"
     lines = [
         f"{model['path']} ({model['format']} {model['precision']}) on {report['board'] or report['machine']}:",
-        f"  {'agrees' if report['passed'] else 'DOES NOT AGREE'} with {report['made_on']}: agreement "
-        f"{report['agreement']:.4f} ({f['missing']} missing, {f['extra']} extra of {report['expected']} detections)"
-        + (", equal to the last bit" if report["equal"] else ""),
-        f"  largest difference of a tensor: {_difference(report)}",
+        f"  {agrees} with {report['made_on']}: agreement {report['agreement']:.4f} ({f['missing']} missing, {f['extra']} "
+        f"extra of {report['expected']} detections)" + (", equal to the last bit" if report["equal"] else ""),
+        f"  largest difference of a tensor: {difference(report)}",
         f"  {ms['total']:.1f} ms an image ({ms['preprocess']:.1f} + {ms['inference']:.1f} + {ms['postprocess']:.1f}, "
         f"median of {report['runs']}; 95 % within {ms['p95']:.1f}), loaded in {report['load_ms']:.0f} ms",
-        f"  memory {'unknown' if report['memory_mb'] is None else '%.0f MB' % report['memory_mb']}, temperature "
-        f"{'unknown' if not hot else ' to '.join(f'{t:.0f}' for t in hot) + ' °C'}, throttled: "
-        f"{report['throttled'] or 'unknown'}",
+        f"  memory {memory}, temperature {' to '.join(hot) + ' °C' if hot else 'unknown'}, "
+        f"throttled: {report['throttled'] or 'unknown'}",
     ]
     return "\n".join(lines)
 
 
-def _difference(report: dict[str, Any]) -> str:
+def difference(report: dict[str, Any]) -> str:
+    """The largest difference of a tensor, in words."""
     value = report["tensor_difference"]
     if value is None:
         return "not comparable"

@@ -79,7 +79,7 @@ def _digest(data: bytes) -> str:
 
 
 def gather(folder: Path, own: Path, extras: Iterable[str], platform: Platform) -> None:
-    """Put into ``folder`` edgeseg's wheel, pip's, and those of everything that edgeseg with ``extras`` needs on ``platform``.
+    """Put into ``folder`` the wheels of edgeseg, of pip, and of all that edgeseg with ``extras`` needs on ``platform``.
 
     Raises:
         EdgesegError: a package has no wheel for that platform, or cannot be downloaded.

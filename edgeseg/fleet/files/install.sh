@@ -40,15 +40,15 @@ if command -v sha256sum >/dev/null 2>&1; then
 fi
 
 # What is installed is known by its list of packages; a killed installation has written no such note.
-if [ -x venv/bin/python ] && cmp -s requirements.txt venv/installed.txt; then
+if [ -e venv/bin/python ] && cmp -s requirements.txt venv/installed.txt; then
     echo "installed already: $here/venv"
 else
     rm -rf venv
-    # A built engine needs the system's own packages. pip comes from its wheel: Debian has venv without ensurepip.
+    # Python compiles what it runs, when it first runs it: sooner done, and less on the card. A built engine needs the system's own packages. pip comes from its wheel: Debian has venv without ensurepip.
     "$PYTHON" -m venv --without-pip ${build:+--system-site-packages} venv || fail "no environment could be made in $here/venv"
     for pip in wheels/pip-*.whl; do :; done
     venv/bin/python "$pip/pip" install --quiet --no-index --find-links wheels --require-hashes --no-warn-script-location \
-        --disable-pip-version-check --no-cache-dir -r requirements.txt || fail "pip could not install the packages of this bundle"
+        --disable-pip-version-check --no-cache-dir --no-compile -r requirements.txt || fail "pip could not install the packages of this bundle"
     cp requirements.txt venv/installed.txt
     echo "installed: $here/venv"
 fi
@@ -58,7 +58,8 @@ if [ -n "$build" ] && [ ! -e '@BUILT@' ]; then
     venv/bin/python "$build" || fail "$build failed: see above"
 fi
 
-sed -e "s|@DIR@|$here|g" -e "s|@USER@|$(id -un)|g" edgeseg.service.in >edgeseg.service
+user=$(id -un 2>/dev/null) || user=$(id -u)
+sed -e "s|@DIR@|$here|g" -e "s|@USER@|$user|g" edgeseg.service.in >edgeseg.service
 if [ -n "$service" ]; then
     command -v systemctl >/dev/null 2>&1 || fail "there is no systemd here. Start it by hand: sh run.sh"
     sudo=
