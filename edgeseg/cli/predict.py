@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from edgeseg.cli import console, flags
+from edgeseg.cli import console, flags, light
 from edgeseg.cli.flags import flag, word
 from edgeseg.cli.stopping import Stopping
 from edgeseg.errors import EdgesegError
@@ -46,17 +46,18 @@ def predict(
 
     Unreadable images are reported, skipped and counted; the exit code is 2 when nothing at all could be read.
     """
-    from edgeseg.cli.picking import model_and_source
-    from edgeseg.predict.result import Result, class_ids, results
-    from edgeseg.predict.sources import count
-    from edgeseg.predict.writer import Writer
-    from edgeseg.running.open import open_model, parse_imgsz
+    with light.starting():
+        from edgeseg.cli.picking import model_and_source
+        from edgeseg.predict.result import Result, class_ids, results
+        from edgeseg.predict.sources import count
+        from edgeseg.predict.writer import Writer
+        from edgeseg.running.open import open_model, parse_imgsz
 
-    check_detection(conf, iou, max_det)
-    if show:
-        need_display()
-    which, sources = model_and_source(words or [], model, source)
-    opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
+        check_detection(conf, iou, max_det)
+        if show:
+            need_display()
+        which, sources = model_and_source(words or [], model, source)
+        opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
     need_masks = save or save_txt or show or json is not None
