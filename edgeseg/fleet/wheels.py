@@ -89,6 +89,7 @@ def gather(folder: Path, own: Path, extras: Iterable[str], platform: Platform) -
     named = f"[{','.join(sorted(extras))}]"
     # Downloaded into one folder, whatever is asked for next is chosen beside it: nothing is loaded twice.
     wanted = {"edgeseg": f"{own}{'' if named == '[]' else named}", "pip": "pip"}
+    wanted |= {r: r for r in _holding(own, extras, platform)}
     for _ in range(9):
         _pip("download", "-d", str(folder), *platform.options(), "--find-links", str(folder), *wanted.values())
         needed = _closure(folder, extras, platform)
@@ -124,6 +125,16 @@ def _closure(folder: Path, extras: Iterable[str], platform: Platform) -> dict[st
             needed.setdefault(key, f"{requirement.name}{requirement.specifier}")
             todo.append((key, frozenset(requirement.extras)))
     return needed
+
+
+def _holding(own: Path, extras: Iterable[str], platform: Platform) -> list[str]:
+    """The conditional requirements of edgeseg with ``extras`` that hold on ``platform``, whatever holds here."""
+    from packaging.requirements import Requirement
+
+    found = [r for text in _requires(own) if (r := Requirement(text)).marker is not None]
+    places = [{**platform.markers(), "extra": e} for e in (*extras, "")]
+    held = [r for r in found if r.marker is not None and any(r.marker.evaluate(p) for p in places)]
+    return [f"{r.name}{r.specifier}" for r in held if r.name != "edgeseg"]
 
 
 def _requires(wheel: Path) -> list[str]:
