@@ -117,6 +117,9 @@ Device = Annotated[str | None, flag("cpu, or cuda:0 where it can run there.", "c
 Threads = Annotated[int | None, flag("CPU threads of the runtime.")]
 Split = Annotated[str, flag("train, val or test.")]
 Limit = Annotated[int | None, flag("Only the first so many images.", "all")]
+Ray = Annotated[
+    str | None, flag("Run on the Ray cluster there; local starts one on this machine.", "RAY_ADDRESS", metavar="ADDRESS")
+]
 Offline = Annotated[bool, flag("Install no toolchain.", True, "--offline")]
 Json = Annotated[
     str | None, flag("Write everything as JSON ('-' or nothing: to standard output).", metavar="[FILE]", panel=RESULTS)

@@ -62,12 +62,20 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         EdgesegError: no such file, an empty file, one that is cut off, no image, several pages, or numbers in another range.
     """
+    return decode_image(image_bytes(path), path=path)
+
+
+def image_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        EdgesegError: no such file, or one that is larger than any picture.
+    """
     try:
-        data = read_bounded(Path(path), MOST_BYTES, "Give a file that holds one picture")
+        return read_bounded(Path(path), MOST_BYTES, "Give a file that holds one picture")
     except OSError as e:
         reason = "no such image" if isinstance(e, FileNotFoundError) else f"cannot be read ({e.strerror or e})"
         raise EdgesegError(reason, path=path, hint="Check the path") from e
-    return decode_image(data, path=path)
 
 
 def read_ahead(paths: Sequence[Path], alone: int = 0) -> Iterator[tuple[Path, np.ndarray | EdgesegError]]:

@@ -94,6 +94,26 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What was found in one image, as far as it is measured: small, and the same wherever it was found.
+
+    ``boxes`` (n, 4) float32 xyxy in pixels, ``scores`` (n,) falling, ``classes`` (n,) integers, ``shape`` (H, W); ``runs``
+    are COCO's run lengths of the masks, None without any.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    shape: tuple[int, int]
+    runs: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, found: Detections) -> Told:
+        """Of detections."""
+        return cls(found.boxes, found.scores, found.classes, found.shape, None if found.tiles is None else found.rle())
+
+
 @dataclass
 class MetricsMeter:
     """Collects detections image by image, as run lengths, and computes the metrics at the end. Masks are not kept.
@@ -109,19 +129,19 @@ class MetricsMeter:
     _truths: list[dict[str, Any]] = field(default_factory=list)
     _found: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, image: Path, detections: Detections) -> None:
+    def add(self, image: Path, detections: Detections | Told) -> None:
         """Add what was found in one image; ``detections.classes`` are indices into the truth's names."""
-        height, width = detections.shape
+        told = detections if isinstance(detections, Told) else Told.of(detections)
+        height, width = told.shape
         key = len(self._images) + 1
         self._images.append({"id": key, "file_name": image.name, "height": height, "width": width})
         for a in self.truth.of(image, (height, width)):
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
-        boxes = np.asarray(detections.boxes, np.float64)
+        boxes = np.asarray(told.boxes, np.float64)
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        has_masks = detections.tiles is not None
-        self.masks &= has_masks or not len(detections)
-        masks: list[Any] = detections.rle() if has_masks else [None] * len(boxes)
-        rows = zip(boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), masks)
+        self.masks &= told.runs is not None or not len(boxes)
+        masks: list[Any] = [None] * len(boxes) if told.runs is None else told.runs
+        rows = zip(boxes.tolist(), told.scores.tolist(), told.classes.tolist(), masks)
         for box, score, cls, mask in rows:
             found: dict[str, Any] = {"image_id": key, "category_id": cls + 1, "bbox": box, "score": score}
             if mask is not None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_ahead
 from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter
+from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter, Told
 from edgeseg.evaluate.truth import load_truth
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
@@ -151,8 +151,13 @@ def validate(
     truth = load_truth(dataset.for_task(task), split, chosen)
     mapping, warnings = _classes(predict, dataset)
     meter = MetricsMeter(truth, max_det, task != "detect")
-    named = (lambda found: found) if mapping is None else (lambda found: _renamed(found, mapping, dataset.names))
-    skipped, speed = _measure(predict, chosen, lambda path, found: meter.add(path, named(found)), progress)
+
+    def add(path: Path, found: Detections | Told) -> None:
+        told = found if isinstance(found, Told) else Told.of(found)
+        meter.add(path, told if mapping is None else replace(told, classes=mapping[told.classes]))
+
+    measure = _gather if hasattr(predict, "over") else _measure
+    skipped, speed = measure(predict, chosen, add, progress)
     if len(skipped) == len(chosen):
         reason = f" (the first: {skipped[0][1]})" if skipped else ""
         raise EdgesegError(
@@ -173,7 +178,7 @@ def validate(
 
 
 def _measure(
-    predict: Predictor, images: Sequence[Path], add: Callable[[Path, Detections], None], progress: Progress | None
+    predict: Predictor, images: Sequence[Path], add: Callable[[Path, Any], None], progress: Progress | None
 ) -> tuple[list[tuple[str, str]], dict[str, list[float]]]:
     """Predict image by image and hand on what was found; the images that could not be read, milliseconds by stage."""
     skipped: list[tuple[str, str]] = []
@@ -199,10 +204,28 @@ def _measure(
     return skipped, speed
 
 
+def _gather(
+    spread: Any, images: Sequence[Path], add: Callable[[Path, Told], None], progress: Progress | None
+) -> tuple[list[tuple[str, str]], dict[str, list[float]]]:
+    """The same where others look at the images (``over``): each path with what was found and its times, in order."""
+    skipped: list[tuple[str, str]] = []
+    speed: dict[str, list[float]] = {s: [] for s in STAGES}
+    for done, (path, found, times) in enumerate(spread.over(images), 1):
+        if isinstance(found, EdgesegError):
+            skipped.append((str(path), found.what))
+        else:
+            add(path, found)
+            for stage in STAGES:
+                speed[stage].append(float(times.get(stage, float("nan"))))
+        if progress:
+            progress(done, len(images))
+    return skipped, speed
+
+
 def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
     if isinstance(pipeline, Pipeline):
         return Pipeline(pipeline.runtime, pipeline.manifest, size=pipeline.size, masks=pipeline.masks, **settings)
-    if hasattr(pipeline, "speed"):
+    if hasattr(pipeline, "speed") or hasattr(pipeline, "over"):
         return pipeline
     made: Predictor = pipeline(**settings)
     return made
@@ -224,7 +247,3 @@ def _classes(predict: Predictor, dataset: Dataset) -> tuple[np.ndarray | None, t
         )
     other = next((a, b) for a, b in zip(names, dataset.names) if a != b)
     return None, (f"class names differ ({other[0]!r} is {other[1]!r} in the dataset); classes were matched by number",)
-
-
-def _renamed(found: Detections, mapping: np.ndarray, names: tuple[str, ...]) -> Detections:
-    return Detections(found.boxes, found.scores, mapping[found.classes], found.tiles, names, found.shape)

@@ -20,6 +20,7 @@ from edgeseg.export import cache
 from edgeseg.export.calibrate import choose_calibration
 from edgeseg.export.keeping import Kept
 from edgeseg.export.options import ExportOptions
+from edgeseg.export.performing import Performer
 from edgeseg.export.placing import check_place, place_parts
 from edgeseg.export.plan import Plan, Step, make_plan
 from edgeseg.export.result import ExportResult
@@ -46,6 +47,7 @@ def export(
     gate: bool = True,
     judge: str | os.PathLike[str] | None = None,
     decisions: str | os.PathLike[str] | None = None,
+    performer: Performer | None = None,
 ) -> list[ExportResult]:
     """Export a model to formats, sharing what their conversions share.
 
@@ -66,6 +68,7 @@ def export(
             calibrate.
         decisions: a file with what was decided for int8: ranges, biases and steps are taken from it where it has them, and
             written into it where it has not.
+        performer: where the steps run; None: on this machine.
 
     Returns:
         One result for each format, in the order asked for. A step that failed is a result with its ``error``: the others are
@@ -92,6 +95,7 @@ def export(
             results[outcome.step] = _finish(outcome, places[outcome.step], run, guard, force)
 
         run = Run(plan, found.path, "", on_event=on_event, on_outcome=finish, jobs=jobs, offline=offline, rebuild=rebuild)
+        run.performer = performer
         for note in plan.notes:
             run.emit(Event("note", text=note))
         for path in left:

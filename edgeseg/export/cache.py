@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.scratch import scratch
+from edgeseg.export.shared import shared
 from edgeseg.hashing import sha256_file, sha256_files, sha256_json
 from edgeseg.registry import Target
 from edgeseg.resources import PACKAGE, cache_root
@@ -72,7 +74,7 @@ def entry_folder(key: str) -> Path:
 def read(key: str) -> tuple[Entry | None, str]:
     """The entry of ``key``, or None; the second value says why a damaged one was dropped, else it is empty."""
     folder = entry_folder(key)
-    if not folder.is_dir():
+    if not folder.is_dir() and not _fetched(key):
         return None, ""
     problem = ""
     try:
@@ -89,10 +91,35 @@ def read(key: str) -> tuple[Entry | None, str]:
         problem = f"cannot be read ({type(e).__name__})"
     if problem:
         drop(key)
+        if (store := shared()) is not None:
+            store.drop(key)
         return None, f"a cached artifact {problem}: dropped and made again ({folder})"
     with contextlib.suppress(OSError):
         os.utime(folder / "entry.json")
     return entry, ""
+
+
+def _fetched(key: str) -> bool:
+    """Whether the entry of ``key`` came over from the shared cache; it is checked when it is read."""
+    store = shared()
+    if store is None:
+        return False
+    try:
+        with scratch() as folder:
+            if not store.pull(key, folder / "entry"):
+                return False
+            make_folder(artifacts_root())
+            _place(folder / "entry", key)
+            return True
+    except OSError as e:
+        raise disk_error(e, artifacts_root()) from e
+
+
+def _place(folder: Path, key: str) -> None:
+    """Give a folder that holds a whole entry its place, in that of what is there."""
+    if entry_folder(key).exists():
+        drop(key)
+    os.rename(folder, entry_folder(key))
 
 
 def _damage(data: Path, files: Mapping[str, tuple[int, str]]) -> str:
@@ -140,11 +167,11 @@ def write(key: str, data: Path, artifact: str, **about: Any) -> Entry:
             _flush(folder / "data" / name)
         _flush(folder / "entry.json")
         make_folder(artifacts_root())
-        if entry.folder.exists():
-            drop(key)
-        os.rename(folder, entry.folder)
+        _place(folder, key)
     except OSError as e:
         raise disk_error(e, folder) from e
+    if (store := shared()) is not None:
+        store.push(key, entry.folder)
     return entry
 
 

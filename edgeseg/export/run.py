@@ -27,6 +27,7 @@ from edgeseg.export.job import Job
 from edgeseg.export.keeping import Kept
 from edgeseg.export.performing import Here, Performer, Task
 from edgeseg.export.plan import Plan, Step
+from edgeseg.export.shared import building
 from edgeseg.export.worker import RESULT
 from edgeseg.registry import NETWORK
 from edgeseg.resources import cache_root
@@ -236,12 +237,14 @@ class Run:
                 if not held:
                     raise StepFailed(f"{step.label} was stopped")
                 entry = None if self.rebuild else self._cached(step, key)
-                if entry is not None:
-                    seconds = time.monotonic() - start
-                    return Outcome(step, entry, seconds=seconds, cached=True, toolchain=entry.toolchain)
-                self.emit(Event("start", step.label))
-                entry = self._build(step, key, folder, log, threads)
-            return Outcome(step, entry, log=log, seconds=time.monotonic() - start, toolchain=entry.toolchain)
+                if entry is None:
+                    with building(key, self._cancelled.is_set) as ours:
+                        entry = None if ours else self._cached(step, key)
+                        if entry is None:
+                            self.emit(Event("start", step.label))
+                            entry = self._build(step, key, folder, log, threads)
+                            return Outcome(step, entry, None, log, time.monotonic() - start, False, entry.toolchain)
+            return Outcome(step, entry, seconds=time.monotonic() - start, cached=True, toolchain=entry.toolchain)
         except EdgesegError as e:
             error = e
         except OSError as e:
