@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -157,7 +158,8 @@ def _sinks(
     if address is not None:
         from edgeseg.live.page import Page
 
-        shown = Page(loop, host=address[0], port=address[1], token=None)
+        # A service keeps its address: the token is given from outside, not in a word that all processes can read.
+        shown = Page(loop, host=address[0], port=address[1], token=os.environ.get("EDGESEG_PAGE_TOKEN"))
         shown.start()
         _note(f"live page: {shown.url}")
         loop.sinks.append(shown)
@@ -166,7 +168,7 @@ def _sinks(
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not port.isdigit() or int(port) > 65535:
         raise EdgesegError(f"page {text!r} is no address", hint="Write a port, or host and port: --page 0.0.0.0:8080")
     return host.strip("[]") or "127.0.0.1", int(port)
 
