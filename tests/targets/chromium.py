@@ -28,7 +28,7 @@ FLAGS += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 class Browser:
     """One page in one Chromium. ``errors``: what the console complained of; ``urls``: what was asked for."""
 
-    def __init__(self, folder: Path, *flags: str, timeout_s: float = 60) -> None:
+    def __init__(self, folder: Path, *flags: str, timeout_s: float = 400) -> None:
         self.timeout_s, self.errors, self.urls = timeout_s, [], []
         self._buffer, self._number, self._session, self._answers = b"", 0, "", {}
         mine_in, its_out = os.pipe()

@@ -61,7 +61,7 @@ export class Postprocessor {
     this._axes = null;
     this._bits = new Uint8Array(0);
     this._sums = new Float64Array(0);
-    this._logits = new Float32Array(0);
+    this._logits = this._steps = new Float32Array(0);
   }
 
   /**
@@ -139,20 +139,21 @@ export class Postprocessor {
     const columns = Math.min(across.first[x + width - 1] + 2, proto.w) - i0;
     const rows = Math.min(down.first[y + height - 1] + 2, proto.h) - j0;
     const sums = this._dot(proto, table, cell, i0, j0, columns, rows);
-    if (this._logits.length < rows * width) this._logits = new Float32Array(rows * width);
-    const logits = this._logits;
+    const size = rows * width;
+    if (this._logits.length < size) [this._logits, this._steps] = [new Float32Array(size), new Float32Array(size)];
+    const logits = this._logits, steps = this._steps, { first, weight } = across;
     // One axis after the other, as a + f * (b - a); the last sum is only a comparison.
-    for (let j = 0; j < rows; j++) {
-      for (let i = 0; i < width; i++) {
-        const p = j * columns + across.first[x + i] - i0, a = f32(sums[p]);
-        logits[j * width + i] = columns === 1 ? a : f32(f32(f32(sums[p + 1]) - a) * across.weight[x + i]) + a;
+    for (let j = 0, at = 0; j < rows; j++) {
+      for (let i = 0, base = j * columns - i0; i < width; i++, at++) {
+        const p = base + first[x + i], a = f32(sums[p]);
+        logits[at] = columns === 1 ? a : f32(f32(f32(sums[p + 1]) - a) * weight[x + i]) + a;
       }
     }
+    steps.fill(0, 0, width);
+    for (let i = 0; i + width < size; i++) steps[i] = logits[i + width] - logits[i];
     for (let j = 0, at = 0; j < height; j++) {
-      const p = (down.first[y + j] - j0) * width, next = rows > 1 ? p + width : p, w = down.weight[y + j];
-      for (let i = 0; i < width; i++) {
-        data[at++] = f32(f32(logits[next + i] - logits[p + i]) * w) > -logits[p + i] ? 1 : 0;
-      }
+      const p = (down.first[y + j] - j0) * width, w = down.weight[y + j];
+      for (let i = p; i < p + width; i++) data[at++] = f32(steps[i] * w) > -logits[i] ? 1 : 0;
     }
   }
 

@@ -110,14 +110,18 @@ export class Preprocessor {
     const { _canvas: canvas, _tensor: out, _table: table, _channels: channels } = this;
     const pixels = this.size[0] * this.size[1], first = this.manifest.input.layout === "nchw";
     const red = this.manifest.colour === "rgb" ? 0 : 2;
+    if (channels === 1) {
+      // The weights of ITU-R BT.601 in 1/16384.
+      for (let i = 0, p = 0; i < pixels; i++, p += 3) {
+        out[i] = table[(4899 * canvas[p] + 9617 * canvas[p + 1] + 1868 * canvas[p + 2] + 8192) >> 14];
+      }
+      return;
+    }
     for (let c = 0; c < channels; c++) {
       const step = first ? 1 : channels, source = c === 1 ? 1 : c === 0 ? red : 2 - red;
-      for (let i = 0, at = first ? c * pixels : c; i < pixels; i++, at += step) {
-        const p = 3 * i;
-        // Grey has the weights of ITU-R BT.601 in 1/16384; a fourth channel is an opaque alpha.
-        const byte = channels === 1 ? (4899 * canvas[p] + 9617 * canvas[p + 1] + 1868 * canvas[p + 2] + 8192) >> 14
-          : c === 3 ? 255 : canvas[p + source];
-        out[at] = table[byte];
+      // A fourth channel is an opaque alpha.
+      for (let i = 0, p = source, at = first ? c * pixels : c; i < pixels; i++, p += 3, at += step) {
+        out[at] = c === 3 ? table[255] : table[canvas[p]];
       }
     }
   }

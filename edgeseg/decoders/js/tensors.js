@@ -50,7 +50,7 @@ export class Table {
     this.cells = dims.reduce((product, n) => product * n, 1) / (channels || 1);
     this.width = dims.length === 3 ? dims[first ? 2 : 1] : this.cells;
     [this.cellStep, this.step] = first ? [1, this.cells] : [channels, 1];
-    Object.assign(this, { data: image.data, base: image.base, float: image.float, spec, channels });
+    Object.assign(this, { data: image.data, base: image.base, float: image.float, spec, channels, first });
     this.zero = f32(spec.zero_point ?? 0);
     this.scale = f32(spec.scale ?? 1);
   }

@@ -13,6 +13,10 @@ export function colourOf(kind) {
   });
 }
 
+/** Relative luminance 0..1 (WCAG 2, with a plain power as the curve): above 0.18 black reads better than white. */
+const luminance = ([red, green, blue]) =>
+  0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2;
+
 function blend(pixels, { x, y, width, height, data }, [red, green, blue]) {
   const at = (i, j) => (i < 0 || j < 0 || i >= width || j >= height ? 0 : data[j * width + i]);
   for (let j = 0; j < height; j++) {
@@ -44,7 +48,7 @@ export function draw(paper, image, { boxes, scores, classes, masks }, nameOf) {
     paper.strokeStyle = paper.fillStyle = `rgb(${red}, ${green}, ${blue})`;
     paper.strokeRect(x1, y1, x2 - x1, y2 - y1);
     paper.fillRect(left, top, width, height);
-    paper.fillStyle = 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
+    paper.fillStyle = luminance([red, green, blue]) > 0.18 ? "#000" : "#fff";
     paper.fillText(label, left + 3 * unit, top + 2.5 * unit);
   }
 }
