@@ -21,7 +21,7 @@ from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
 from edgeseg.evaluate.parity import CONF
-from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order
+from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order, whole
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.floors import Floors
 from edgeseg.quantize.relevance import relevant
@@ -308,7 +308,7 @@ class _Pair:
         milliseconds = (first_ms, self.second.speed["inference"])
         if not self.comparable:
             return _Shot(expected, found, outputs, [], [], box, milliseconds)
-        order = same_order(self.reference.manifest.outputs, self.artifact.manifest.outputs)
+        order = same_order(whole(self.reference.manifest), whole(self.artifact.manifest))
         ours = plain(self.artifact.manifest, outputs)
         head = self.reference.manifest
         first, second = apart(head, plain(head, theirs)), apart(head, [ours[i][:1] for i in order])

@@ -21,7 +21,7 @@ from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter
-from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order
+from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order, whole
 from edgeseg.evaluate.truth import Truth
 from edgeseg.quantize.floors import EXACT, floors_of
 from edgeseg.quantize.relevance import relevant
@@ -177,7 +177,7 @@ class _Run:
         self.subject, self.error = subject, ""
         size = None if not subject.manifest.dynamic else reference.manifest.imgsz
         self.metrics, self.fidelity = MetricsMeter(truth) if truth else None, FidelityMeter(CONF)
-        self.tensors = TensorMeter(reference.manifest.outputs)
+        self.tensors = TensorMeter(whole(reference.manifest))
         # What is judged, as the gate does; ``tensors`` is what is shown.
         self.parts = parts_of(reference.manifest)
         self.judged = TensorMeter(self.parts)
@@ -231,7 +231,7 @@ class _Run:
         if self.comparable:
             ours = plain(self.subject.manifest, outputs)
             theirs = plain(self.reference.manifest, first[0])
-            order = same_order(self.reference.manifest.outputs, self.subject.manifest.outputs)
+            order = same_order(whole(self.reference.manifest), whole(self.subject.manifest))
             try:
                 ours = [ours[i] for i in order]
                 self.tensors.add(theirs, ours)

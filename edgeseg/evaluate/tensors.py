@@ -12,6 +12,9 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output
 
+_JOINED = ("box", "score", "coeff")
+"""What ``prediction`` consists of, in its order."""
+
 
 @dataclass(frozen=True)
 class Closeness:
@@ -103,19 +106,31 @@ class TensorMeter:
 
 
 def plain(manifest: Manifest, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs in the manifest's order as float32 with channels first, dequantized, boxes in pixels."""
+    """Outputs as ``whole`` names them: float32 with channels first, dequantized, boxes in pixels."""
     found = []
     for spec, array in zip(manifest.outputs, outputs, strict=True):
         a = np.asarray(array, np.float32)
         if spec.scale is not None and spec.zero_point is not None:
             a = (a - spec.zero_point) * np.float32(spec.scale)
         a = np.moveaxis(a, -1, 1) if spec.layout == "nhwc" else a
-        if manifest.normalized_boxes and spec.role == "prediction":
+        if manifest.normalized_boxes and spec.role in ("prediction", "box"):
             height, width = manifest.imgsz
             shares = np.array([width, height, width, height], np.float32).reshape(1, 4, 1)
             a = np.concatenate((a[:, :4] * shares, a[:, 4:]), 1)
         found.append(a)
-    return found
+    if whole(manifest) is manifest.outputs:
+        return found
+    by_role = {o.role: a for o, a in zip(manifest.outputs, found)}
+    rest = [a for o, a in zip(manifest.outputs, found) if o.role not in _JOINED]
+    return [np.concatenate([by_role[r] for r in _JOINED if r in by_role], 1), *rest]
+
+
+def whole(manifest: Manifest) -> tuple[Output, ...]:
+    """The outputs; where a decoded head's ``prediction`` is in parts, it in their place, as most files have it."""
+    if manifest.head != "decoded" or all(o.role != "box" for o in manifest.outputs):
+        return manifest.outputs
+    rest = (o for o in manifest.outputs if o.role not in _JOINED)
+    return (Output("prediction", (1, -1, -1), role="prediction"), *rest)
 
 
 def same_order(reference: Sequence[Output], other: Sequence[Output]) -> list[int]:
@@ -128,9 +143,9 @@ def parts_of(manifest: Manifest) -> list[Output]:
     """The tensors by role: those of the raw head; of the decoded one, ``prediction`` taken apart."""
     if manifest.head == "raw":
         return list(manifest.outputs)
-    by_role = {o.role: o for o in manifest.outputs}
+    by_role = {o.role: o for o in whole(manifest)}
     roles = ("box", "score", *(("coeff",) if "proto" in by_role else ()))
-    rest = [o for o in manifest.outputs if o.role != "prediction"]
+    rest = [o for o in by_role.values() if o.role != "prediction"]
     return [replace(by_role["prediction"], name=role, role=role) for role in roles] + rest
 
 
@@ -138,7 +153,7 @@ def apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
     """One image's ``plain`` outputs as ``parts_of`` names them."""
     if manifest.head == "raw":
         return outputs
-    by_role = {o.role: a for o, a in zip(manifest.outputs, outputs)}
+    by_role = {o.role: a for o, a in zip(whole(manifest), outputs)}
     p = by_role["prediction"]
     if "proto" not in by_role:
         return [p[:, :4], p[:, 4:]]

@@ -67,11 +67,12 @@ class FixedDecodedView(nn.Module):
         network: the network.
         imgsz: (height, width) in pixels.
         normalized: give xywh in 0..1, as shares of width and height, in place of pixels.
+        apart: give boxes, scores and coefficients as three tensors, which integers can serve: each has a scale of its own.
     """
 
-    def __init__(self, network: Network, imgsz: tuple[int, int], *, normalized: bool = False) -> None:
+    def __init__(self, network: Network, imgsz: tuple[int, int], *, normalized: bool = False, apart: bool = False) -> None:
         super().__init__()
-        self.network = fixed(network, imgsz)
+        self.network, self.apart = fixed(network, imgsz), apart
         self.cells = [(imgsz[0] // s, imgsz[1] // s) for s in STRIDES]
         bins = network.reg_max
         self.register_buffer("bins", torch.arange(bins, dtype=torch.float32).reshape(1, 1, bins, 1))
@@ -83,7 +84,7 @@ class FixedDecodedView(nn.Module):
             self.register_buffer(f"unit{i}", unit / shares if normalized else unit)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) RGB in 0..1 -> ``prediction`` and ``proto`` as ``DecodedView`` gives them."""
+        """(1, 3, H, W) RGB in 0..1 -> ``prediction``, or its parts, and ``proto`` as ``DecodedView`` gives them."""
         maps, proto, *_ = self.network(images)
         bins, parts = self.network.reg_max, []
         for i, (box, score, *coeff) in enumerate(maps):
@@ -96,8 +97,11 @@ class FixedDecodedView(nn.Module):
             centre = getattr(self, f"anchors{i}") + (high - low) / 2
             boxes = torch.cat((centre, low + high), 1) * getattr(self, f"unit{i}")
             scores = score.reshape(-1, self.network.nc, count).sigmoid()
-            parts.append(torch.cat((boxes, scores, *(c.reshape(-1, COEFFS, count) for c in coeff)), 1))
-        return torch.cat(parts, 2), *(() if proto is None else (proto,))
+            parts.append((boxes, scores, *(c.reshape(-1, COEFFS, count) for c in coeff)))
+        rest = () if proto is None else (proto,)
+        if self.apart:
+            return *(torch.cat(one, 2) for one in zip(*parts)), *rest
+        return torch.cat([torch.cat(one, 1) for one in parts], 2), *rest
 
 
 def decode_boxes(box: Tensor, stride: int, bins: int) -> Tensor:

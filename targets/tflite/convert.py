@@ -14,6 +14,7 @@ from edgeseg.decoders import edgefirst
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
+from edgeseg.manifest import Manifest, Output
 from edgeseg.network.blocks import Attention
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView
@@ -29,7 +30,8 @@ def convert(job: Job) -> None:
 
     ``fp32`` and ``fp16`` (weights in half floats, arithmetic in float32) take 0..1 in float32; ``int8`` takes and gives
     int8 throughout. All 4-D outputs are channels last; ``prediction`` of the decoded head stays (N, 4+nc+32, anchors), its
-    boxes in 0..1, which is what other tools' loaders expect of this format.
+    boxes in 0..1, which is what other tools' loaders expect of this format. In int8 it is three tensors: ``box``, ``score``
+    and ``coeff``, each with a scale of its own.
 
     Raises:
         EdgesegError: the checkpoint cannot be read, or the converter left transpositions in a raw head.
@@ -40,7 +42,10 @@ def convert(job: Job) -> None:
     job.progress(0.1, "converting to TF Lite")
     view = network.view("raw")
     if job.head == "decoded":
-        view, manifest = FixedDecodedView(network, job.imgsz, normalized=True), replace(manifest, normalized_boxes=True)
+        apart = job.precision == "int8"
+        view = FixedDecodedView(network, job.imgsz, normalized=True, apart=apart)
+        outputs = _apart(manifest) if apart else manifest.outputs
+        manifest = replace(manifest, normalized_boxes=True, outputs=outputs)
     content = flatbuffer.rename(_trace(view, job), INPUT, [o.name for o in manifest.outputs])
     count = flatbuffer.operators(content)["TRANSPOSE"]
     turned = TURNS * sum(isinstance(m, Attention) for m in network.modules())
@@ -61,6 +66,16 @@ def convert(job: Job) -> None:
     manifest = manifest.with_tensors(entry, outputs)
     append_zip(job.output, manifest, edgefirst.texts(manifest))
     job.progress(1.0, "written")
+
+
+def _apart(manifest: Manifest) -> tuple[Output, ...]:
+    """The outputs of a decoded head with boxes, scores and coefficients as tensors of their own."""
+    whole, *rest = manifest.outputs
+    batch, _, count = whole.shape
+    sizes = {"box": 4, "score": manifest.nc}
+    if rest:
+        sizes["coeff"] = rest[0].channels
+    return (*(Output(role, (batch, size, count), role=role) for role, size in sizes.items()), *rest)
 
 
 def _trace(view: torch.nn.Module, job: Job) -> bytes:

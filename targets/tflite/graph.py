@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,23 +45,56 @@ def tensor_name(graph: Any, index: int) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def matched(model: Any, content: bytes, decisions: Carried, imgsz: tuple[int, int]) -> dict[str, str]:
-    """The network's tensor of each float tensor of the file that its main subgraph computes, by its name there.
+@dataclass
+class Tail:
+    """What a decoded head does behind the network's outputs, by the tensor that each operator writes: the ``ranges`` of
+    those that integers can follow, and of the boxes at the end; ``floats``: those that are computed in float."""
+
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    floats: list[str] = field(default_factory=list)
+
+
+def matched(
+    model: Any, content: bytes, decisions: Carried, imgsz: tuple[int, int], *, decoded: bool = False
+) -> tuple[dict[str, str], Tail]:
+    """The network's tensor of each float tensor of the file that its main subgraph computes, by its name there, and what
+    follows them in the file of a decoded head.
 
     Raises:
         EdgesegError: an operator that does more than move values about writes something that the network does not have.
     """
-    graph = model.subgraphs[0]
+    graph, tail = model.subgraphs[0], Tail()
     seen = flatbuffer.values(content, probe_image(imgsz).astype(np.float32)[None] / 255)
     found = decisions.by_values({tensor_name(graph, i): values for i, values in seen.items()})
+    computed = {int(i) for op in graph.operators for i in op.outputs}
     for kind, op in zip(operator_names(model), graph.operators):
-        name, source = tensor_name(graph, op.outputs[0]), tensor_name(graph, op.inputs[0])
-        if name not in found:
-            if kind not in _MOVES or source not in found:
-                what = f"the operator {kind} of the file computes what the network does not"
-                raise EdgesegError(what, hint="Export with the raw head")
-            found[name] = found[source]
-    return found
+        name, sources = tensor_name(graph, op.outputs[0]), [tensor_name(graph, i) for i in op.inputs if i in computed]
+        behind = [s for s in sources if s in tail.ranges or s in tail.floats]
+        if name in found and not behind:
+            continue
+        first = tensor_name(graph, op.inputs[0])
+        joins = decoded and kind == "CONCATENATION"
+        if kind in _MOVES and first in found and not joins:
+            found[name] = found[first]
+        elif decoded and name not in found:
+            _follow(kind, name, sources, tail, {s: decisions.tensors[found[s]].range for s in sources if s in found})
+        else:
+            what = f"the operator {kind} of the file computes what the network does not"
+            raise EdgesegError(what, hint="Export with the raw head")
+    if decoded:
+        tail.ranges |= {name: (0.0, 1.0) for name in tail.floats if name == "box"}
+    return found, tail
+
+
+def _follow(kind: str, name: str, sources: list[str], tail: Tail, known: Mapping[str, tuple[float, float] | None]) -> None:
+    """Note one operator behind the network: integers do what moves values, joins tensors, or is a table of 256 values."""
+    reaches = [tail.ranges.get(s, known.get(s)) for s in sources]
+    if kind == "LOGISTIC" and None not in reaches:
+        tail.ranges[name] = (0.0, 255 / 256)  # what the operator's integers mean in every runtime
+    elif kind in _MOVES and None not in reaches:
+        tail.ranges[name] = (min(r[0] for r in reaches if r), max(r[1] for r in reaches if r))
+    else:
+        tail.floats.append(name)
 
 
 def set_constants(model: Any, names: Mapping[str, str], decisions: Carried) -> dict[str, np.ndarray]:
@@ -74,7 +108,7 @@ def set_constants(model: Any, names: Mapping[str, str], decisions: Carried) -> d
     for kind, op in zip(operator_names(model), graph.operators):
         if kind not in _WEIGHTED:
             continue
-        ours = decisions.written_by(names[tensor_name(graph, op.outputs[0])])
+        ours = decisions.written_by(names.get(tensor_name(graph, op.outputs[0]), ""))
         if ours is None:
             raise EdgesegError(f"the operator {kind} of the file has weights that the network does not have")
         bias, order = _WEIGHTED[kind]

@@ -19,25 +19,28 @@ from . import flatbuffer, graph
 def quantize(content: bytes, job: Job) -> bytes:
     """Quantize a float flatbuffer by the job's decisions.
 
+    Of the decoded head the boxes are computed in float, from the last convolutions on, and rounded once.
+
     Raises:
-        EdgesegError: the decoded head, which integers cannot serve; a tensor or operator that is not the network's.
+        EdgesegError: boxes, scores and coefficients in one tensor; a tensor or operator that is not the network's.
     """
-    if job.head != "raw":
-        raise EdgesegError(
-            "integers cannot hold boxes, scores and coefficients in one tensor: the decoded head would lose the masks",
-            hint="Export int8 with head=raw",
-        )
     decisions, model = job.decisions(), flatbuffer.read(content)
-    names = graph.matched(model, content, decisions, job.imgsz)
+    ends = {graph.tensor_name(model.subgraphs[0], i) for i in model.subgraphs[0].outputs}
+    if "prediction" in ends:
+        what = "boxes, scores and coefficients in one tensor would share one scale, in which the scores and masks are lost"
+        raise EdgesegError(what, hint="Export int8 with head=raw, or head=decoded, which gives them apart")
+    names, tail = graph.matched(model, content, decisions, job.imgsz, decoded=job.head == "decoded")
     job.progress(0.9, "writing integers")
     scales = graph.set_constants(model, names, decisions)
-    return _integers(flatbuffer.pack(model, len(content) + 4096), names, decisions, scales)
+    return _integers(flatbuffer.pack(model, len(content) + 4096), names, decisions, scales, tail)
 
 
-def _integers(content: bytes, names: dict[str, str], decisions: Carried, scales: dict[str, np.ndarray]) -> bytes:
+def _integers(
+    content: bytes, names: dict[str, str], decisions: Carried, scales: dict[str, np.ndarray], tail: graph.Tail
+) -> bytes:
     import logging
 
-    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import qtyping, quantizer
 
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
     statistics: dict[str, dict[str, np.ndarray]] = {}
@@ -48,8 +51,12 @@ def _integers(content: bytes, names: dict[str, str], decisions: Carried, scales:
     for name, scale in scales.items():
         largest = (scale * 127).astype(np.float32)
         statistics[name] = {"min": -largest, "max": largest}
+    for name, (low, high) in tail.ranges.items():
+        statistics[name] = {"min": np.array(low, np.float32), "max": np.array(high, np.float32)}
     q: Any = quantizer.Quantizer(bytearray(content))
     _configure(q, names, decisions)
+    for name in tail.floats:
+        _rule(q, f"^{re.escape(name)};?$", qtyping.TFLOperationName.ALL_SUPPORTED, (FLOAT, FLOAT), None)
     try:
         return bytes(q.quantize(statistics, enable_progress_bar=False, enable_progress_report=False).quantized_model)
     except (ValueError, RuntimeError) as e:

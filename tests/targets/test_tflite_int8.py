@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,10 @@ import torch
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.fidelity import FidelityMeter
+from edgeseg.export.api import export
 from edgeseg.export.job import Job
+from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import save_checkpoint
 from edgeseg.network.definition import Definition
 from edgeseg.network.flow import network_flow
@@ -22,7 +26,10 @@ from edgeseg.quantize.calibration import choose, iterate
 from edgeseg.quantize.carried import load
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
+from edgeseg.resources import demo_checkpoint
 from edgeseg.running.open import open_model
+from edgeseg.running.pipeline import Pipeline
+from edgeseg.vision.decode import decode
 
 SIZE = (64, 64)
 
@@ -93,14 +100,13 @@ def test_it_is_near_the_float_network(int8, convert, opened, images) -> None:
 @pytest.fixture(scope="module")
 def requantize(convert, decided, tmp_path_factory, tiny):
     """Quantize the float file again, without tracing the network again; returns the path of a bare flatbuffer."""
-    source = convert("tflite", imgsz=SIZE)
 
     def run(name: str = "int8", calibration: tuple[Path, ...] = (), head: str = "raw") -> Path:
-        folder = tmp_path_factory.mktemp("again")
+        source, folder = convert("tflite", imgsz=SIZE, head=head), tmp_path_factory.mktemp("again")
         job = Job("tflite", source, "network", folder / "x.tflite", folder, "int8", head, SIZE)
         job = replace(job, recipe=load_recipe(name).to_dict(), calibration=calibration)
         target, kept = target_by_name("tflite"), {"imgsz": SIZE, "recipe": job.recipe, "calibration": calibration}
-        job = replace(job, given=None if head != "raw" else decided(target, tiny, folder, **kept))
+        job = replace(job, given=decided(target, tiny, folder, **kept))
         content = target_by_name("tflite").load("quantize").quantize(source.read_bytes(), job)
         job.output.write_bytes(target_by_name("tflite").load("flatbuffer").restore_names(content))
         return job.output
@@ -116,9 +122,53 @@ def test_other_recipes_convert_and_run(requantize, images, name: str) -> None:
     assert len(outputs) == 10 and all(np.isfinite(o).all() for o in outputs)
 
 
-def test_the_decoded_head_is_refused(requantize, images) -> None:
-    with pytest.raises(EdgesegError, match="head=raw"):
+def test_one_tensor_for_boxes_scores_and_coefficients_is_refused(requantize, images) -> None:
+    with pytest.raises(EdgesegError, match="share one scale") as caught:
         requantize(head="decoded", calibration=images)
+    assert "head=raw" in caught.value.hint
+
+
+def test_a_decoded_head_is_the_raw_one_with_a_scale_for_each_role(int8, convert, opened, images) -> None:
+    recipe = load_recipe("int8").to_dict()
+    job = {"imgsz": SIZE, "precision": "int8", "recipe": recipe, "calibration": images}
+    raw, decoded = opened(int8), opened(convert("tflite", head="decoded", **job))
+    assert [(o.role, o.dtype) for o in decoded.manifest.outputs] == [(r, "int8") for r in ("box", "score", "coeff", "proto")]
+    steps = {o.role: o.scale for o in decoded.manifest.outputs}
+    assert steps["box"] == pytest.approx(1 / 255) and steps["score"] == 1 / 256 and len(set(steps.values())) == 4
+    for image in iterate(images, SIZE):
+        x = (image[None].astype(np.int16) - 128).astype(np.int8)
+        a, b = (decode(o.runtime.run(x), o.manifest, conf=0.0) for o in (raw, decoded))
+        assert len(a) == len(b) == 64 + 16 + 4
+        inside = np.minimum(b.boxes[:, 2:] - b.boxes[:, :2], 254 / 255 * SIZE[0]).min(1) > 0
+        whole = [anchors_of(c.boxes)[inside] for c in (a, b)]
+        np.testing.assert_allclose(np.clip(whole[0], 0, SIZE[0]), whole[1], atol=0.51 * SIZE[0] / 255)
+        np.testing.assert_allclose(a.scores, b.scores, atol=0.51 / 256)
+        # XNNPACK moves integers between scales with eight bits behind the point: a quarter of a step at 127 steps.
+        np.testing.assert_allclose(a.coeffs, b.coeffs, atol=0.76 * steps["coeff"])
+        assert np.array_equal(a.proto.values, b.proto.values)
+
+
+@pytest.mark.slow
+def test_a_decoded_head_finds_what_the_raw_one_finds(tmp_path) -> None:
+    data = make_shapes(tmp_path / "shapes", train=40, val=24, size=160, seed=9)
+    found = []
+    for head in ("raw", "decoded"):
+        options = ExportOptions(imgsz=160, head=head, int8=True, data=str(data))
+        (result,) = export(demo_checkpoint(), ["tflite"], options, out=tmp_path)
+        assert result.error is None and result.gate is not None and result.gate.passed
+        with open_model(result.path) as opened:
+            pipeline = Pipeline(opened.runtime, opened.manifest)
+            found.append([pipeline(cv2.imread(str(i))) for i in load_dataset(data).images("val")])
+    meter = FidelityMeter(0.25)
+    for raw, decoded in zip(*found):
+        meter.add(raw, decoded)
+    agreed = meter.result()
+    assert agreed.reference > 60 and agreed.agreement >= 0.98 and agreed.mask_iou >= 0.98 and abs(agreed.score_shift) < 0.003
+
+
+def anchors_of(boxes: np.ndarray) -> np.ndarray:
+    """Corners -> centre and size."""
+    return np.concatenate(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), 1)
 
 
 def test_no_images_is_an_error(requantize) -> None:
