@@ -93,7 +93,7 @@ class Target:
     it needs on the machine where it can. ``kit_modules`` and ``kit_extra`` are what runs the network inside the kit.
 
     ``takes`` names the options that all formats share and this one has (``half``, ``int8`` and ``nms`` follow from
-    ``precisions`` and ``heads``, ``end2end`` is the network's affair), ``own`` declares those that are its own affair.
+    ``precisions`` and ``heads``; ``end2end`` and ``boxes_only`` are the network's affair), ``own`` declares its own ones.
 
     ``quantize``: what its integers can follow (``Constraints``); a format with this table gets decisions when it quantizes.
 
@@ -129,7 +129,7 @@ class Target:
         """Every option that it takes, but for those of quantization."""
         others = self.precisions[1:]  # the first is what it is without an option
         words = {"half": "fp16" in others, "int8": "int8" in others, "nms": "nms" in self.heads}
-        return (*self.takes, "end2end", *(w for w, has in words.items() if has), *self.own)
+        return (*self.takes, "end2end", "boxes_only", *(w for w, has in words.items() if has), *self.own)
 
     @property
     def is_folder(self) -> bool:

@@ -25,7 +25,7 @@ from edgeseg.export.placing import check_place, place_parts
 from edgeseg.export.plan import Plan, Step, make_plan
 from edgeseg.export.result import ExportResult
 from edgeseg.export.run import STEM, Event, Outcome, Run
-from edgeseg.export.source import Source, end2end, find_source, given_of
+from edgeseg.export.source import Source, boxes_only, end2end, find_source, given_of
 from edgeseg.hashing import content_hash
 from edgeseg.registry import NETWORK
 
@@ -81,6 +81,7 @@ def export(
     options = options or ExportOptions()
     found = find_source(source)
     found = end2end(found, options, force) if options.end2end else found
+    found = boxes_only(found) if options.boxes_only else found
     plan = make_plan(formats, options, given_of(found, options))
     if judge is not None and not any(step.quantized for step in plan.steps):
         raise EdgesegError("judge gives pictures to the gate, and only int8 has one", hint="Leave it out, or add int8")

@@ -90,8 +90,9 @@ class Mixed:
         **running: Any,
     ) -> None:
         self.target, self.origin = target_by_name(format), find_source(source)
-        if options.end2end:
-            raise EdgesegError("a search and end2end exclude each other", hint="The search is for the classic head")
+        if options.end2end or options.boxes_only:
+            what = f"a search and {'end2end' if options.end2end else 'boxes_only'} exclude each other"
+            raise EdgesegError(what, hint="The search is for the classic head of the whole network")
         if self.origin.format != NETWORK:
             raise EdgesegError("the search starts from the network", path=source, hint="Give its checkpoint (.pt)")
         self.recipe = load_recipe(options.recipe or DEFAULT_RECIPE)

@@ -26,6 +26,7 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "dynamic": False,
         "nms": False,
         "end2end": False,
+        "boxes_only": False,
         "batch": 1,
     }
 )
@@ -47,6 +48,7 @@ class ExportOptions:
         head: ``raw`` or ``decoded``.
         nms: non-maximum suppression inside the graph: the head layout ``nms``.
         end2end: the one-to-one head of a network that has one, in place of the classic one.
+        boxes_only: a segmentation network without its masks: a detector, decoded unless ``head`` says otherwise.
         recipe: name or path of the quantization recipe (int8 only).
         data: name or YAML of the dataset that calibrates (int8 only).
         images: number of calibration images (int8 only).
@@ -65,6 +67,7 @@ class ExportOptions:
     head: str | None = None
     nms: bool | None = None
     end2end: bool | None = None
+    boxes_only: bool | None = None
     recipe: str | None = None
     data: str | None = None
     images: int | None = None
@@ -92,6 +95,8 @@ class ExportOptions:
             object.__setattr__(self, "imgsz", check_imgsz(self.imgsz))
         if self.half and self.int8:
             raise EdgesegError("half and int8 exclude each other", hint="Give one of them, or export twice")
+        if self.boxes_only and self.head is None and not self.nms:
+            object.__setattr__(self, "head", "decoded")
         if self.nms and self.head not in (None, "nms"):
             raise EdgesegError(f"nms and head={self.head} exclude each other", hint="Leave head out")
         if self.nms or self.head == "nms":

@@ -7,9 +7,10 @@ import importlib.util
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg import store
 from edgeseg.errors import EdgesegError
@@ -18,6 +19,9 @@ from edgeseg.export.plan import Given
 from edgeseg.hashing import content_hash, sha256_json
 from edgeseg.registry import CHECKPOINTS, NETWORK, target_by_path, targets
 from edgeseg.resources import cache_root
+
+if TYPE_CHECKING:
+    from edgeseg.network.model import Network
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,27 @@ def end2end(source: Source, options: ExportOptions, force: bool) -> Source:
             "Leave end2end out: the classic head needs a millisecond of suppression. Or --force, and see what the gate says"
         )
         raise EdgesegError(what, hint=hint)
+    return _rewritten(source, "end2end", lambda network: network.end2end())
+
+
+def boxes_only(source: Source) -> Source:
+    """A checkpoint of ``source`` without what makes masks, made in the cache folder.
+
+    Raises:
+        EdgesegError: it is no checkpoint.
+    """
+    if source.format != NETWORK:
+        raise EdgesegError("boxes_only needs the checkpoint", path=source.path, hint="Give the .pt it was made from")
+    return _rewritten(source, "boxes", lambda network: network.boxes_only())
+
+
+def _rewritten(source: Source, word: str, change: Callable[[Network], Network]) -> Source:
     from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
 
-    stem = f"{source.stem}-end2end"
-    path = cache_root() / "end2end" / content_hash(source.path)[:24] / f"{stem}.pt"
+    stem = f"{source.stem}-{word}"
+    path = cache_root() / word / content_hash(source.path)[:24] / f"{stem}.pt"
     if not path.is_file():
-        save_checkpoint(path, load_checkpoint(source.path).end2end())
+        save_checkpoint(path, change(load_checkpoint(source.path)))
     return replace(source, path=path, stem=stem)
 
 

@@ -167,6 +167,17 @@ class Network(nn.Module):
         twin.info = dict(self.info)
         return twin
 
+    def boxes_only(self) -> Network:
+        """A copy without coefficients and prototypes: the detector that a segmentation network contains."""
+        twin = copy.deepcopy(self)
+        if self.task == "segment":
+            twin.definition = replace(self.definition, task="detect")
+            for branches in (twin.head, *([twin.head.single] if hasattr(twin.head, "single") else [])):
+                del branches.coeff
+                branches.roles = tuple(r for r in branches.roles if r[0] != "coeff")
+            del twin.head.proto
+        return twin
+
     def view(self, head: str = "raw") -> nn.Module:
         """This network with a flat tuple of tensors as output, in the order of ``outputs(head, ...)``; weights are shared.
 
