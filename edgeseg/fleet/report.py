@@ -86,8 +86,8 @@ def write_page(path: Path, rows: Sequence[Row]) -> None:
         path,
         "<!doctype html><html lang=en><meta charset=utf-8><title>edgeseg: boards</title>"
         f"<style>{_STYLE}</style><h1>Boards</h1><p>{good} of {len(rows)} find what they must: agreement is 2 pairs /"
-        " (expected + found) at score 0.25, against the machine that made the bundle. Milliseconds are medians an image; MB is the"
-        " largest resident memory of the process.</p>"
+        " (expected + found) at score 0.25, against the machine that made the bundle. Milliseconds are medians an image,"
+        " MB the largest resident memory.</p>"
         f"<table><tr>{head}</tr>{''.join(lines)}</table>",
     )
 

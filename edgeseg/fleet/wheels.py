@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,11 +16,15 @@ from collections.abc import Iterable
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from edgeseg.errors import EdgesegError
 from edgeseg.fleet.platform import Platform
 from edgeseg.hashing import sha256_file
 from edgeseg.resources import PACKAGE
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 _OWN = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")  # what an installer adds to a wheel's files
 _EPOCH = (2020, 2, 2, 0, 0, 0)
@@ -81,36 +86,41 @@ def _digest(data: bytes) -> str:
 def gather(folder: Path, own: Path, extras: Iterable[str], platform: Platform) -> None:
     """Put into ``folder`` the wheels of edgeseg, of pip, and of all that edgeseg with ``extras`` needs on ``platform``.
 
+    pip judges the conditions of requirements by the machine that it runs on, so they are judged here, until what was
+    downloaded is what that platform asks for.
+
     Raises:
         EdgesegError: a package has no wheel for that platform, or cannot be downloaded.
     """
-    from packaging.utils import canonicalize_name
+    from packaging.utils import parse_wheel_filename
 
-    named = f"[{','.join(sorted(extras))}]"
-    # Downloaded into one folder, whatever is asked for next is chosen beside it: nothing is loaded twice.
-    wanted = {"edgeseg": f"{own}{'' if named == '[]' else named}", "pip": "pip"}
-    wanted |= {r: r for r in _holding(own, extras, platform)}
+    shutil.copy2(own, folder / own.name)
     for _ in range(9):
-        _pip("download", "-d", str(folder), *platform.options(), "--find-links", str(folder), *wanted.values())
-        needed = _closure(folder, extras, platform)
-        missing = {name: text for name, text in needed.items() if name not in _by_name(folder)}
-        if not missing:
+        needed, here = _needed(folder, extras, platform), _by_name(folder)
+        open_ = [n for n, s in needed.items() if n not in here or parse_wheel_filename(here[n].name)[1] not in s]
+        if not open_:
             break
-        wanted |= missing  # pip judged their conditions by the machine that it ran on
+        for name, wheel in here.items():
+            if name != "edgeseg":
+                wheel.unlink()
+        wanted = [f"{name}{specifier}" for name, specifier in needed.items() if name != "edgeseg"]
+        _pip("download", "-d", str(folder), *platform.options(), *wanted)
+    else:
+        raise EdgesegError(f"the packages for {platform.machine}, Python {platform.python} contradict each other")
     for name, wheel in _by_name(folder).items():
-        if name not in needed and name != canonicalize_name("pip"):
+        if name not in needed:
             wheel.unlink()
 
 
-def _closure(folder: Path, extras: Iterable[str], platform: Platform) -> dict[str, str]:
-    """What edgeseg with ``extras`` needs on ``platform``, by name: the requirement, as far as the wheels here tell."""
+def _needed(folder: Path, extras: Iterable[str], platform: Platform) -> dict[str, SpecifierSet]:
+    """What edgeseg with ``extras`` needs on ``platform``, as far as the wheels here tell: versions by name. And pip."""
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
     from packaging.utils import canonicalize_name
 
-    here = _by_name(folder)
-    needed: dict[str, str] = {"edgeseg": "edgeseg"}
+    here, seen = _by_name(folder), set()
+    needed = {"edgeseg": SpecifierSet(prereleases=True), "pip": SpecifierSet()}
     todo: list[tuple[str, frozenset[str]]] = [("edgeseg", frozenset(extras))]
-    seen = set()
     while todo:
         name, asked = one = todo.pop()
         if one in seen or name not in here:
@@ -118,23 +128,12 @@ def _closure(folder: Path, extras: Iterable[str], platform: Platform) -> dict[st
         seen.add(one)
         for text in _requires(here[name]):
             requirement = Requirement(text)
-            places = [{**platform.markers(), "extra": e} for e in (asked or {""})]
-            if requirement.marker is not None and not any(requirement.marker.evaluate(p) for p in places):
-                continue
-            key = canonicalize_name(requirement.name)
-            needed.setdefault(key, f"{requirement.name}{requirement.specifier}")
-            todo.append((key, frozenset(requirement.extras)))
+            places = [{**platform.markers(), "extra": e} for e in ("", *asked)]
+            if requirement.marker is None or any(requirement.marker.evaluate(p) for p in places):
+                key = canonicalize_name(requirement.name)
+                needed[key] = needed.get(key, SpecifierSet()) & requirement.specifier
+                todo.append((key, frozenset(requirement.extras)))
     return needed
-
-
-def _holding(own: Path, extras: Iterable[str], platform: Platform) -> list[str]:
-    """The conditional requirements of edgeseg with ``extras`` that hold on ``platform``, whatever holds here."""
-    from packaging.requirements import Requirement
-
-    found = [r for text in _requires(own) if (r := Requirement(text)).marker is not None]
-    places = [{**platform.markers(), "extra": e} for e in (*extras, "")]
-    held = [r for r in found if r.marker is not None and any(r.marker.evaluate(p) for p in places)]
-    return [f"{r.name}{r.specifier}" for r in held if r.name != "edgeseg"]
 
 
 def _requires(wheel: Path) -> list[str]:

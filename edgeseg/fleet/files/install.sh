@@ -40,7 +40,7 @@ if command -v sha256sum >/dev/null 2>&1; then
 fi
 
 # What is installed is known by its list of packages; a killed installation has written no such note.
-if [ -e venv/bin/python ] && cmp -s requirements.txt venv/installed.txt; then
+if [ -e venv/bin/python ] && [ "$(cat requirements.txt)" = "$(cat venv/installed.txt 2>/dev/null)" ]; then
     echo "installed already: $here/venv"
 else
     rm -rf venv
