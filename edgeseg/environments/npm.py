@@ -64,7 +64,7 @@ def ensure(folder: Path, *, offline: bool = False, say: Callable[[str], None] | 
         raise EdgesegError(
             f"npm is needed to install the packages of {name}",
             path=folder / PINS[0],
-            hint=f"Install Node.js (with npm), then type: edgeseg toolchain install {name}",
+            hint=f"Install Node.js (with npm). {again}",
         )
     try:
         make_folder(place.parent)

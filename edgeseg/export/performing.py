@@ -68,7 +68,7 @@ class Here:
             children.command(python, "edgeseg.export.worker", str(file)),
             log=task.log,
             cwd=task.job.work,
-            env=worker_env(task.place, used == CURRENT, task.threads),
+            env=worker_env(task.place, used == CURRENT, task.threads) | ({"EDGESEG_OFFLINE": "1"} if task.offline else {}),
             timeout_s=target.timeout_s,
             memory_mb=min(target.memory_mb, 0.9 * total_mb()),
             on_progress=progress,

@@ -42,6 +42,9 @@ def convert(job: Job) -> None:
         EdgesegError: the checkpoint cannot be read.
     """
     opset, dynamic = int(job.options.get("opset", DEFAULT_OPSET)), bool(job.options.get("dynamic", False))
+    packages = (
+        npm.ensure(WEB, say=lambda text: job.progress(0.0, text), again=page.AGAIN) if job.options.get("page") else None
+    )
     job.progress(0.05, "loading the checkpoint")
     network = load_checkpoint(job.source).fuse().eval()
     manifest = describe(job, network, ("torch", "onnx", "onnxslim"))
@@ -80,16 +83,10 @@ def convert(job: Job) -> None:
     manifest = _describe(model, manifest, dynamic=dynamic)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(job.output))
-    if job.options.get("page"):
-        _page(job, manifest)
+    if packages is not None:
+        page.write_page(job.output, manifest, WEB, packages, LIBRARIES)
+        job.note(page.NOTE)
     job.progress(1.0, "written")
-
-
-def _page(job: Job, manifest: Manifest) -> None:
-    """Write the page of the finished file, with ONNX Runtime Web for WebAssembly and for WebGPU."""
-    packages = npm.ensure(WEB, say=lambda text: job.progress(0.9, text), again=page.AGAIN)
-    page.write_page(job.output, manifest, WEB, packages, LIBRARIES)
-    job.note(page.NOTE)
 
 
 def _dynamic_axes(manifest: Manifest) -> dict[str, dict[int, str]]:

@@ -46,6 +46,9 @@ def convert(job: Job) -> None:
     """
     from . import weights
 
+    packages = (
+        npm.ensure(WEB, say=lambda text: job.progress(0.0, text), again=page.AGAIN) if job.options.get("page") else None
+    )
     job.progress(0.05, "reading the SavedModel")
     source = Manifest.from_metadata(read_sidecar(job.source), path=str(job.source))
     manifest = derive(job, source, ("tensorflow-cpu", "tensorflowjs"))
@@ -64,8 +67,7 @@ def convert(job: Job) -> None:
     model.json["userDefinedMetadata"] |= {"edgeseg": manifest.to_json(), "structuredOutputKeys": names}
     weights.write(model, job.output)
     write_sidecar(job.output, manifest)
-    if job.options.get("page"):
-        packages = npm.ensure(WEB, say=lambda text: job.progress(0.9, text), again=page.AGAIN)
+    if packages is not None:
         page.write_page(job.output, manifest, WEB, packages, LIBRARIES)
         notes.append(page.NOTE)
     for note in notes:

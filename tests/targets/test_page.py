@@ -86,6 +86,14 @@ def test_a_page_has_one_picture_at_a_time(tmp_path: Path) -> None:
         write_page(model, manifest, WEB, packages, [])
 
 
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_packages_that_are_missing_offline_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "home"))
+    (result,) = export(CHECKPOINT, ["onnx"], ExportOptions.of(page=True), out=tmp_path, offline=True)
+    assert "the npm packages of web are not installed and this is offline" in str(result.error)
+    assert "export with page once" in str(result.error.hint) and not list(tmp_path.glob("*.onnx*"))
+
+
 def test_formats_without_a_page_say_so(tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="does not take page; onnx, tfjs can"):
         export(CHECKPOINT, ["openvino"], ExportOptions.of(page=True), out=tmp_path)

@@ -16,7 +16,8 @@ export async function open(folder, manifest, probe) {
         return manifest.outputs.map(({ name }) => made[name]);
       };
       await run(probe.data, probe.shape); // compiles, and finds out now what does not work
-      const backend = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${ort.env.wasm.numThreads || 1} thread(s)`;
+      const threads = ort.env.wasm.numThreads || 1;
+      const backend = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
       return { backend: `ONNX Runtime Web ${ort.env.versions.web}, ${backend}`, run };
     } catch (e) {
       failures.push(`${provider}: ${e.message}`);
