@@ -230,6 +230,7 @@ class Model(Ported):
         limit: int | None = None,
         progress: Any = None,
         device: str | int | None = None,
+        cluster: Any = None,
         **others: Any,
     ) -> ValidationResult:
         """Measure the model on a dataset with the COCO protocol.
@@ -237,9 +238,9 @@ class Model(Ported):
         Args:
             data: dataset YAML or name; by default what the model was trained on, else ``coco128-seg``.
             split: ``train``, ``val`` or ``test``.
-            limit: only the first so many images.
-            progress: called with (done, total) after each image.
+            limit: only the first so many images. progress: called with (done, total) after each image.
             device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
+            cluster: an ``edgeseg.cluster.driver.Cluster`` whose nodes share the images.
             others: options of other YOLO tools: accepted where they ask for what is done anyway, else refused with a hint.
 
         Returns:
@@ -252,9 +253,10 @@ class Model(Ported):
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
-        opened = self._at(device, imgsz)
-        dataset = load_dataset(str(data or self.default_data()))
-        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        opened, dataset = self._at(device, imgsz), load_dataset(str(data or self.default_data()))
+        pipeline: Any = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        if cluster is not None:
+            pipeline = cluster.spread(opened, self.threads, {"input": self.input})
         return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)
 
     val = validate
@@ -278,7 +280,7 @@ class Model(Ported):
             EdgesegError: the two models have different classes, or the dataset cannot be read.
         """
         from edgeseg.data.dataset import pictures
-        from edgeseg.data.images import read_image
+        from edgeseg.data.images import read_ahead
         from edgeseg.evaluate.fidelity import FidelityMeter
         from edgeseg.running.open import parse_imgsz
 
@@ -290,12 +292,9 @@ class Model(Ported):
         first, second = (m.opened.sized(size).pipeline(conf=conf) for m in (other, self))
         images, _ = pictures(str(data or self.default_data()), split)
         meter = FidelityMeter(conf)
-        for done, path in enumerate(images, 1):
-            try:
-                image = read_image(path)
-            except EdgesegError:
-                continue
-            meter.add(first(image), second(image))
+        for done, (_, image) in enumerate(read_ahead(images), 1):
+            if not isinstance(image, EdgesegError):
+                meter.add(first(image), second(image))
             if progress:
                 progress(done, len(images))
         return meter.result()
@@ -347,7 +346,7 @@ class Model(Ported):
         from edgeseg.running.open import parse_imgsz
 
         running: dict[str, Any]
-        own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions", "judge")
+        own = ("out", "jobs", "offline", "force", "rebuild", "on_event", "decisions", "judge", "performer")
         running = {k: options.pop(k) for k in own if k in options}
         wish = {k: options.pop(k) for k in ("split", "limit", "storage") if k in options}
         limits = {k: options.pop(k) for k in ("max_drop", "min_agreement") if k in options}

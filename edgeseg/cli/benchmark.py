@@ -53,6 +53,7 @@ def benchmark(
     offline: flags.Offline = False,
     json: flags.Json = None,
     html: Annotated[str | None, flag("Write a page with pictures too.", False, metavar="FILE")] = None,
+    ray: flags.Ray = None,
 ) -> None:
     """Export to every format, then measure size, accuracy, fidelity to the float network and speed of each.
 
@@ -61,6 +62,7 @@ def benchmark(
     """
     from edgeseg.cli.compare import open_apart
     from edgeseg.cli.events import shown_events
+    from edgeseg.cluster import connect
     from edgeseg.data.dataset import load_dataset
     from edgeseg.errors import EdgesegError
     from edgeseg.evaluate.parity import Verdict, compare
@@ -84,8 +86,8 @@ def benchmark(
         options = replace(options, data=chosen)
     reference = network.opened.sized(size)
     folder = Path(out) if out else new_folder("runs/benchmark")
-    with shown_events() as on_event:
-        made = export(source, formats, options, out=folder, on_event=on_event, offline=offline)
+    with shown_events() as on_event, connect(ray) as cluster:
+        made = export(source, formats, options, out=folder, on_event=on_event, offline=offline, performer=cluster)
     verdicts: list[Verdict | None] = []
     with ExitStack() as stack:
         others = []

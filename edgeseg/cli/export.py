@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeseg.cli import console, flags
 from edgeseg.cli.events import shown_events, summary
-from edgeseg.cli.flags import QUANT, flag
+from edgeseg.cli.flags import QUANT, flag, word
 from edgeseg.cli.graph import split_list
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import TYPES, own_options, targets
+
+if TYPE_CHECKING:
+    from edgeseg.export.result import ExportResult
 
 SHAPE, RUN = "Shape of the graph", "Running"
 
@@ -36,7 +39,11 @@ def with_declared(command: Callable[..., None]) -> Callable[..., None]:
 
 @with_declared
 def export(
-    model: flags.ModelWord = None,
+    models: Annotated[
+        list[str] | None,
+        word("Checkpoints, or artifacts that others read; globs (default: the newest trained one).", "[MODEL]..."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(hidden=True)] = None,
     format: Annotated[
         list[str] | None,
         flag("Formats, with commas or repeated; all for every one.", "torchscript", "--format", "-f", metavar="A,B"),
@@ -52,6 +59,9 @@ def export(
     nms: Annotated[bool | None, flag("Non-maximum suppression inside the graph.", False, panel=SHAPE)] = None,
     end2end: Annotated[
         bool | None, flag("The head that needs no suppression, of a network that has one (YOLO26).", False, panel=SHAPE)
+    ] = None,
+    boxes_only: Annotated[
+        bool | None, flag("Leave the masks out, for tools that read detectors; decoded.", False, panel=SHAPE)
     ] = None,
     half: flags.Half = None,
     int8: flags.Int8 = None,
@@ -84,14 +94,17 @@ def export(
     force: Annotated[bool, flag("Keep an artifact that the gate refuses.", True, "--force", panel=RUN)] = False,
     rebuild: Annotated[bool, flag("Take nothing from the cache.", True, "--rebuild", panel=RUN)] = False,
     jobs: Annotated[int | None, flag("Steps at once.", "by cores and memory", panel=RUN)] = None,
+    ray: flags.Ray = None,
     json: flags.Json = None,
     **own: Any,
 ) -> None:
-    """Export a network to one or more formats.
+    """Export networks to one or more formats.
 
     Independent formats are converted side by side, each in a process of its own, and taken from the cache when nothing
     changed. The exit code is 1 when any format failed; the others are there nevertheless.
     """
+    from edgeseg.cli.many import expanded, export_many
+    from edgeseg.cluster import connect
     from edgeseg.export.api import export as run
     from edgeseg.export.options import ExportOptions
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
@@ -105,51 +118,59 @@ def export(
         head=head,
         nms=nms,
         end2end=end2end,
+        boxes_only=boxes_only,
         recipe=recipe,
         data=data,
         images=images,
         seed=seed,
         **{name: value for name, value in own.items() if value is not None},
     )
-    to = console.people(json)
-    source = model or newest_checkpoint()
-    if max_drop is not None or min_agreement is not None:
-        if decisions is not None:
-            raise EdgesegError("--decisions excludes a search", hint="The search decides for itself")
-        from edgeseg.cli.mixed import export_mixed
-        from edgeseg.export.search import Limits
+    sources = expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())]
+    running: dict[str, Any] = {"jobs": jobs, "offline": offline}
+    with connect(ray) as running["performer"]:
+        if max_drop is not None or min_agreement is not None:
+            if decisions is not None or len(sources) > 1:
+                what = "--decisions excludes a search" if decisions is not None else "a search is for one model"
+                raise EdgesegError(what, hint="A search decides for itself, for each model anew")
+            from edgeseg.cli.mixed import export_mixed
+            from edgeseg.export.search import Limits
 
-        limits, running = Limits(max_drop, min_agreement), {"jobs": jobs, "offline": offline}
-        places: dict[str, Any] = {
-            "out": out,
-            "json": json,
-            "judge": judge,
-            "storage": storage,
-            "split": split,
-            "limit": limit,
-        }
-        code = export_mixed(source, split_list(format), options, limits, force=force, running=running, **places)
-        raise typer.Exit(code)
-    with shown_events() as on_event:
-        results = run(
-            source,
-            split_list(format) or ["torchscript"],
-            options,
-            out=out,
-            on_event=on_event,
-            jobs=jobs,
-            offline=offline,
-            force=force,
-            rebuild=rebuild,
-            decisions=decisions,
-            judge=judge,
-        )
+            places: dict[str, Any] = {"out": out, "json": json, "judge": judge, "storage": storage}
+            limits = Limits(max_drop, min_agreement)
+            measured: dict[str, Any] = {"split": split, "limit": limit}
+            formats = split_list(format)
+            code = export_mixed(sources[0], formats, options, limits, force=force, running=running, **places, **measured)
+            raise typer.Exit(code)
+
+        def one(source: str, on_event: Any) -> list[ExportResult]:
+            return run(
+                source,
+                split_list(format) or ["torchscript"],
+                options,
+                out=out,
+                on_event=on_event,
+                force=force,
+                rebuild=rebuild,
+                decisions=decisions,
+                judge=judge,
+                **running,
+            )
+
+        if len(sources) > 1:
+            raise typer.Exit(export_many(sources, one, running["performer"], out=out, json=json))
+        with shown_events() as on_event:
+            results = one(sources[0], on_event)
+    raise typer.Exit(_shown(sources[0], results, json))
+
+
+def _shown(source: str, results: list[ExportResult], json: str | None) -> int:
+    """Show and write down what was made of one model; the exit code."""
+    to = console.people(json)
     with console.json_file(json) as stream:
-        console.write_json(stream, {"model": str(source), "exports": [r.to_dict() for r in results]})
+        console.write_json(stream, {"model": source, "exports": [r.to_dict() for r in results]})
     summary(results, to)
     if json not in (None, "-"):
         console.say(f"JSON in {json}", to=to)
     failed = [r.error for r in results if r.error is not None]
-    if failed:
-        # Bad input that nothing could be made of is code 2, like everywhere; a failed branch among others is 1.
-        raise typer.Exit(2 if len(failed) == len(results) and all(e.exit_code == 2 for e in failed) else 1)
+    # Bad input that nothing could be made of is code 2, like everywhere; a failed branch among others is 1.
+    return 0 if not failed else 2 if len(failed) == len(results) and all(e.exit_code == 2 for e in failed) else 1

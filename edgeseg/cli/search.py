@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +30,7 @@ def search(
     storage: flags.Storage = None,
     html: Annotated[str | None, flag("Write a page with the plot.", False, metavar="FILE", panel=RESULTS)] = None,
     offline: flags.Offline = False,
+    ray: flags.Ray = None,
     json: flags.Json = None,
 ) -> None:
     """Measure mixed precisions of a network and show which are worth having: agreement, AP, milliseconds, size.
@@ -41,6 +41,7 @@ def search(
     from edgeseg.cli.events import shown_events
     from edgeseg.cli.graph import split_list
     from edgeseg.cli.mixed import report, table
+    from edgeseg.cluster import connect
     from edgeseg.export.frontier import write_page
     from edgeseg.export.mixed import Mixed, nothing_fits
     from edgeseg.export.options import ExportOptions
@@ -55,12 +56,13 @@ def search(
     if limits and trials is not None:
         raise EdgesegError("--trials is for a search without limits", hint="Leave out --max-drop and --min-agreement")
     more: dict[str, Any] = {"split": split, "limit": limit, "storage": storage, "offline": offline}
-    searched = [Mixed(source, f, options, limits, **more) for f in split_list(format) or ["tflite"]]
     outcomes: list[tuple[Mixed, Found]] = []
-    for mixed in searched:
-        with ExitStack() as stack:
-            mixed.tell(stack.enter_context(shown_events()))
-            outcomes.append((mixed, mixed.go(trials)))
+    with connect(ray) as more["performer"]:
+        searched = [Mixed(source, f, options, limits, **more) for f in split_list(format) or ["tflite"]]
+        for mixed in searched:
+            with shown_events() as on_event:
+                mixed.tell(on_event)
+                outcomes.append((mixed, mixed.go(trials)))
     failed = 0
     for mixed, found in outcomes:
         name = mixed.target.name

@@ -37,8 +37,10 @@ def validate(
     threads: flags.Threads = None,
     input: flags.Input = None,
     device: flags.Device = None,
+    ray: flags.Ray = None,
 ) -> None:
     """Measure box and mask average precision (COCO protocol) and the speed of each model."""
+    from edgeseg.cluster import connect
     from edgeseg.model import Model
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
@@ -65,21 +67,19 @@ def validate(
             )
         )
     summary: list[dict[str, Any]] = []
-    for file in files:
-        one = Model(file, threads=threads, input=input)
-        console.inferred(one.opened.manifest)
-        chosen = data or one.default_data()
-        with console.progress(f"validating {file}") as bar:
-            result = one.validate(
-                chosen, split=split, conf=conf, iou=iou, max_det=max_det, imgsz=size, limit=limit, progress=bar.update,
-                device=device,
-                input=input,
-            )  # fmt: skip
-        for path, reason in result.skipped:
-            console.warn(f"{path}: {reason}; skipped")
-        for warning in result.warnings:
-            console.warn(f"{file}: {warning}")
-        summary.append(report(one, result))
+    with connect(ray) as cluster:
+        for file in files:
+            one = Model(file, threads=threads, input=input)
+            console.inferred(one.opened.manifest)
+            given: dict[str, Any] = {"split": split, "limit": limit, "imgsz": size, "device": device, "input": input}
+            with console.progress(f"validating {file}") as bar:
+                given |= {"conf": conf, "iou": iou, "max_det": max_det, "progress": bar.update, "cluster": cluster}
+                result = one.validate(data or one.default_data(), **given)
+            for path, reason in result.skipped:
+                console.warn(f"{path}: {reason}; skipped")
+            for warning in result.warnings:
+                console.warn(f"{file}: {warning}")
+            summary.append(report(one, result))
     with console.json_file(json) as stream:
         console.write_json(stream, summary[0] if len(summary) == 1 else {"models": summary})
     if json == "-":

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import itertools
 import os
+import sys
 import threading
 import uuid
 from collections import deque
@@ -51,13 +52,15 @@ class Cluster:
     """
 
     def __init__(self, address: str) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError as e:
             raise EdgesegError("--ray needs Ray", hint='pip install "edgeseg[ray]"') from e
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self.ray = ray
-        where: dict[str, Any] = {"num_cpus": cores()} if address == LOCAL else {"address": address}
+        where: dict[str, Any] = (
+            {"num_cpus": cores(), "include_dashboard": False} if address == LOCAL else {"address": address}
+        )
         try:
             ray.init(
                 **where, include_dashboard=False if address == LOCAL else None, log_to_driver=False, logging_level="ERROR"
@@ -225,6 +228,20 @@ class Spread:
             raise EdgesegError(f"a worker failed ({str(e.cause)[:300]})") from e
         except self._ray.exceptions.RayError as e:
             raise EdgesegError(f"the workers died again and again ({str(e).splitlines()[-1][:200]})") from e
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of a library's own on stderr meanwhile; what matters comes as an exception."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _date() -> str:
