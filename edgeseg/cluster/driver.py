@@ -52,9 +52,11 @@ class Cluster:
     """
 
     def __init__(self, address: str) -> None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
-            ray: Any = importlib.import_module("ray")
+            with _quiet():
+                ray: Any = importlib.import_module("ray")
         except ImportError as e:
             raise EdgesegError("--ray needs Ray", hint='pip install "edgeseg[ray]"') from e
         self.ray = ray
@@ -62,13 +64,11 @@ class Cluster:
             {"num_cpus": cores(), "include_dashboard": False} if address == LOCAL else {"address": address}
         )
         try:
-            ray.init(
-                **where, include_dashboard=False if address == LOCAL else None, log_to_driver=False, logging_level="ERROR"
-            )
+            with _quiet():
+                ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as e:
-            raise EdgesegError(
-                f"no Ray cluster answers at {address} ({str(e).splitlines()[0][:200]})", hint="Start one: ray start --head"
-            ) from e
+            what = f"no Ray cluster answers at {address} ({str(e).splitlines()[0][:200]})"
+            raise EdgesegError(what, hint="Start one: ray start --head") from e
         nodes = [n for n in ray.nodes() if n["Alive"]]
         counts = [int(n["Resources"].get("CPU", 0)) for n in nodes]
         self.cores: int | None = max(counts)
