@@ -11,6 +11,19 @@ from edgeseg.registry import targets
 from edgeseg.resources import demo_checkpoint
 
 pytestmark = pytest.mark.slow
+VALIDATE = """
+import json, sys
+from pathlib import Path
+from jsonschema import Draft202012Validator
+import edgeseg.decoders
+from edgeseg.running.open import open_model
+
+schema = json.loads(Path(edgeseg.decoders.__path__[0], "manifest.schema.json").read_text(encoding="utf-8"))
+with open_model(sys.argv[1]) as opened:
+    block = json.loads(opened.runtime.metadata["edgeseg"])
+Draft202012Validator({**schema, "additionalProperties": False}).validate(block)
+print("valid")
+"""
 
 
 def edgeseg(*words, code=0):
@@ -38,6 +51,13 @@ def test_every_format_is_made(exported):
     rows = exported[3]
     assert {r["format"] for r in rows} == set(targets())
     assert not [r for r in rows if r["error"]]
+
+
+def test_every_manifest_is_valid(exported):
+    """By the JSON Schema, and with no key that it does not have. Each in a process of its own, as ever with runtimes."""
+    for row in exported[3]:
+        done = subprocess.run([sys.executable, "-c", VALIDATE, row["path"]], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.split()[-1] == "valid", (row["path"], done.stderr[-2000:])
 
 
 def test_a_second_run_takes_all_from_the_cache(exported):

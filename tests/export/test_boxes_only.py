@@ -85,4 +85,4 @@ def test_the_demo_network_without_masks_in_float_and_integers(tmp_path: Path) ->
                 np.testing.assert_allclose(found.boxes, want.boxes, atol=0.01)
                 np.testing.assert_allclose(found.scores, want.scores, atol=1e-4)
     for result in export(demo_checkpoint(), formats, ExportOptions(**options, int8=True, data=str(data)), out=tmp_path):
-        assert result.error is None and result.gate is not None and result.gate.passed, result
+        assert result.error is None and result.gate is not None and result.gate["passed"], result

@@ -155,7 +155,7 @@ def test_a_decoded_head_finds_what_the_raw_one_finds(tmp_path) -> None:
     for head in ("raw", "decoded"):
         options = ExportOptions(imgsz=160, head=head, int8=True, data=str(data))
         (result,) = export(demo_checkpoint(), ["tflite"], options, out=tmp_path)
-        assert result.error is None and result.gate is not None and result.gate.passed
+        assert result.error is None and result.gate is not None and result.gate["passed"]
         with open_model(result.path) as opened:
             pipeline = Pipeline(opened.runtime, opened.manifest)
             found.append([pipeline(cv2.imread(str(i))) for i in load_dataset(data).images("val")])
