@@ -6,6 +6,15 @@
  *
  * Coordinates are continuous pixels: x to the right, y down, origin at the outer corner of the top left pixel.
  * Types are in `edgeseg.d.ts`.
+ *
+ *     const manifest = readManifest(text);            // the JSON text under the key `edgeseg` of the model's metadata
+ *     const before = new Preprocessor(manifest), after = new Postprocessor(manifest); // once: they keep their buffers
+ *     const { data, shape, letterbox } = before.prepare(imageData);
+ *     const outputs = [...];                          // in the manifest's order, each {data, shape}:
+ *         // ONNX Runtime Web  manifest.outputs.map(({ name }) => results[name])
+ *         // TF.js             {data: await t.data(), shape: t.shape}
+ *         // LiteRT.js         {data: t.toTypedArray(), shape: [...t.type.layout.dimensions]}
+ *     const { boxes, scores, classes, masks } = after.detect(outputs, letterbox, { conf: 0.25 });
  */
 
 import { HEADS } from "./heads.js";
