@@ -222,7 +222,13 @@ def found_on_five(artifact: Path, view: Any, folder: Path) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "limit"),
-    [("onnx", {}, 1e-2), ("tfjs", {}, 1e-2), ("onnx", {"head": "decoded"}, 1e-2), ("onnx", {"int8": True}, 1.0)],
+    [
+        ("onnx", {}, 1e-2),
+        ("tfjs", {}, 1e-2),
+        ("onnx", {"head": "decoded"}, 1e-2),
+        ("onnx", {"nms": True}, 1e-2),
+        ("onnx", {"int8": True}, 1.0),
+    ],
 )
 def test_the_page_finds_what_python_finds(made, visit, tmp_path, name, options, limit) -> None:
     """Everything but this machine's server is out of reach. Integers may round otherwise on another kind of CPU."""

@@ -34,12 +34,13 @@ function blend(pixels, { x, y, width, height, data }, [red, green, blue]) {
 /** Draw `image` (ImageData) and what was found on it; `nameOf(class)` gives a name. */
 export function draw(paper, image, { boxes, scores, classes, masks }, nameOf) {
   const pixels = new ImageData(new Uint8ClampedArray(image.data), image.width, image.height);
-  const unit = Math.max(1, Math.min(image.width, image.height) / 480), worstFirst = [...scores.keys()].reverse();
+  // Letters and lines are of one size on the screen, whatever the picture's.
+  const unit = image.width / (paper.canvas.clientWidth || image.width), worstFirst = [...scores.keys()].reverse();
   for (const i of worstFirst) if (masks) blend(pixels, masks[i], colourOf(classes[i]));
   paper.putImageData(pixels, 0, 0);
   paper.font = `${Math.round(14 * unit)}px system-ui, sans-serif`;
   paper.textBaseline = "top";
-  paper.lineWidth = Math.max(1, 1.6 * unit);
+  paper.lineWidth = 1.6 * unit;
   for (const i of worstFirst) {
     const [x1, y1, x2, y2] = boxes.subarray(4 * i, 4 * i + 4), [red, green, blue] = colourOf(classes[i]);
     const label = `${nameOf(classes[i])} ${scores[i].toFixed(2)}`;
