@@ -93,6 +93,7 @@ def run(
     from edgeseg.fleet.hosts import chosen_hosts
     from edgeseg.fleet.report import HEADER, cells, write_page
     from edgeseg.fleet.run import run_fleet
+    from edgeseg.store import make_folder
 
     if runs < 1 or timeout <= 0:
         raise EdgesegError("runs and timeout are numbers above 0")
@@ -104,6 +105,7 @@ def run(
         plain = [{"board": r.job.host.name, "bundle": r.job.bundle.name, "report": r.report, "error": r.error} for r in rows]
         console.write_json(stream, {"rows": plain})
     page = Path(html) if html else folder / "fleet.html"
+    make_folder(page.parent)
     write_page(page, rows)
     if json != "-":
         console.table("", HEADER, [cells(r) for r in rows], to=to)

@@ -76,7 +76,7 @@ def probe(line: Ssh) -> Said:
     Raises:
         BoardFailed: it does not answer, or has no Python.
     """
-    _, text = line.run("python3 -", give=_ASK)
+    text = line.run("python3 -", give=_ASK)
     try:
         return Said(**json.loads(text))
     except (ValueError, TypeError) as e:

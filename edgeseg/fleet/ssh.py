@@ -63,18 +63,15 @@ class Ssh:
         words += ["-i", str(Path(self.host.key).expanduser()), "-o", "IdentitiesOnly=yes"] if self.host.key else []
         return [*words, self.host.address, remote]
 
-    def run(
-        self, remote: str, *, give: bytes | Callable[[IO[bytes]], None] = b"", codes: Iterable[int] = (0,)
-    ) -> tuple[int, str]:
-        """Run a command of the board's shell and return its exit code and what it printed.
+    def run(self, remote: str, *, give: bytes | Callable[[IO[bytes]], None] = b"") -> str:
+        """Run a command of the board's shell and return what it printed.
 
         Args:
             remote: the command, quoted for a POSIX shell.
             give: its standard input, or what writes it.
-            codes: exit codes that are good.
 
         Raises:
-            BoardFailed: the board does not answer, it took too long, or the code is another one.
+            BoardFailed: the board does not answer, it took too long, or its exit code is not 0.
         """
         process = subprocess.Popen(
             self.command(remote), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -101,9 +98,9 @@ class Ssh:
                 self._running.discard(process)
         if late.is_set():
             raise BoardFailed(f"took longer than {self.timeout_s:g} s")
-        if process.returncode not in codes:
+        if process.returncode:
             raise BoardFailed(self._why(process.returncode, out, err))
-        return process.returncode, out
+        return out
 
     def send(self, folder: Path, names: Iterable[str], place: str, sent: Callable[[int], None] = lambda n: None) -> None:
         """Copy files of ``folder`` into the folder ``place`` there; ``sent`` is called with their bytes, file by file.

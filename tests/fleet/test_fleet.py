@@ -1,0 +1,166 @@
+"""A fleet on loopback: real OpenSSH servers, bundles that are really copied, installed and tested."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeseg.boards import Use, board_by_name
+from edgeseg.cli import run as edgeseg
+from edgeseg.errors import EdgesegError
+from edgeseg.fleet.hosts import Host, chosen_hosts, read_hosts, write_hosts
+from edgeseg.fleet.probe import Said
+from edgeseg.fleet.report import measured_lines, read_reports
+from edgeseg.fleet.ssh import BoardFailed, Ssh
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a cache that nobody else uses."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def add(board, *words: str) -> int:
+    return edgeseg(["board", "add", board.name, board.address, "--port", str(board.port), "--key", str(board.key), *words])
+
+
+def test_two_boards_and_one_that_is_off(here, boards, local_shell, demo_bundle, capsys):
+    one, two = (boards(n, local_shell(here / n), here / n, here / f"{n}.d") for n in ("one", "two"))
+    gone = boards("gone", local_shell(here / "gone"), here / "gone", here / "g.d")
+    assert add(one) == add(two) == add(gone) == 0
+    assert capsys.readouterr().out.count(": pc\n") == 3  # what boards say of themselves
+    gone.kill()
+    assert edgeseg(["board", "run", str(demo_bundle), "--runs", "2", "--json", "first.json"]) == 1
+    rows = {r["board"]: r for r in json.loads(Path("first.json").read_text())["rows"]}
+    for name in ("one", "two"):
+        report = rows[name]["report"]
+        assert report["equal"] and report["passed"] and report["host"] == name and report["kind"] == "pc"
+    assert rows["gone"]["report"] is None and "cannot be reached" in rows["gone"]["error"]
+    said = capsys.readouterr().out
+    assert "looking: cannot be reached" in said and said.count("equal") == 2 and "install.sh --service" in said
+    page = Path("runs/fleet/fleet.html").read_text()
+    assert page.count("<tr>") == 4 and "cannot be reached" in page and "2 of 3 find what they must" in page
+
+    # The same again, all on: only what is missing is done.
+    copied = next((here / "one").glob("edgeseg-bundles/*/bundle.json")).stat().st_mtime_ns
+    back = boards("gone", local_shell(here / "gone"), here / "gone", here / "g.d", port=gone.port)
+    assert edgeseg(["board", "run", str(demo_bundle), "--runs", "2", "--json", "second.json"]) == 0
+    again = {r["board"]: r for r in json.loads(Path("second.json").read_text())["rows"]}
+    assert again["one"] == rows["one"] and again["two"] == rows["two"] and again["gone"]["report"]["equal"]
+    assert capsys.readouterr().out.count("(measured before)") == 2
+    assert next((here / "one").glob("edgeseg-bundles/*/bundle.json")).stat().st_mtime_ns == copied
+    assert back.process.poll() is None
+
+    # A copy that was damaged there is mended, and nothing else is copied.
+    place = next((here / "one" / "edgeseg-bundles").iterdir())
+    whole = {f: (f.stat().st_ino, f.read_bytes()) for f in (place / "selftest").iterdir()}
+    first, *others = whole
+    first.write_bytes(whole[first][1][:100])
+    (place / "demo-seg.onnx").unlink()
+    wrong = refusing(shutil.copytree(demo_bundle, here / "wrong"))
+    assert edgeseg(["board", "run", str(wrong), str(demo_bundle), "--boards", "one", "--runs", "1", "--again"]) == 1
+    assert first.read_bytes() == whole[first][1] and (place / "demo-seg.onnx").is_file()
+    assert all(f.stat().st_ino == whole[f][0] for f in others)
+    said = capsys.readouterr().out  # one bundle fails there, the other goes on
+    assert "installing: no room for this" in said and said.count("equal") == 1
+
+    check_measured_lines(capsys)
+
+
+def refusing(bundle: Path) -> Path:
+    """A bundle whose installation fails."""
+    (bundle / "install.sh").write_text("echo 'error: no room for this' >&2; exit 2\n")
+    digest = hashlib.sha256((bundle / "install.sh").read_bytes()).hexdigest()
+    lines = (bundle / "SHA256SUMS").read_text().splitlines()
+    lines = [f"{digest}  install.sh" if s.endswith("  install.sh") else s for s in lines]
+    (bundle / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    return bundle
+
+
+def check_measured_lines(capsys) -> None:
+    """Reports become lines that boards.toml can hold."""
+    text = measured_lines(read_reports(Path("runs/fleet")))
+    found = [s.strip().rstrip(",") for s in text.splitlines() if s.startswith("  {")]
+    use = Use(**tomllib.loads(f"use = {found[0]}")["use"])
+    assert len(found) == 3 and use.measured and use.format == "onnx" and use.imgsz == 160 and "ms an image" in use.why
+    assert use.install == board_by_name("pc").use[0].install and text.startswith("# [pc]")
+    assert edgeseg(["board", "report", "--toml"]) == 0 and found[0] in capsys.readouterr().out
+    assert edgeseg(["board", "report"]) == 0 and "agrees" in capsys.readouterr().out
+    (Path("runs/fleet/one") / "broken.json").write_text("{")
+    with pytest.raises(EdgesegError, match="no report"):
+        read_reports(Path("runs/fleet"))
+
+
+def test_a_command_that_takes_too_long_ends(here, boards, local_shell):
+    board = boards("one", local_shell(here / "one"), here / "one", here / "one.d")
+    host = Host("one", board.address, "pc", "3.11", board.port, str(board.key))
+    with pytest.raises(BoardFailed, match="longer than 1 s"):
+        Ssh(host, timeout_s=1).run("sleep 30")
+    with pytest.raises(BoardFailed, match="no such thing"):
+        Ssh(host).run("echo 'error: no such thing' >&2; exit 7")
+    assert Ssh(host).run("cat", give=b"a" * 300_000) == "a" * 300_000
+
+
+def test_a_board_with_another_key_is_refused(here, boards, local_shell, capsys):
+    board = boards("one", local_shell(here / "one"), here / "one", here / "one.d")
+    assert add(board) == 0
+    board.kill()
+    shutil.copy(board.key, here / "client")
+    (here / "one.d" / "host").unlink()
+    (here / "one.d" / "host.pub").unlink()
+    boards("one", local_shell(here / "one"), here / "one", here / "one.d", port=board.port)
+    assert add(board) == 1
+    assert "another key than before" in capsys.readouterr().err
+    assert edgeseg(["board", "remove", "one"]) == 0 and read_hosts() == {}
+    assert add(board) == 0
+
+
+def test_the_list_of_boards(here, capsys):
+    with pytest.raises(EdgesegError, match="board add"):
+        chosen_hosts(None)
+    both = {n: Host(n, f"pi@{n}.local", "pi5", "3.11", 2222, '~/a "key"') for n in ("hall", "yard")}
+    write_hosts(both)
+    assert read_hosts() == both and [h.name for h in chosen_hosts("yard")] == ["yard"]
+    with pytest.raises(EdgesegError, match="Did you mean 'yard'"):
+        chosen_hosts("yerd")
+    assert edgeseg(["board", "list"]) == 0 and "pi@hall.local" in capsys.readouterr().out
+    for text in ("[x", "x = 1", "[a]\naddress='b'", "[a]\naddress='b'\nboard='nonsense'\npython='3.11'"):
+        Path("fleet.toml").write_text(text)
+        with pytest.raises(EdgesegError):
+            read_hosts()
+    for name, address in (("a/b", "pi@x"), ("a", "-oProxyCommand=x"), ("a", "pi@x y"), ("", "pi@x")):
+        with pytest.raises(EdgesegError):
+            Host(name, address, "pi5", "3.11")
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "kind"),
+    [
+        ("Raspberry Pi 5 Model B Rev 1.0", "aarch64", "pi5"),
+        ("Raspberry Pi Compute Module 4 Rev 1.1", "aarch64", "pi4"),
+        ("NVIDIA Jetson Orin Nano Developer Kit", "aarch64", "jetson-orin"),
+        ("", "x86_64", "pc"),
+        ("Radxa ROCK 5B", "aarch64", None),
+    ],
+)
+def test_a_board_is_known_by_its_device_tree(model, machine, kind):
+    said = Said(model, machine, 64, "3.11", True, 9000)
+    if kind is None:
+        with pytest.raises(EdgesegError, match="Radxa ROCK 5B is no board that is known"):
+            said.board()
+    else:
+        assert said.board() == kind and said.warnings() == []
+    poor = Said(model, machine, 32, "3.9", False, 100).warnings()
+    assert len(poor) == 4 and "32 bits" in poor[0] and "3.9" in poor[1]
