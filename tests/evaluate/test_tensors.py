@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.tensors import Closeness, TensorMeter, plain
+from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order, whole
 from edgeseg.manifest import Manifest, Output, Tensor
 
 OUTPUTS = (
@@ -82,3 +83,25 @@ def test_boxes_in_shares_become_pixels() -> None:
     prediction, proto = plain(manifest, given)
     np.testing.assert_allclose(prediction[0, :4, 0], given[0][0, :4, 0] * [96, 64, 96, 64], rtol=1e-6)
     assert np.array_equal(prediction[:, 4:], given[0][:, 4:]) and np.array_equal(proto, given[1])
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_prediction_in_parts_is_compared_as_one(masks: bool) -> None:
+    sizes = {"box": 4, "score": 2, **({"coeff": 32} if masks else {})}
+    parts = [Output(r, (1, n, 21), "int8", scale=0.5 / n, zero_point=-3, role=r) for r, n in sizes.items()]
+    proto = [Output("proto", (1, 8, 16, 32), layout="nhwc", role="proto")] if masks else []
+    first = Manifest("x", ("a", "b"), (32, 64), Tensor("images", (1, 3, 32, 64)), (), "decoded", normalized_boxes=True)
+    first = replace(first, task="segment" if masks else "detect")
+    split = replace(first, outputs=(*reversed(parts), *proto))
+    one = replace(first, outputs=(*proto, Output("prediction", (1, sum(sizes.values()), 21), role="prediction")))
+    values = {o.role: RNG.integers(-128, 127, o.shape).astype(np.int8) for o in parts}
+    pixels = RNG.normal(size=(1, 8, 16, 32)).astype(np.float32)
+    real = np.concatenate([(values[o.role] + np.float32(3)) * np.float32(o.scale or 0) for o in parts], 1)
+    ours = plain(split, [pixels if o.role == "proto" else values[o.role] for o in split.outputs])
+    theirs = plain(one, [pixels if o.role == "proto" else real for o in one.outputs])
+    order = same_order(whole(one), whole(split))
+    for a, b in zip(theirs, (ours[i] for i in order), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    roles = [o.role for o in parts_of(split)]
+    assert roles == [*sizes, *(["proto"] if masks else [])]
+    assert [a.shape[1] for a in apart(split, ours)] == [*sizes.values(), *([32] if masks else [])]
