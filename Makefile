@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfil
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo test test-slow lint format types clean
+.PHONY: help setup demo wheel test test-slow lint format types clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## Export the demo network to ONNX and INT8 TFLite, validate both, predict (no download)
 	$(BIN)/edgeseg demo
+
+wheel: $(STAMP)  ## Build dist/edgeseg-VERSION-py3-none-any.whl, to install without a package index
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 test: $(STAMP)  ## The fast tests
 	$(PYTEST)
