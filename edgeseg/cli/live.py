@@ -52,7 +52,8 @@ def run(
     ] = None,
     events: Annotated[str | None, flag("A picture when a class appears or leaves.", metavar="FOLDER", panel=RESULTS)] = None,
     page: Annotated[
-        str | None, flag("A live page, on this machine alone or at HOST.", metavar="[HOST:]PORT", panel=RESULTS)
+        str | None,
+        flag("A live page, on this machine alone or at HOST.", metavar="[HOST:]PORT", panel=RESULTS),
     ] = None,
     seconds: Annotated[float | None, flag("End after so long.", False, panel=LIMITS)] = None,
     frames: Annotated[int | None, flag("End after so many results.", False, panel=LIMITS)] = None,

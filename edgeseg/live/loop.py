@@ -25,6 +25,8 @@ WINDOW_S = 5.0
 """Over so many seconds the frame rate is taken."""
 AHEAD = 2
 """Frames of a recording that may wait for inference; of a live camera it is one, the newest."""
+PATIENCE_S = 10.0
+"""Who waits so long for the first frame is told so: some drivers never answer."""
 _POLL_S, _JOIN_S = 0.05, 2.0
 
 
@@ -63,7 +65,7 @@ class Loop:
         self.pipeline, self.camera, self.model, self.tracker = pipeline, camera, model, tracker
         self.sinks: list[Sink] = []
         self._most, self._seconds, self._say = frames, seconds, say
-        self._stopping = self._paused = self._ended = False
+        self._stopping = self._paused = self._ended = self._impatient = False
         self._belt: Belt[Captured] = Belt(1 if camera.live else AHEAD, newest=camera.live, broken=self._over)
         self._frames, self._unreadable, self._last = 0, 0, ""
         self._result: Result | None = None
@@ -179,8 +181,12 @@ class Loop:
 
     def _over(self) -> bool:
         """Whether nothing more is to be captured."""
-        if self._seconds is not None and time.monotonic() - self._start >= self._seconds:
+        took = time.monotonic() - self._start
+        if self._seconds is not None and took >= self._seconds:
             self.stop()
+        if took >= PATIENCE_S and not self._frames and not self._impatient:
+            self._impatient = True
+            self._say(f"{self.camera.name}: no frame in {PATIENCE_S:g} s")
         return self._stopping
 
     def _capture(self) -> None:

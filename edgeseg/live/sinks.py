@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import Result, write_image
@@ -95,22 +96,24 @@ def _appended(file: Path, say: Callable[[str], None]) -> int:
         raise EdgesegError(unwritten(e), path=file, hint="Name another file") from e
     if not stat.S_ISREG(os.fstat(fd).st_mode) or not (size := os.fstat(fd).st_size):
         return fd
-    if os.pread(fd, 1, 0) != b"{":
+    with file.open("rb") as content:
+        strange, whole = content.read(1) != b"{", _whole_lines(content, size)
+    if strange:
         os.close(fd)
         raise EdgesegError("there is something else than JSON lines in this file", path=file, hint="Name another file")
-    whole = _whole_lines(fd, size)
     if whole < size:
         os.ftruncate(fd, whole)
         say(f"{file}: its last line was cut off and is removed ({size - whole} bytes)")
     return fd
 
 
-def _whole_lines(fd: int, size: int) -> int:
+def _whole_lines(content: IO[bytes], size: int) -> int:
     """Bytes up to the end of the last whole line."""
     end = size
     while end > 0:
         start = max(0, end - (1 << 16))
-        found = os.pread(fd, end - start, start).rfind(b"\n")
+        content.seek(start)
+        found = content.read(end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,8 @@ import pytest
 from edgeseg.errors import EdgesegError
 from edgeseg.live.cameras import Camera, Capture, Csi, Recording, Wish, open_camera
 from edgeseg.predict.sources import Frame, frames
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def images(camera: Camera) -> Iterator[np.ndarray]:
@@ -148,3 +152,31 @@ def test_gstreamer_where_opencv_has_none() -> None:
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(EdgesegError, match="without GStreamer"):
         open_camera("gst:videotestsrc num-buffers=3")
+
+
+GST = """
+import os
+import subprocess
+import sys
+from edgeseg.live import open_camera
+
+camera = open_camera("gst:videotestsrc num-buffers=15 ! video/x-raw,width=320,height=240,framerate=30/1")
+for frame in camera:
+    if camera.reconnects:
+        camera.close()
+print(frame.image.shape, frame.image[5, 5].tolist(), frame.image[5, 300].tolist(), camera.reconnects)
+"""
+
+
+def test_gstreamer_where_the_opencv_of_the_system_has_it() -> None:
+    has = "import cv2; print('GStreamer:                   YES' in cv2.getBuildInformation())"
+    python = Path("/usr/bin/python3")
+    if not python.exists() or "True" not in done(python, has):
+        pytest.skip("no OpenCV with GStreamer (apt install python3-opencv gstreamer1.0-plugins-base)")
+    assert done(python, GST).split("\n")[-2] == "(240, 320, 3) [255, 255, 255] [255, 0, 0] 1"  # its bars: white ... blue
+
+
+def done(python: Path, code: str) -> str:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [str(python), "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=60).stdout
