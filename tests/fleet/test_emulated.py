@@ -1,0 +1,85 @@
+"""Emulated Raspberry Pis as a fleet: real OpenSSH servers whose shells run arm64 Debian on a Cortex-A72 and a Cortex-A76."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeseg.cli import run as edgeseg
+from edgeseg.data.shapes import make_shapes
+
+_spec = importlib.util.spec_from_file_location("emulated", Path(__file__).with_name("emulated.py"))
+assert _spec is not None and _spec.loader is not None
+emulated = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(emulated)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if emulated.missing():
+        pytest.skip(emulated.missing())
+    try:
+        return emulated.make_system(tmp_path_factory.mktemp("arm64") / "system")
+    except subprocess.CalledProcessError as e:
+        pytest.skip(f"no Debian for arm64 can be had here: {e.stderr.decode()[-200:]}")
+
+
+def test_a_newcomers_path_on_two_emulated_boards(boards, system, tmp_path, monkeypatch, capsys):
+    """docs/boards.md as it is written, from a checkpoint; one board loses its power half-way, and the rest is as it says."""
+    from edgeseg.resources import demo_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    data = make_shapes(tmp_path / "shapes", train=40, val=12, size=320)
+    servers = {}
+    for name in emulated.PIS:
+        shell = emulated.make_shell(name, system, tmp_path / name, tmp_path / f"{name}.d")
+        servers[name] = boards(name, shell, tmp_path / name, tmp_path / f"{name}.d")
+        board = servers[name]
+        assert edgeseg(["board", "add", name, board.address, "--port", str(board.port), "--key", str(board.key)]) == 0
+    assert "pi4: Raspberry Pi 4 Model B Rev 1.4, Python 3.11: pi4" in capsys.readouterr().out
+
+    # The power of the Pi 4 goes while it installs.
+    def cut() -> None:
+        for _ in range(3000):
+            if list((tmp_path / "pi4").glob("edgeseg-bundles/*/venv/lib/python3.11/site-packages/numpy")):
+                break
+            time.sleep(0.1)
+        servers["pi4"].kill()
+
+    thread = threading.Thread(target=cut, daemon=True)
+    thread.start()
+    command = ["board", "run", str(demo_checkpoint()), "--data", str(data), "--runs", "2", "--json"]
+    assert edgeseg([*command, "first.json"]) == 1
+    thread.join()
+    rows = {r["board"]: r for r in json.loads(Path("first.json").read_text())["rows"]}
+    assert rows["pi4"]["report"] is None and rows["pi4"]["error"]
+    check(rows["pi5"]["report"], "Raspberry Pi 5 Model B Rev 1.0")
+    said = capsys.readouterr().out
+    assert "installing: cannot be reached" in said and "equal" in said
+    assert "1 of 2 find what they must" in Path("runs/fleet/fleet.html").read_text()
+
+    # The same command again: the Pi 5 is not asked, the Pi 4 goes on from where it was.
+    board = servers["pi4"]
+    boards("pi4", tmp_path / "pi4.d" / "shell.sh", board.home, tmp_path / "pi4.d", port=board.port)
+    copied = next((tmp_path / "pi4").glob("edgeseg-bundles/*/wheels/numpy*")).stat().st_ino
+    assert edgeseg([*command, "second.json"]) == 0
+    again = {r["board"]: r for r in json.loads(Path("second.json").read_text())["rows"]}
+    assert again["pi5"] == rows["pi5"]
+    check(again["pi4"]["report"], "Raspberry Pi 4 Model B Rev 1.4")
+    assert next((tmp_path / "pi4").glob("edgeseg-bundles/*/wheels/numpy*")).stat().st_ino == copied
+    print(capsys.readouterr().out)
+
+
+def check(report: dict, board: str) -> None:
+    """What an emulated board must find: all that this machine found, to the last bit."""
+    assert report["board"] == board and report["machine"] == "aarch64" and report["model"]["precision"] == "int8"
+    assert report["passed"] and report["agreement"] == 1 and report["equal"], report["fidelity"]
+    assert report["tensor_difference"] <= 1 and report["ms"]["inference"] > 0 and report["memory_mb"] > 40
