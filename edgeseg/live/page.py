@@ -68,6 +68,7 @@ class Page:
         self._token = token or (None if _is_loopback(host) else secrets.token_urlsafe(16))
         self._newest = _Newest()
         self._watchers: set[web.WebSocketResponse] = set()
+        self._over = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -91,7 +92,7 @@ class Page:
         listening = _listen(self._host, self._port)
         self._port = listening.getsockname()[1]
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(self._loop, listening), name="edgeseg-page", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._loop, listening), name="edgeseg-page", daemon=True)
         self._thread.start()
 
     def put(self, result: Result) -> None:
@@ -105,26 +106,31 @@ class Page:
         if self._loop is None or self._thread is None:
             return
         loop, self._loop = self._loop, None
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
-    def _serve(self, loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
+        try:
+            loop.run_until_complete(self._serve(listening))
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+    async def _serve(self, listening: socket.socket) -> None:
         from aiohttp import web
 
-        asyncio.set_event_loop(loop)
         app = web.Application(middlewares=[_guard(_Door(self._host, self._port, self._token))], client_max_size=1024)
         app.router.add_get("/", _index)
         app.router.add_get("/live", self._live)
-        for action in (self._control.pause, self._control.resume, self._control.stop):
-            app.router.add_post(f"/{action.__name__}", _does(action))
+        steering = {"pause": self._control.pause, "resume": self._control.resume, "stop": self._control.stop}
+        for name, action in steering.items():
+            app.router.add_post(f"/{name}", _does(action))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LEAVE_S)
-        loop.run_until_complete(runner.setup())
-        loop.run_until_complete(web.SockSite(runner, listening).start())
-        loop.run_forever()
-        loop.run_until_complete(self._say_goodbye())
-        loop.run_until_complete(runner.cleanup())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        await self._over.wait()
+        await self._say_goodbye()
+        await runner.cleanup()
 
     async def _say_goodbye(self) -> None:
         async def leave(watcher: web.WebSocketResponse) -> None:
@@ -307,7 +313,8 @@ def _does(action: Any) -> Any:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as e:
         if e.errno == errno.EADDRINUSE:
             raise EdgesegError(f"port {port} is taken", hint=f"Use another one: --page {port + 1}") from e

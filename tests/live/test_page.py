@@ -274,6 +274,19 @@ def test_the_end_is_told_and_comes_at_once(shown: Any) -> None:
     assert not [t for t in threading.enumerate() if t.name == "edgeseg-page"]
 
 
+def test_pages_come_and_go_and_leave_nothing(shown: Any) -> None:
+    """Closed at once, before it has begun to listen; nothing stays open."""
+    shown().close()
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    for number in range(30):
+        one = shown()
+        one.put(shade(1))
+        if number % 3 == 0:
+            assert ask(one, "/")[0] == 200
+        one.close()
+    assert not before or len(os.listdir("/proc/self/fd")) <= before
+
+
 @pytest.fixture
 def visit(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """``visit(url)``: Chromium on that address."""
