@@ -38,6 +38,7 @@ LEAN = (
     "predict",
     "running",
     "environments",
+    "fleet",
     "artifact",
     "boards",
     "manifest",
