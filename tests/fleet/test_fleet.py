@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +80,41 @@ def test_two_boards_and_one_that_is_off(here, boards, local_shell, demo_bundle, 
     assert "installing: no room for this" in said and said.count("equal") == 1
 
     check_measured_lines(capsys)
+    check_service(place, local_shell(here / "one"), here)
+
+
+def check_service(place: Path, shell: Path, here: Path) -> None:
+    """What systemd would start says that it is ready and alive, and ends cleanly when it is told to."""
+    import cv2
+
+    film = cv2.VideoWriter(str(here / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (160, 160))
+    for _ in range(300):
+        film.write(cv2.imread(str(place / "selftest" / "00.png")))
+    film.release()
+    unit = (place / "edgeseg.service").read_text()
+    assert "Type=notify" in unit and f"WorkingDirectory={place}" in unit and "ExecStart=/bin/sh run.sh\n" in unit
+    if shutil.which("systemd-analyze"):
+        (here / "edgeseg.service").write_text(unit)
+        done = subprocess.run(["systemd-analyze", "verify", here / "edgeseg.service"], capture_output=True, text=True)
+        assert "edgeseg.service" not in done.stderr
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as said:
+        name = f"edgeseg-{os.getpid()}.sock"  # in a short place: such addresses have 108 bytes at most
+        said.bind(f"/tmp/{name}")
+        said.settimeout(60)
+        command = f"cd {place} && exec sh run.sh --camera {here}/film.mp4 --realtime --json {here}/lines.jsonl"
+        told = {"SSH_ORIGINAL_COMMAND": command, "NOTIFY_SOCKET": f"/tmp/{name}", "WATCHDOG_USEC": "500000"}
+        loop = subprocess.Popen([shell], env={**os.environ, **told}, stdout=subprocess.DEVNULL)
+        try:
+            heard = [said.recv(1000) for _ in range(4)]
+            loop.terminate()
+            while heard[-1] != b"STOPPING=1":
+                heard.append(said.recv(1000))
+            assert loop.wait(60) == 0
+        finally:
+            loop.kill()
+            os.unlink(f"/tmp/{name}")
+    assert heard[0] == b"READY=1" and b"WATCHDOG=1" in heard
+    assert all(json.loads(line)["detections"] for line in (here / "lines.jsonl").read_text().splitlines())
 
 
 def refusing(bundle: Path) -> Path:
