@@ -48,7 +48,7 @@ def test_a_newcomers_path_on_two_emulated_boards(boards, system, tmp_path, monke
 
     # The power of the Pi 4 goes while it installs.
     def cut() -> None:
-        for _ in range(3000):
+        for _ in range(9000):
             if list((tmp_path / "pi4").glob("edgeseg-bundles/*/venv/lib/python3.11/site-packages/numpy")):
                 break
             time.sleep(0.1)
