@@ -79,25 +79,27 @@ def run(
     _check(words or [], rate, buffer, seconds, frames)
     # Looked at first: opening a model takes a while, and a typing error should not.
     source = open_camera(camera, wish=Wish(_size(size), rate, buffer), realtime=realtime)
-    opened = open_model((words or [newest_checkpoint()])[0], threads=threads, input=input)
-    opened = opened.on(device).sized(parse_imgsz(imgsz))
-    console.inferred(opened.manifest)
-    wanted = class_ids(classes, opened.manifest.names)
     masks = any(x is not None for x in (json, video, mqtt, events, page))
-    lowest = min(conf, FAINT) if track else conf
-    pipeline = opened.pipeline(conf=lowest, iou=iou, max_det=max_det, masks=masks, classes=wanted)
-    tracker = _tracker(conf) if track else None
-    title = f"{opened.path.name} ({opened.title})"
-    loop = Loop(pipeline, source, model=title, tracker=tracker, frames=frames, seconds=seconds, say=_note)
-    film = _sinks(loop, source, json=json, video=video, mqtt=mqtt, events=events, page=page)
-    service = Service(loop)
-    service.start()
-    try:
-        with _signals(loop), _status(loop):
-            stats = loop.run()
-    finally:
-        service.end()
-    _summary(stats, json, [str(f) for f in film.files] if film else [], console.people(json))
+    with _Signals() as signals:
+        opened = open_model((words or [newest_checkpoint()])[0], threads=threads, input=input)
+        opened = opened.on(device).sized(parse_imgsz(imgsz))
+        console.inferred(opened.manifest)
+        wanted = class_ids(classes, opened.manifest.names)
+        lowest = min(conf, FAINT) if track else conf
+        pipeline = opened.pipeline(conf=lowest, iou=iou, max_det=max_det, masks=masks, classes=wanted)
+        tracker = _tracker(conf) if track else None
+        title = f"{opened.path.name} ({opened.title})"
+        loop = Loop(pipeline, source, model=title, tracker=tracker, frames=frames, seconds=seconds, say=_note)
+        film = _sinks(loop, source, json=json, video=video, mqtt=mqtt, events=events, page=page)
+        service = Service(loop)
+        service.start()
+        signals.loop = loop
+        try:
+            with _status(loop):
+                stats = loop.run()
+        finally:
+            service.end()
+        _summary(stats, json, [str(f) for f in film.files] if film else [], console.people(json))
 
 
 def _check(words: list[str], rate: float | None, buffer: int | None, seconds: float | None, frames: int | None) -> None:
@@ -174,29 +176,35 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-@contextmanager
-def _signals(loop: Loop) -> Iterator[None]:
-    """The first signal asks the loop to stop, the second one raises KeyboardInterrupt."""
-    asked = False
+class _Signals:
+    """The first signal asks the loop to stop, or breaks off what comes before it; a second one raises KeyboardInterrupt."""
 
-    def stop(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        loop.stop()
+    def __init__(self) -> None:
+        self.loop: Loop | None = None
+        self._asked = False
+        self._before: dict[int, Any] = {}
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        early = kind is KeyboardInterrupt and self.loop is None
+        if early:
+            _note("stopped before the first frame")
+        return early
+
+    def _stop(self, *_: object) -> None:
+        first, self._asked = not self._asked, True
+        if self.loop is None or not first:
+            raise KeyboardInterrupt
+        self.loop.stop()
 
 
 @contextmanager

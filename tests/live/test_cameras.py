@@ -40,15 +40,15 @@ def test_a_video_in_real_time_takes_its_time(clip: Path) -> None:
     camera = open_camera(str(clip), realtime=True)
     start = time.monotonic()
     assert camera.live and len(list(camera)) == 40
-    assert 1.9 <= time.monotonic() - start < 4  # 39 intervals of 50 ms
+    assert 1.9 <= time.monotonic() - start < 5  # 39 intervals of 50 ms
 
 
 def test_close_ends_a_wait(clip: Path) -> None:
     camera = open_camera(clip, realtime=True)
     threading.Timer(0.3, camera.close).start()
     start = time.monotonic()
-    assert 3 < len(list(camera)) < 12
-    assert time.monotonic() - start < 1
+    assert 0 < len(list(camera)) < 12
+    assert time.monotonic() - start < 1.5
 
 
 def test_an_iterator_and_a_folder(pictures: list[np.ndarray], tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_life_of_a_service(ear: Ear, tmp_path: Path, until: Callable[..., bo
     assert "STATUS=running, 4.5 fps, 0 frames, 1 dropped, 2 reconnects, 3 objects, 51 °C" in ear.heard
     ear.listen(0.3)
     ear.heard.clear()
-    assert ear.listen(0.6) == [], "frames stand still: systemd is to notice"
+    assert "WATCHDOG=1" not in ear.listen(0.6), "frames stand still: systemd is to notice"
     for state in ("paused", "reconnecting"):
         figures.state = state
         assert until(lambda: "WATCHDOG=1" in ear.listen()), state
@@ -112,8 +112,10 @@ def test_pings_come_at_half_of_the_time(ear: Ear, tmp_path: Path) -> None:
     figures = Figures()
     service = Service(figures, {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"})
     service.start()
+    start = time.monotonic()
     for _ in range(20):
         figures.frames += 1
         ear.listen(0.1)
     service.end()
-    assert 6 <= ear.heard.count("WATCHDOG=1") <= 10 and ear.heard.count("READY=1") == 1
+    halves = (time.monotonic() - start) / 0.2
+    assert halves / 2 <= ear.heard.count("WATCHDOG=1") <= halves + 1 and ear.heard.count("READY=1") == 1

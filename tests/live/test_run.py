@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,22 @@ def started(tmp_path: Path, artifact: Path) -> Iterator[Callable[..., subprocess
         process.communicate()
 
 
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Callable[[str], bool]]:
+    """Listens as systemd does: whether a line was ever heard."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(0.05)
+        heard: list[str] = []
+
+        def listen(line: str) -> bool:
+            with contextlib.suppress(TimeoutError):
+                heard.extend(ear.recv(4096).decode().split("\n"))
+            return line in heard
+
+        yield listen
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     text = file.read_text() if file.exists() else ""
     assert text.endswith("\n") or not text
@@ -75,13 +92,27 @@ def test_a_signal_in_the_middle_loses_nothing(
     assert len(list((tmp_path / "events").glob("*.jpg"))) == len(list((tmp_path / "events").glob("*.json"))) > 0
 
 
-def test_a_second_signal_forces(clip: Path, started: Any, tmp_path: Path, until: Callable[..., bool]) -> None:
+def test_a_signal_while_the_model_is_opened_ends_it_cleanly_too(capsys: Any, monkeypatch: Any) -> None:
+    """A service that is told to stop has not failed, however early that comes."""
+
+    def slow(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("edgeseg.running.open.open_model", slow)
+    start, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
+    assert cli.run(["run", "m.onnx", "--camera", "."]) == 0 and time.monotonic() - start < 3
+    assert "stopped before the first frame" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_forces(clip: Path, started: Any, tmp_path: Path, told: Any, until: Callable[..., bool]) -> None:
     """Nobody opens the other end of the pipe that it writes to, so what waits is never written."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     fill(tmp_path / "pipe")
-    process = started("--camera", clip, "--realtime", "--json", "pipe")
-    time.sleep(3)
+    process = started("--camera", clip, "--realtime", "--json", "pipe", NOTIFY_SOCKET=str(tmp_path / "notify"))
+    assert until(lambda: told("READY=1"), 60), process.communicate()
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(2)
@@ -147,22 +178,10 @@ def test_plain_words_need_no_typer() -> None:
 
 
 def test_a_service_says_ready_alive_and_stopping(
-    clip: Path, started: Any, tmp_path: Path, until: Callable[..., bool]
+    clip: Path, started: Any, tmp_path: Path, told: Any, until: Callable[..., bool]
 ) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
-        ear.bind(str(tmp_path / "notify"))
-        ear.settimeout(0.05)
-        heard: list[str] = []
-
-        def told(line: str) -> bool:
-            with contextlib.suppress(TimeoutError):
-                heard.extend(ear.recv(4096).decode().split("\n"))
-            return line in heard
-
-        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
-        process = started("--camera", clip, "--realtime", **environ)
-        assert until(lambda: told("READY=1") and "WATCHDOG=1" in heard, 60), process.communicate()
-        process.terminate()
-        assert until(lambda: told("STOPPING=1")) and process.wait(20) == 0
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "600000"}
+    process = started("--camera", clip, "--realtime", **environ)
+    assert until(lambda: told("READY=1") and told("WATCHDOG=1"), 60), process.communicate()
+    process.terminate()
+    assert until(lambda: told("STOPPING=1")) and process.wait(20) == 0
