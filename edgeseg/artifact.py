@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ SIDECAR = "metadata.yaml"
 SIDECAR_BYTES = 8 << 20
 ZIP_MEMBER = "metadata.json"
 MOST_METADATA = 8 << 20
+_OURS = re.compile(r"(box|score|coeff)_\d+|prediction|proto")
 
 
 def size_on_disk(path: Path) -> int:
@@ -66,14 +68,20 @@ def write_sidecar(path: Path, manifest: Manifest) -> Path:
     return file
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path, *, ours: bool = False) -> dict[str, Any]:
     """Metadata beside or inside ``path``, {} when there is none.
 
+    Args:
+        ours: edgeseg wrote the model (``named_by_us``, or a mark of the format's own), so there was metadata.
+
     Raises:
-        EdgesegError: the file is no YAML mapping.
+        EdgesegError: the file is no YAML mapping, or ``ours`` and it is not there.
     """
     file = _sidecar(path)
     if not file.is_file():
+        if ours:
+            what = "edgeseg wrote this model and, beside it, its classes, size and tensors: that file is missing"
+            raise EdgesegError(what, path=file, hint=f"Copy {file.name} too, from where the model was exported")
         return {}
     from edgeseg.yaml_file import load_yaml  # a tenth of a cold start, and files carry their metadata inside
 
@@ -81,6 +89,12 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise EdgesegError("no YAML mapping", path=file, hint="Export the model again")
     return value
+
+
+def named_by_us(outputs: Iterable[str]) -> bool:
+    """Whether edgeseg gives outputs these names: ``box_8``, ``score_8`` ... ``proto``, or ``prediction`` and ``proto``."""
+    names = set(outputs)
+    return len(names) > 1 and all(_OURS.fullmatch(name) for name in names)
 
 
 def _sidecar(path: Path) -> Path:

@@ -14,6 +14,8 @@ from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
 from edgeseg.manifest import Manifest, Tensor
 
+from .check import mark
+
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
 
@@ -34,6 +36,7 @@ def convert(job: Job) -> None:
     _pnnx(job)
     outputs = tuple(replace(o, name=f"out{i}") for i, o in enumerate(manifest.outputs))
     _check(job.output / PARAM, outputs)
+    mark(job.output / PARAM)
     if job.precision == "int8":
         from .quantize import quantize
 

@@ -47,7 +47,7 @@ class Runtime:
             self._net.opt.num_threads = threads
         if self._net.load_param(str(param)) or self._net.load_model(str(weights)):
             raise EdgesegError("ncnn cannot read it", path=param, hint="Export the model again")
-        self.metadata = read_sidecar(param.parent)
+        self.metadata = read_sidecar(param.parent, ours=check.marked(param))
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
             self.input, self.outputs = manifest.input, manifest.outputs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgeseg.artifact import read_sidecar
+from edgeseg.artifact import named_by_us, read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
@@ -48,7 +48,7 @@ class Runtime:
             raise EdgesegError(f"{len(self._model.inputs)} inputs where one image is expected", path=path)
         self.input = _tensor(self._model.inputs[0], 0)
         self.outputs = tuple(_tensor(o, i) for i, o in enumerate(self._model.outputs))
-        self.metadata = read_sidecar(graphs[0].parent)
+        self.metadata = read_sidecar(graphs[0].parent, ours=named_by_us(o.name for o in self.outputs))
         self._graph = graphs[0]
         self.guesses = () if self.metadata else ("there is no metadata.yaml beside it: names and size are not known",)
 

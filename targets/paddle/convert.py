@@ -40,6 +40,11 @@ def convert(job: Job) -> None:
     job.output.mkdir(parents=True, exist_ok=True)
     for name in (GRAPH, WEIGHTS):
         shutil.move(made / "inference_model" / name, job.output / name)
+    # Paddle's own names tell nothing: of a folder that lost its metadata, so much is still known.
+    graph = (job.output / GRAPH).read_text(encoding="utf-8")
+    (job.output / GRAPH).write_text(
+        graph.replace('"magic":"pir"', '"magic":"pir","producer":"edgeseg"', 1), encoding="utf-8"
+    )
     job.progress(0.9, "checking")
     write_sidecar(job.output, _with_real_names(manifest, job))
     job.progress(1.0, "written")

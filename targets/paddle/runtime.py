@@ -44,7 +44,7 @@ class Runtime:
         inputs = self._predictor.get_input_names()
         if len(inputs) != 1:
             raise EdgesegError(f"{len(inputs)} inputs where one image is expected", path=path)
-        self.metadata = read_sidecar(path)
+        self.metadata = read_sidecar(path, ours=_ours(graphs[0]))
         names = self._predictor.get_output_names()
         manifest = Manifest.from_metadata(self.metadata, path=str(path))
         if manifest is not None:
@@ -65,3 +65,9 @@ class Runtime:
         entry.copy_from_cpu(np.ascontiguousarray(x))
         self._predictor.run()
         return [self._predictor.get_output_handle(o.name).copy_to_cpu() for o in self.outputs]
+
+
+def _ours(graph: Path) -> bool:
+    """Whether ``convert.py`` wrote it: so the first object in it says."""
+    with graph.open("rb") as file:
+        return b'"producer":"edgeseg"' in file.read(256)

@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 
 import tensorflow as tf
 
-from edgeseg.artifact import read_sidecar
+from edgeseg.artifact import named_by_us, read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
@@ -55,7 +55,7 @@ class Runtime:
         self._run = wrapped.prune(entry, exits)
         self.input = _tensor(entries[0], entry)
         self.outputs = tuple(_tensor(n, e) for n, e in zip(leaves, exits))
-        self.metadata = read_sidecar(path)
+        self.metadata = read_sidecar(path, ours=named_by_us(o.name for o in self.outputs))
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""

@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 
 import tensorflow as tf
 
-from edgeseg.artifact import read_sidecar
+from edgeseg.artifact import named_by_us, read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
@@ -46,7 +46,7 @@ class Runtime:
         ((name, spec),) = inputs.items()
         self.input = _tensor(name, spec)
         self.outputs = tuple(_tensor(n, s) for n, s in sorted(self._serve.structured_outputs.items()))
-        self.metadata = read_sidecar(path)
+        self.metadata = read_sidecar(path, ours=named_by_us(o.name for o in self.outputs))
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""

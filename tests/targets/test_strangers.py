@@ -33,10 +33,26 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def bare(folder: Path, place: Path) -> Path:
-    """A folder artifact without its metadata."""
+    """A folder artifact without its metadata, and without what tells that edgeseg wrote it."""
     shutil.copytree(folder, place)
     (place / "metadata.yaml").unlink()
+    for file in (*place.glob("*.xml"), *place.glob("*.param")):
+        text = re.sub(r"(?<=[\">])(box|score|coeff|proto)(?=[_\"<])", r"their_\1", file.read_text())
+        file.write_text(text.replace(" edgeseg ", " in0 "))
     return place
+
+
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+@pytest.mark.parametrize("half", ["", "half "])
+def test_a_folder_of_ours_says_that_its_metadata_was_lost(made: Made, tmp_path: Path, name: str, half: str) -> None:
+    folder = Path(shutil.copytree(made[half + name], tmp_path / "on the board"))
+    assert open_model(folder).manifest.names[:2] == ("cat", "dog")
+    (folder / "metadata.yaml").unlink()
+    (graph,) = (*folder.glob("*.xml"), *folder.glob("*.param"))
+    for path in (folder, graph):
+        with pytest.raises(EdgesegError, match="that file is missing") as caught:
+            open_model(path)
+        assert caught.value.path == folder / "metadata.yaml" and "Copy metadata.yaml" in str(caught.value.hint)
 
 
 def test_an_openvino_folder_by_its_file_and_by_any_name(made: Made, tmp_path: Path) -> None:

@@ -145,7 +145,12 @@ def test_files_of_others_carry_no_manifest(make, name, head) -> None:
     opened = make(name, head=head)
     wanted = outputs(opened, picture())
     path = opened.path
-    (path / "metadata.yaml" if path.is_dir() else path.with_name(path.name + ".yaml")).unlink()
+    sidecar = path / "metadata.yaml" if path.is_dir() else path.with_name(path.name + ".yaml")
+    sidecar.unlink()
+    if name != "tfjs":
+        with pytest.raises(EdgesegError, match="that file is missing"):
+            open_model(path)
+        sidecar.write_text(f"imgsz: {list(SIZE)}")
     if (path / "model.json").is_file():
         content = json.loads((path / "model.json").read_text())
         del content["userDefinedMetadata"]
