@@ -38,7 +38,7 @@ WIDEST = 1280
 WATCHERS = 16
 """Browsers that may look at once."""
 _QUALITY = 80
-_LEAVE_S = 2.0
+_LEAVE_S = 1.0
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -103,11 +103,11 @@ class Page:
 
     def close(self) -> None:
         """Tell the browsers that it has ended, and stop listening."""
-        if self._loop is None or self._thread is None:
-            return
         loop, self._loop = self._loop, None
-        loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
+        if loop is not None:
+            loop.call_soon_threadsafe(self._over.set)
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self, loop: asyncio.AbstractEventLoop, listening: socket.socket) -> None:
         try:

@@ -274,6 +274,32 @@ def test_the_end_is_told_and_comes_at_once(shown: Any) -> None:
     assert not [t for t in threading.enumerate() if t.name == "edgeseg-page"]
 
 
+@pytest.mark.slow
+def test_a_line_that_is_dead_holds_nothing_up(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asks for frames and takes none: a few fill the system's buffers, then none is encoded, and the end comes."""
+    encoded: list[bytes] = []
+    jpeg = page._jpeg
+    monkeypatch.setattr(page, "_jpeg", lambda result: encoded.append(jpeg(result)) or encoded[-1])
+    one = shown()
+    noise = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
+    result = replace(shade(1, (720, 1280)), image=noise)
+    port = int(one.url.split(":")[2].rstrip("/"))
+    upgrade = f"Host: 127.0.0.1:{port}\r\nOrigin: {one.url.rstrip('/')}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    upgrade += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    with socket.socket() as dead:
+        dead.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dead.connect(("127.0.0.1", port))
+        dead.sendall(f"GET /live HTTP/1.1\r\n{upgrade}".encode())
+        for _ in range(50):
+            dead.sendall(b"\x81\x84\0\0\0\0next")
+            one.put(result)
+            time.sleep(0.03)
+        assert len(one._watchers) == 1 and 0 < len(encoded) < 25 and len(encoded[0]) > 200_000
+        start = time.monotonic()
+        one.close()
+    assert time.monotonic() - start < 10
+
+
 def test_pages_come_and_go_and_leave_nothing(shown: Any) -> None:
     """Closed at once, before it has begun to listen; nothing stays open."""
     shown().close()
