@@ -158,6 +158,10 @@ def _jobs(models: list[str], hosts: list[Host], out: Path, data: str | None, ima
                     continue
                 own = own or wheels.own_wheel(Path(scratch))
                 found[key] = _composed(model, host, out / "bundles", own, data, images, run)
+    for (model, _, _), place in found.items():
+        others = [m for (m, _, _), p in found.items() if p == place and m != model]
+        if others:
+            raise EdgesegError(f"its bundle has the name of that of {others[0]}", path=model, hint="Rename one of them")
     return [Job(host, found[model, host.board, host.python]) for host in hosts for model in models]
 
 
