@@ -7,7 +7,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,11 @@ def picture(i: int) -> np.ndarray:
 BACKEND = "document.querySelector('#facts dd').textContent"
 
 
-def found_on_five(artifact: Path, view: Any, folder: Path) -> dict[str, float]:
-    """What a page finds on five pictures of as many shapes, beside Python: counts, and the largest differences."""
+def beside_python(artifact: Path, view: Any, folder: Path, pictures: Sequence[int] = range(5)) -> dict[str, float]:
+    """What a page finds on pictures of as many shapes, beside Python: counts, and the largest differences."""
     pipeline = open_model(artifact).pipeline()
     told = {"objects": 0.0, "boxes": 0.0, "scores": 0.0, "pixels": 0.0, "area": 0.0}
-    for i in range(len(SIZES)):
+    for i in pictures:
         file = folder / f"{i}.png"
         cv2.imwrite(str(file), picture(i))
         wanted = pipeline(picture(i))
@@ -234,7 +234,7 @@ def test_the_page_finds_what_python_finds(made, visit, tmp_path, name, options, 
     """Everything but this machine's server is out of reach. Integers may round otherwise on another kind of CPU."""
     artifact = made(name, **options)
     view = visit(page_of(artifact))
-    told = found_on_five(artifact, view, tmp_path)
+    told = beside_python(artifact, view, tmp_path)
     assert told["objects"] >= 8 and told["boxes"] < limit and told["scores"] < limit / 10
     assert told["pixels"] <= limit / 100 * told["area"]
     assert [e for e in view.errors if not e.startswith(HARMLESS)] == []
@@ -251,9 +251,9 @@ def test_webgpu(made, visit, tmp_path, name) -> None:
     view = visit(page_of(artifact), "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
     if not view.js("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
         pytest.skip("this Chromium has no software adapter")
-    told = found_on_five(artifact, view, tmp_path)
+    told = beside_python(artifact, view, tmp_path, (1, 4))
     assert "WebGPU" in view.js(BACKEND)
-    assert told["objects"] >= 8 and told["boxes"] < 0.1 and told["scores"] < 1e-2 and told["pixels"] <= 1e-3 * told["area"]
+    assert told["objects"] >= 4 and told["boxes"] < 0.1 and told["scores"] < 1e-2 and told["pixels"] <= 1e-3 * told["area"]
     assert view.errors == []
 
 

@@ -67,11 +67,13 @@ async function look(image) {
   show();
 }
 
+const aside = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
 /** Pixels of a picture or a frame of video, as they are in it. */
 function pixels(source, width, height) {
-  const canvas = new OffscreenCanvas(width, height), ink = canvas.getContext("2d", { willReadFrequently: true });
-  ink.drawImage(source, 0, 0);
-  return ink.getImageData(0, 0, width, height);
+  [aside.canvas.width, aside.canvas.height] = [width, height]; // empty, too
+  aside.drawImage(source, 0, 0);
+  return aside.getImageData(0, 0, width, height);
 }
 
 async function picture(file) {
