@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import os
 import sys
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ class Cluster:
 class Spread:
     """Images dealt to workers that hold a model open; what each found comes back as run lengths, in the images' order.
 
-    A worker that dies is started again, elsewhere if need be, and its batches with it.
+    The batches of a worker that dies go to the others.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ class Spread:
         self.manifest, ray = opened.manifest, cluster.ray
         self._ray = ray
         size = tuple(opened.manifest.imgsz) if opened.manifest.dynamic else None
-        looking = ray.remote(num_cpus=threads, max_restarts=-1, max_task_retries=RETRIES)(_Looker)
+        looking = ray.remote(num_cpus=threads)(_Looker)
         with contextlib.ExitStack() as stack:
             from edgeseg.export.scratch import scratch
 
@@ -195,39 +194,56 @@ class Spread:
             link_or_copy(opened.path, place / "model" / opened.path.name)
             files = ray.put(node.packed(place, ["model"]))
         given = (opened.path.name, [files], dict(options), size, dict(settings))
-        self._workers = [looking.remote(*given) for _ in range(workers)]
+        self._workers, self._turn = [looking.remote(*given) for _ in range(workers)], 0
 
     def over(self, images: Sequence[Path]) -> Iterator[tuple[Path, Told | EdgesegError, Mapping[str, float]]]:
         """Each path with what was found there and its milliseconds by stage; bounded memory, whatever their number."""
         batches = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
-        pending: deque[tuple[list[tuple[Path, EdgesegError | None]], Any]] = deque()
-        order = itertools.cycle(self._workers)
+        pending: deque[_Batch] = deque()
         try:
             while True:
-                while len(pending) < AHEAD * len(self._workers) and (batch := next(batches, None)) is not None:
-                    read = [(p, _content(p)) for p in batch]
-                    good = [(str(p), data) for p, data in read if isinstance(data, bytes)]
-                    pending.append(
-                        ([(p, None if isinstance(d, bytes) else d) for p, d in read], next(order).look.remote(good))
-                    )
+                while len(pending) < AHEAD * len(self._workers) and (paths := next(batches, None)) is not None:
+                    pending.append(self._sent(_Batch([(p, _content(p)) for p in paths])))
                 if not pending:
                     return
-                shard, ref = pending.popleft()
-                found = iter(self._got(ref))
-                for path, error in shard:
-                    yield path, *((error, {}) if error is not None else _one(path, next(found)))
+                batch = pending.popleft()
+                found = iter(self._got(batch))
+                for path, content in batch.read:
+                    yield path, *((content, {}) if isinstance(content, EdgesegError) else _one(path, next(found)))
         finally:
             for worker in self._workers:
                 self._ray.kill(worker)
 
-    def _got(self, ref: Any) -> list[dict[str, Any]]:
-        try:
-            found: list[dict[str, Any]] = self._ray.get(ref)
-            return found
-        except self._ray.exceptions.RayTaskError as e:
-            raise EdgesegError(f"a worker failed ({str(e.cause)[:300]})") from e
-        except self._ray.exceptions.RayError as e:
-            raise EdgesegError(f"the workers died again and again ({str(e).splitlines()[-1][:200]})") from e
+    def _sent(self, batch: _Batch) -> _Batch:
+        """Give a batch to the next worker."""
+        batch.worker = self._workers[self._turn % len(self._workers)]
+        self._turn += 1
+        batch.ref = batch.worker.look.remote([(str(p), c) for p, c in batch.read if isinstance(c, bytes)])
+        return batch
+
+    def _got(self, batch: _Batch) -> list[dict[str, Any]]:
+        """What a batch gave; it goes to another worker where its own has died."""
+        while True:
+            try:
+                found: list[dict[str, Any]] = self._ray.get(batch.ref)
+                return found
+            except self._ray.exceptions.RayTaskError as e:
+                raise EdgesegError(f"a worker failed ({str(e.cause)[:300]})") from e
+            except self._ray.exceptions.RayError as e:
+                if batch.worker in self._workers:
+                    self._workers.remove(batch.worker)
+                if not self._workers:
+                    raise EdgesegError(f"all workers died ({str(e).splitlines()[-1][:200]})") from e
+                self._sent(batch)
+
+
+@dataclass
+class _Batch:
+    """Images on their way: each path with its content, or why there is none."""
+
+    read: list[tuple[Path, bytes | EdgesegError]]
+    worker: Any = None
+    ref: Any = None
 
 
 @contextlib.contextmanager
