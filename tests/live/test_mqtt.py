@@ -134,6 +134,26 @@ def test_a_broker_that_never_comes(broker: Broker) -> None:
     assert said[-1].endswith(f"{ROOM + 50} of {ROOM + 50} messages were lost")
 
 
+def test_a_broker_that_wants_a_password(broker: Broker, tmp_path: Path, until: Callable[..., bool]) -> None:
+    tool = shutil.which("mosquitto_passwd")
+    if tool is None:
+        pytest.skip("no mosquitto_passwd here")
+    subprocess.run([tool, "-b", "-c", str(tmp_path / "passwords"), "door", "p@ss/word"], check=True)
+    (tmp_path / "passwords").chmod(0o644)
+    text = broker.config.read_text().replace("allow_anonymous true", f"password_file {tmp_path / 'passwords'}\nuser root")
+    broker.config.write_text(text)
+    broker.start()
+    said: list[str] = []
+    sink = Mqtt(f"mqtt://door:wrong@127.0.0.1:{broker.port}/shed", said.append)
+    assert until(lambda: bool(said)) and "refuses: Not authorized" in said[0] and "wrong" not in said[0]
+    sink.close()
+    said.clear()
+    sink = Mqtt(f"mqtt://door:p%40ss%2Fword@127.0.0.1:{broker.port}/shed", said.append)
+    sink.put(result(0))
+    sink.close()
+    assert said == []
+
+
 @pytest.mark.parametrize(
     "url", ["mqtt://host", "mqtt://host/", "http://host/topic", "host", "mqtt://host:x/t", "mqtt://h/a%23"]
 )
