@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeseg.data.shapes import shapes_image
 from edgeseg.vision import track
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.track import Tracker, assign
@@ -188,3 +189,61 @@ def test_the_demo_network_follows_shapes():
             near = np.abs(r.boxes.xywh[:, :2] - (x + pace * number, y)).max(1) < 8
             ids.update(r.boxes.id[near & (r.boxes.cls == r.names.index(name))].tolist())
         assert len(ids) == 1
+
+
+def moving_shapes(seed, frames, size=160, n=4):
+    """Pictures of shapes that cross each other and bounce off the edges, and for each the class and visible box of everyone.
+
+    A box is None where less than half of its shape is to be seen."""
+    rng = np.random.default_rng(seed)
+    things = []
+    for number in range(n):
+        image, labels = shapes_image([seed, number], size)
+        ring = np.rint(labels[-1].pixels((size, size))).astype(np.int32)  # the last one lies on top: all of it is visible
+        x, y, w, h = cv2.boundingRect(ring)
+        w, h = min(w, size - x), min(h, size - y)
+        mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [ring], 1)[y : y + h, x : x + w].astype(bool)
+        place, pace = np.array([x, y], float), rng.uniform(1, 2.5, 2) * rng.choice([-1, 1], 2)
+        things.append((labels[-1].cls, image[y : y + h, x : x + w], mask, place, pace))
+    ground = cv2.blur(shapes_image([seed, n], size)[0], (61, 61))
+    for _ in range(frames):
+        image, owner = ground.copy(), np.full((size, size), -1)
+        for number, (_, picture, mask, place, pace) in enumerate(things):
+            room = np.array([size - mask.shape[1], size - mask.shape[0]])
+            place += pace
+            pace[(place < 0) | (place > room)] *= -1
+            place[:] = place.clip(0, room)
+            x, y = np.rint(place).astype(int)
+            where = np.s_[y : y + mask.shape[0], x : x + mask.shape[1]]
+            image[where][mask], owner[where][mask] = picture[mask], number
+        truth = []
+        for number, (cls, _, mask, *_rest) in enumerate(things):
+            seen = (owner == number).astype(np.uint8)
+            x, y, w, h = cv2.boundingRect(seen)
+            truth.append((cls, [x, y, x + w, y + h] if 2 * seen.sum() >= mask.sum() else None))
+        yield image, truth
+
+
+@pytest.mark.slow
+def test_how_often_ids_switch_on_crossing_shapes():
+    """MOTChallenge's count: an object is found (IoU 0.5, its class) under another id than when it was found last."""
+    pytest.importorskip("torch")
+    from edgeseg import Model
+    from edgeseg.resources import demo_checkpoint
+
+    model, switches, found, objects = Model(demo_checkpoint()), 0, 0, 0
+    for seed in range(4):
+        film, last = list(moving_shapes(seed, 120)), {}
+        for (_, truth), r in zip(film, model.track((image for image, _ in film), stream=True)):
+            for number, (cls, box) in enumerate(truth):
+                if box is None:
+                    continue
+                objects += 1
+                ours = np.flatnonzero(r.boxes.cls == cls)
+                overlap = track._overlap(track._centred(r.boxes.xyxy[ours]), track._centred(np.array([box])))[:, 0]
+                if len(ours) and overlap.max() >= 0.5:
+                    now = int(r.boxes.id[ours[overlap.argmax()]])
+                    found, switches = found + 1, switches + (last.get(number, now) != now)
+                    last[number] = now
+    print(f"{switches} switches in {found} of {objects} sightings")
+    assert found > 0.85 * objects and switches < 0.02 * found
