@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.data.shapes import shapes_image
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.vision.preprocess import prepare
 
@@ -259,24 +260,27 @@ def misfits() -> Iterator[Case]:
 
 def networks() -> Iterator[Case]:
     """The demo network and the small trained ones of the tests, in float and in integers, on generated pictures."""
-    from edgeseg.data.shapes import shapes_image
-    from edgeseg.network.runtime import NetworkRuntime
-
-    files = (HERE / "edgeseg" / "demo" / "demo-seg.pt", *sorted((HERE / "tests" / "networks").glob("*.pt")))
-    for i, file in enumerate(files):
+    demo = HERE / "edgeseg" / "demo" / "demo-seg.pt"
+    for i, file in enumerate((demo, *sorted((HERE / "tests" / "networks").glob("*.pt")))):
         picture = shapes_image(7 + i, 220)[0][: (150, 220, 187, 220)[i % 4]]
         for head in ("raw", "decoded"):
-            runtime = NetworkRuntime(file, head=head)
-            size = (128, 160)
-            manifest = replace(runtime.manifest, imgsz=size)
-            x, box = prepare(picture, manifest, size)
-            arrays = [a.astype(np.float64) for a in runtime.run(x)]
-            for kind, layout in (("float32", "nchw"), ("int8", "nhwc"), ("uint8", "nchw")):
-                if head == "decoded" and kind != "float32":
-                    continue  # under one scale with pixels no score is left
-                parts = [output(o.role, a, kind, layout, o.stride) for a, o in zip(arrays, runtime.manifest.outputs)]
-                used = replace(manifest, outputs=tuple(p[1] for p in parts))
-                yield Case(f"{file.stem}-{head}-{kind}", [p[0] for p in parts], used, box.source, size)
+            yield from run_on(picture, file, head, (128, 160), f"{file.stem}-{head}")
+    yield from run_on(shapes_image(31, 640)[0][:480], demo, "raw", (320, 320), f"{demo.stem}-320")
+
+
+def run_on(picture: np.ndarray, file: Path, head: str, size: tuple[int, int], name: str) -> Iterator[Case]:
+    from edgeseg.network.runtime import NetworkRuntime
+
+    runtime = NetworkRuntime(file, head=head)
+    manifest = replace(runtime.manifest, imgsz=size)
+    x, box = prepare(picture, manifest, size)
+    arrays = [a.astype(np.float64) for a in runtime.run(x)]
+    for kind, layout in (("float32", "nchw"), ("int8", "nhwc"), ("uint8", "nchw")):
+        if head == "decoded" and kind != "float32":
+            continue  # under one scale with pixels no score is left
+        parts = [output(o.role, a, kind, layout, o.stride) for a, o in zip(arrays, runtime.manifest.outputs)]
+        used = replace(manifest, outputs=tuple(p[1] for p in parts))
+        yield Case(f"{name}-{kind}", [p[0] for p in parts], used, box.source, size)
 
 
 PICTURES = (

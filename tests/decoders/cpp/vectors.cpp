@@ -1,13 +1,7 @@
-// The golden vectors against the C++ decoder:  vectors FOLDER  (exit code 1 when one differs)
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
+// The golden vectors against the C++ decoder:  vectors FOLDER [CASE ...]  (exit code 1 when one differs)
 #include <new>
-#include <string>
-#include <vector>
 
-#include "edgeseg.hpp"
+#include "case.hpp"
 
 static long allocations = 0;
 
@@ -25,50 +19,12 @@ void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
-using edgeseg::json::Value;
-
-std::string read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    std::fprintf(stderr, "cannot read %s\n", path.c_str());
-    std::exit(2);
-  }
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-Value json(const std::string& path) {
-  const std::string text = read(path);
-  Value value;
-  if (!edgeseg::json::parse(text.data(), text.size(), value, std::size_t(1) << 28)) {
-    std::fprintf(stderr, "%s is no JSON\n", path.c_str());
-    std::exit(2);
-  }
-  return value;
-}
-
-const Value& at(const Value& v, const char* key) {
-  if (const Value* found = v.find(key)) return *found;
-  std::fprintf(stderr, "no key %s\n", key);
-  std::exit(2);
-}
-
-int whole(const Value& v) { return static_cast<int>(v.number); }
-
-edgeseg::Type type_of(const std::string& name) {
-  return name == "float32" ? edgeseg::Type::float32
-         : name == "int8"  ? edgeseg::Type::int8
-         : name == "uint8" ? edgeseg::Type::uint8
-                           : edgeseg::Type::int16;
-}
-
-// Bytes at an address that fits every type, with nothing behind them that a sanitizer would not see.
-struct Bytes {
-  explicit Bytes(const std::string& text) : size(text.size()), data(std::malloc(size ? size : 1)) { std::memcpy(data, text.data(), size); }
-  Bytes(Bytes&& other) noexcept : size(other.size), data(other.data) { other.data = nullptr; }
-  ~Bytes() { std::free(data); }
-  std::size_t size;
-  void* data;
-};
+using vectors::at;
+using vectors::Bytes;
+using vectors::json;
+using vectors::read;
+using vectors::Value;
+using vectors::whole;
 
 struct Checks {
   int wrong = 0;
@@ -87,17 +43,14 @@ struct Checks {
   }
 };
 
-edgeseg::Letterbox fitted(const Value& of, const std::string& name, Checks& checks) {
-  edgeseg::Letterbox box;
-  const Value &source = at(of, "source"), &size = at(of, "size"), &want = at(of, "letterbox");
-  edgeseg::Letterbox::fit(whole(source.items[0]), whole(source.items[1]), whole(size.items[0]), whole(size.items[1]), box);
+void same_geometry(const edgeseg::Letterbox& box, const Value& of, const std::string& name, Checks& checks) {
+  const Value& want = at(of, "letterbox");
   bool same = box.ratio == at(want, "ratio").number;
   for (std::size_t i = 0; i < 2; ++i) {
     same = same && box.pad[i] == whole(at(want, "pad").items[i]) && box.resized[i] == whole(at(want, "resized").items[i]) &&
            box.scale[i] == at(want, "scale").items[i].number;
   }
   checks.that(same, name, "another letterbox");
-  return box;
 }
 
 bool same_mask(const edgeseg::Mask& mask, const Value& tile, Checks& checks) {
@@ -134,37 +87,15 @@ void compare(const edgeseg::Result& found, const Value& want, const std::string&
 }
 
 void run_case(const std::string& folder, const std::string& name, Checks& checks) {
-  const Value of = json(folder + "/case.json");
-  const std::string& text = at(of, "manifest").text;
-  edgeseg::Manifest manifest;
-  const edgeseg::Status read_it = edgeseg::Manifest::parse(text.data(), text.size(), manifest);
-  checks.that(bool(read_it), name, read_it.what);
-  std::vector<Bytes> bytes;
-  std::vector<edgeseg::Tensor> tensors;
-  for (const Value& said : at(of, "outputs").items) {
-    bytes.emplace_back(read(folder + "/" + at(said, "file").text));
-    edgeseg::Tensor t;
-    t.data = bytes.back().data;
-    t.bytes = bytes.back().size;
-    t.type = type_of(at(said, "dtype").text);
-    for (const Value& n : at(said, "shape").items) t.shape[t.rank++] = whole(n);
-    tensors.push_back(t);
-  }
-  const Value &set = at(of, "settings"), &only = at(set, "classes"), &want = at(of, "expected");
-  std::vector<int> classes;
-  for (const Value& c : only.items) classes.push_back(whole(c));
-  classes.push_back(-1);  // so that an empty list is a list
-  edgeseg::Settings settings;
-  settings.conf = at(set, "conf").number, settings.iou = at(set, "iou").number, settings.max_det = whole(at(set, "max_det"));
-  settings.multi_label = at(set, "multi_label").truth, settings.masks = at(set, "masks").truth;
-  settings.index = whole(at(set, "index"));
-  if (!only.is(edgeseg::json::Kind::null)) settings.classes = classes.data(), settings.class_count = classes.size() - 1;
-  const edgeseg::Letterbox box = fitted(of, name, checks);
-  edgeseg::Decoder decoder(manifest);
+  const vectors::Case c(folder);
+  checks.that(bool(c.read_it), name, c.read_it.what);
+  same_geometry(c.box, c.of, name, checks);
+  const Value& want = at(c.of, "expected");
+  edgeseg::Decoder decoder(c.manifest);
   for (int turn = 0; turn < 4; ++turn) {
     const long before = allocations;
     edgeseg::Result found;
-    const edgeseg::Status status = decoder.run(tensors.data(), tensors.size(), box, settings, found);
+    const edgeseg::Status status = decoder.run(c.tensors.data(), c.tensors.size(), c.box, c.settings, found);
     checks.that(turn < 2 || allocations == before, name, "memory is allocated");
     if (want.find("error")) {
       checks.that(!status && found.count == 0, name, "it must be refused");
@@ -195,7 +126,7 @@ void run_input(const std::string& folder, const std::string& name, Checks& check
     checks.that(turn < 1 || allocations == before, name, "memory is allocated");
   }
   checks.that(want.size == preprocess.bytes() && !std::memcmp(want.data, room.data(), want.size), name, "another input tensor");
-  fitted(of, name, checks);
+  same_geometry(box, of, name, checks);
 }
 
 }  // namespace

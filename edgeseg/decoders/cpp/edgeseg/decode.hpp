@@ -108,27 +108,67 @@ struct Scan {
  private:
   template <class T>
   void all() noexcept {
-    using Bits = typename Hit<T>::type;
-    constexpr std::size_t kBlock = 512;
     T least;
     if (!lowest(threshold, T(), *score.spec, least)) return;
     const T* values = static_cast<const T*>(score.data) + score.first;
+    if (score.step_channel == 1) {
+      rows(values, least);
+    } else {
+      planes(values, least);
+    }
+  }
+
+  // Channels last: most groups of cells hold nothing, which is seen without looking at single ones.
+  template <class T>
+  void rows(const T* values, T least) noexcept {
+    const bool dense = score.step_cell == score.channels;
+    const std::size_t group = dense ? std::max<std::size_t>(1, 512 / score.channels) : 1;
+    for (std::size_t start = 0; start < score.cells; start += group) {
+      const std::size_t n = std::min(group, score.cells - start);
+      if (!reaches(values + start * score.step_cell, n * score.channels, least)) continue;
+      for (std::size_t at = start; at < start + n; ++at) {
+        if (reaches(values + at * score.step_cell, score.channels, least)) cell(values, at, least);
+      }
+    }
+  }
+
+  // Whether one of n values is at least ``least``; NaN is not.
+  template <class T>
+  static bool reaches(const T* values, std::size_t n, T least) noexcept {
+    if constexpr (std::numeric_limits<T>::is_integer) {
+      T most = std::numeric_limits<T>::min();
+      for (std::size_t i = 0; i < n; ++i) most = values[i] > most ? values[i] : most;
+      return most >= least;
+    } else {
+      typename Hit<T>::type any = 0;
+      for (std::size_t i = 0; i < n; ++i) any |= static_cast<typename Hit<T>::type>(values[i] >= least);
+      return any != 0;
+    }
+  }
+
+  // Channels first: blocks of cells, eight channels at once, for each hit is read and written then.
+  template <class T>
+  void planes(const T* values, T least) noexcept {
+    using Bits = typename Hit<T>::type;
+    constexpr std::size_t kBlock = 512;
+    constexpr Bits kAll = static_cast<Bits>(~Bits(0));  // what a comparison of many gives
     Bits hit[kBlock];
+    const std::size_t step = score.step_channel;
     for (std::size_t start = 0; start < score.cells; start += kBlock) {
       const std::size_t n = std::min(kBlock, score.cells - start);
+      const T* row = values + start;
       std::fill(hit, hit + n, Bits(0));
-      if (score.step_cell == 1) {
-        for (std::size_t c = 0; c < score.channels; ++c) {
-          const T* row = values + c * score.step_channel + start;
-          for (std::size_t i = 0; i < n; ++i) hit[i] = static_cast<Bits>(hit[i] | Bits(row[i] >= least));
-        }
-      } else {
+      std::size_t c = 0;
+      for (; c + 8 <= score.channels; c += 8) {
+        const T* from = row + c * step;
         for (std::size_t i = 0; i < n; ++i) {
-          const T* row = values + (start + i) * score.step_cell;
-          Bits any = 0;
-          for (std::size_t c = 0; c < score.channels; ++c) any = static_cast<Bits>(any | Bits(row[c] >= least));
+          Bits any = hit[i];
+          for (std::size_t k = 0; k < 8; ++k) any = static_cast<Bits>(any | (from[k * step + i] >= least ? kAll : Bits(0)));
           hit[i] = any;
         }
+      }
+      for (; c < score.channels; ++c) {
+        for (std::size_t i = 0; i < n; ++i) hit[i] = static_cast<Bits>(hit[i] | Bits(row[c * step + i] >= least));
       }
       for (std::size_t i = 0; i < n; ++i) {
         if (hit[i]) cell(values, start + i, least);

@@ -104,15 +104,22 @@ class Decoder {
         !down.make(letterbox.source[0], letterbox.scale[1], letterbox.pad[1], step_y, height, arena_)) {
       return detail::kNoRoom;
     }
-    double* sums = arena_.take<double>(width);
-    float* logits = arena_.take<float>(width * height);
-    if (!sums || !logits) return detail::kNoRoom;
-    detail::Logits dot(heads.proto, sums, logits);
-    detail::Tile tile(across, down, arena_);
+    detail::Logits logits;
+    detail::Tile tile;
+    if (!logits.prepare(heads.proto, arena_) || !tile.prepare(across, down, std::size_t(letterbox.source[1]), width, arena_)) {
+      return detail::kNoRoom;
+    }
+    int top = letterbox.source[0] - 1, bottom = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const detail::Window w = detail::pixels_inside(made[i].box, letterbox);
+      if (w.y1 > w.y0) top = std::min(top, w.y0), bottom = std::max(bottom, w.y1 - 1);
+    }
+    const std::size_t upper = down.first[top], lower = std::min<std::size_t>(down.first[bottom] + 2, height);
+    if (upper < lower) logits.bounds(upper, lower - upper);
     for (std::size_t i = 0; i < n; ++i) {
       const detail::Window w = detail::pixels_inside(made[i].box, letterbox);
       const int wide = std::max(w.x1 - w.x0, 0), high = std::max(w.y1 - w.y0, 0);
-      std::uint8_t* pixels = arena_.take<std::uint8_t>(std::size_t(wide) * std::size_t(high));
+      std::uint8_t* pixels = arena_.take<std::uint8_t>(std::size_t(wide) * std::size_t(high) + detail::Tile::kSpare);
       if (!pixels) return detail::kNoRoom;
       made[i].mask = Mask{w.x0, w.y0, wide, high, pixels};
       if (!wide || !high) continue;
@@ -121,8 +128,8 @@ class Decoder {
       const std::size_t row = down.first[w.y0], col = across.first[w.x0];
       const std::size_t rows = std::min<std::size_t>(down.first[w.y1 - 1] + 2, height) - row;
       const std::size_t cols = std::min<std::size_t>(across.first[w.x1 - 1] + 2, width) - col;
-      dot.run(coeff, row, rows, col, cols);
-      if (!tile.fill(w, logits, rows, cols, pixels)) return detail::kNoRoom;
+      logits.window(coeff, row, rows, col, cols);
+      tile.fill(w, logits, pixels);
     }
     return {};
   }

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "base.hpp"
 #include "geometry.hpp"
@@ -22,15 +24,18 @@ struct Mask {
 
 namespace detail {
 
-// Where the pixels of one axis of the picture fall on the grid: ``first`` grid point and ``weight`` of the next one.
+// Where the pixels of one axis of the picture fall on the grid: ``first`` grid point and ``weight`` of the next one;
+// ``ends[i]`` is the first pixel past those of grid point i.
 struct Axis {
   std::uint32_t* first = nullptr;
   float* weight = nullptr;
+  int* ends = nullptr;
 
   bool make(int pixels, double scale, int pad, double step, std::size_t cells, Arena& arena) noexcept {
     first = arena.take<std::uint32_t>(std::size_t(pixels));
     weight = arena.take<float>(std::size_t(pixels));
-    if (!first || !weight) return false;
+    ends = arena.take<int>(cells);
+    if (!first || !weight || !ends) return false;
     const double last = double(cells) - 1;
     const double start = cells > 2 ? double(cells - 2) : 0;
     for (int i = 0; i < pixels; ++i) {
@@ -40,6 +45,11 @@ struct Axis {
       first[i] = static_cast<std::uint32_t>(base);
       weight[i] = static_cast<float>(at - base);
     }
+    std::size_t cell = 0;
+    for (int i = 0; i < pixels; ++i) {
+      while (cell < first[i]) ends[cell++] = i;
+    }
+    while (cell < cells) ends[cell++] = pixels;
     return true;
   }
 };
@@ -57,104 +67,357 @@ inline Window pixels_inside(const float (&box)[4], const Letterbox& letterbox) n
   return {out[0], out[1], out[2], out[3]};
 }
 
-// Logits of one mask on a window of the grid, up to a positive factor.
+// Signs of one mask's logits on a window of the grid, and the logits themselves where somebody asks.
 class Logits {
  public:
-  Logits(const Image& proto, double* sums, float* out) noexcept : proto_(proto), sums_(sums), out_(out) {}
-
-  void run(const float* coeff, std::size_t row, std::size_t rows, std::size_t col, std::size_t cols) noexcept {
-    switch (proto_.type) {
-      case Type::float32: return all<float>(coeff, row, rows, col, cols);
-      case Type::int8: return all<std::int8_t>(coeff, row, rows, col, cols);
-      case Type::uint8: return all<std::uint8_t>(coeff, row, rows, col, cols);
-      case Type::int16: return all<std::int16_t>(coeff, row, rows, col, cols);
+  bool prepare(const Image& proto, Arena& arena) noexcept {
+    proto_ = proto;
+    k_ = proto.channels(), width_ = proto.width(), plane_ = width_ * proto.height();
+    step_ = proto.spec->nchw ? plane_ : 1;
+    zero_ = proto.type == Type::float32 ? 0 : double(proto.spec->zero_point);
+    for (std::int16_t*& digit : digit_) {
+      if (!(digit = arena.take<std::int16_t>(k_))) return false;
     }
-  }
-
- private:
-  template <class T>
-  void all(const float* coeff, std::size_t row, std::size_t rows, std::size_t col, std::size_t cols) noexcept {
-    const std::size_t k = proto_.channels(), width = proto_.width(), plane = width * proto_.height();
-    const T* values = static_cast<const T*>(proto_.data);
-    const double zero = proto_.type == Type::float32 ? 0 : double(proto_.spec->zero_point);
-    for (std::size_t y = 0; y < rows; ++y) {
-      float* out = out_ + y * cols;
-      if (proto_.spec->nchw) {
-        const T* from = values + (row + y) * width + col;
-        std::fill(sums_, sums_ + cols, 0.0);
-        for (std::size_t c = 0; c < k; ++c) {
-          const double by = coeff[c];
-          const T* line = from + c * plane;
-          for (std::size_t x = 0; x < cols; ++x) sums_[x] += by * (double(line[x]) - zero);
-        }
-        for (std::size_t x = 0; x < cols; ++x) out[x] = static_cast<float>(sums_[x]);
-      } else {
-        const T* from = values + ((row + y) * width + col) * k;
-        for (std::size_t x = 0; x < cols; ++x, from += k) {
-          double sum = 0;
-          for (std::size_t c = 0; c < k; ++c) sum += double(coeff[c]) * (double(from[c]) - zero);
-          out[x] = static_cast<float>(sum);
-        }
-      }
-    }
-  }
-
-  const Image& proto_;
-  double* sums_;
-  float* out_;
-};
-
-// Pixels of one mask from its logits.
-class Tile {
- public:
-  Tile(const Axis& across, const Axis& down, Arena& arena) noexcept : across_(across), down_(down), arena_(arena) {}
-
-  // ``logits`` (rows, cols) begin at grid point (i0, j0); ``pixels`` has room for the window.
-  bool fill(const Window& w, const float* logits, std::size_t rows, std::size_t cols, std::uint8_t* pixels) noexcept {
-    const std::size_t width = std::size_t(w.x1 - w.x0), height = std::size_t(w.y1 - w.y0);
-    float* low = arena_.take<float>(width);
-    float* high = arena_.take<float>(width);
-    float* step = arena_.take<float>(width);
-    if (!low || !high || !step) return false;
-    const std::uint32_t i0 = across_.first[w.x0], j0 = down_.first[w.y0];
-    const std::uint32_t* first = across_.first + w.x0;
-    const float* weight = across_.weight + w.x0;
-    std::size_t at = rows;  // the row of the grid that ``low`` holds
-    for (std::size_t y = 0; y < height; ++y) {
-      const std::size_t j = down_.first[std::size_t(w.y0) + y] - j0;
-      if (j != at) {
-        if (at < rows && j == at + 1) {
-          std::swap(low, high);
-        } else {
-          between(logits + j * cols, cols, first, weight, i0, width, low);
-        }
-        if (j + 1 < rows) between(logits + (j + 1) * cols, cols, first, weight, i0, width, high);
-        for (std::size_t x = 0; x < width; ++x) step[x] = j + 1 < rows ? high[x] - low[x] : 0.0f;
-        at = j;
-      }
-      const float by = down_.weight[std::size_t(w.y0) + y];
-      std::uint8_t* out = pixels + y * width;
-      for (std::size_t x = 0; x < width; ++x) out[x] = step[x] * by > -low[x];
-    }
+    factors_ = arena.take<double>(k_);
+    point_ = arena.take<double>(k_);
+    sums_ = arena.take<std::int32_t>(plane_);
+    real_ = arena.take<float>(width_);
+    signs_ = arena.take<std::int8_t>(plane_);
+    values_ = arena.take<float>(plane_);
+    if (!factors_ || !point_ || !sums_ || !real_ || !signs_ || !values_) return false;
     return true;
   }
 
- private:
-  static void between(const float* row, std::size_t cols, const std::uint32_t* first, const float* weight, std::uint32_t i0,
-                      std::size_t width, float* out) noexcept {
-    if (cols == 1) {
-      std::fill(out, out + width, row[0]);
+  // Where the windows to come lie: ``rows`` from ``row`` on.
+  void bounds(std::size_t row, std::size_t rows) noexcept {
+    if (proto_.type != Type::float32) return;
+    const float* from = static_cast<const float*>(proto_.data);
+    if (step_ == 1) {
+      most_ = largest(from + row * width_ * k_, rows * width_ * k_);
       return;
     }
-    for (std::size_t x = 0; x < width; ++x) {
-      const float* a = row + (first[x] - i0);
-      out[x] = rounded((a[1] - a[0]) * weight[x]) + a[0];
+    most_ = 0;
+    for (std::size_t c = 0; c < k_; ++c) {
+      const float most = largest(from + c * plane_ + row * width_, rows * width_);
+      if (!(most <= most_)) most_ = most;
+      if (!(most_ < 1e30f)) return;
     }
   }
 
-  const Axis& across_;
-  const Axis& down_;
-  Arena& arena_;
+  // Look at ``rows`` x ``cols`` grid points from (row, col) on.
+  void window(const float* coeff, std::size_t row, std::size_t rows, std::size_t col, std::size_t cols) noexcept {
+    coeff_ = coeff, row_ = row, col_ = col, rows_ = rows, cols_ = cols;
+    for (std::size_t c = 0; c < k_; ++c) factors_[c] = coeff[c];
+    switch (proto_.type) {
+      case Type::float32: return reals();
+      case Type::int8: return integers<std::int8_t>();
+      case Type::uint8: return integers<std::uint8_t>();
+      case Type::int16: return unknown();
+    }
+  }
+
+  std::size_t rows() const noexcept { return rows_; }
+  std::size_t cols() const noexcept { return cols_; }
+  const std::int8_t* signs(std::size_t y) const noexcept { return signs_ + y * cols_; }
+
+  // The logit up to a positive factor.
+  float at(std::size_t y, std::size_t x) noexcept {
+    const std::size_t i = y * cols_ + x;
+    if (signs_[i] & kKept) return values_[i];
+    signs_[i] = static_cast<std::int8_t>(signs_[i] | kKept);
+    switch (proto_.type) {
+      case Type::float32: return values_[i] = exact<float>(y, x);
+      case Type::int8: return values_[i] = split_ ? whole<std::int8_t>(y, x) : exact<std::int8_t>(y, x);
+      case Type::uint8: return values_[i] = split_ ? whole<std::uint8_t>(y, x) : exact<std::uint8_t>(y, x);
+      case Type::int16: return values_[i] = exact<std::int16_t>(y, x);
+    }
+    return 0;
+  }
+
+  static constexpr std::int8_t kPositive = 1, kNegative = 2, kKept = 4;
+
+ private:
+  template <class T>
+  const T* point(std::size_t y, std::size_t x) const noexcept {
+    return static_cast<const T*>(proto_.data) + ((row_ + y) * width_ + col_ + x) * (proto_.spec->nchw ? 1 : k_);
+  }
+
+  template <class T>
+  float exact(std::size_t y, std::size_t x) noexcept {
+    const T* from = point<T>(y, x);
+    if (step_ == 1) {
+      for (std::size_t c = 0; c < k_; ++c) point_[c] = double(from[c]) - zero_;
+    } else {
+      for (std::size_t c = 0; c < k_; ++c) point_[c] = double(from[c * step_]) - zero_;
+    }
+    double part[4] = {0, 0, 0, 0};
+    std::size_t c = 0;
+    for (; c + 4 <= k_; c += 4) {
+      for (std::size_t i = 0; i < 4; ++i) part[i] += point_[c + i] * factors_[c + i];
+    }
+    for (; c < k_; ++c) part[0] += point_[c] * factors_[c];
+    return static_cast<float>(part[0] + part[1] + (part[2] + part[3]));
+  }
+
+  template <class T>
+  static void signs(const T* sums, T margin, std::int8_t* __restrict out, std::size_t n) noexcept {
+    for (std::size_t x = 0; x < n; ++x) {
+      const int above = sums[x] > margin, below = sums[x] < -margin;
+      out[x] = static_cast<std::int8_t>(above * kPositive + below * kNegative);
+    }
+  }
+
+  void unknown() noexcept { std::fill(signs_, signs_ + rows_ * cols_, std::int8_t(0)); }
+
+  // Coefficients as integers of 47 bits, in three digits of 16. The sums of the first digit, in 32 bits, are off by half a
+  // step a channel at most; the margin is twice that, far more than what float32 rounds between four corners. Where no
+  // coefficient is 2^14 times another, the sums of all three are what float64 has, exactly.
+  template <class T>
+  void integers() noexcept {
+    using Limits = std::numeric_limits<T>;
+    split_ = zero_ >= Limits::min() && zero_ <= Limits::max() && k_ <= 128 && digits();
+    if (!split_) return unknown();
+    const std::int32_t margin = 256 * static_cast<std::int32_t>(k_);
+    for (std::size_t y = 0; y < rows_; ++y) {
+      std::int32_t* sums = sums_ + y * cols_;
+      std::fill(sums, sums + cols_, -shift_[0]);
+      if (proto_.spec->nchw) {
+        planes(point<T>(y, 0), digit_[0], sums);
+      } else {
+        const T* from = point<T>(y, 0);
+        for (std::size_t x = 0; x < cols_; ++x, from += k_) sums[x] += k_ == 32 ? dot<32>(from, digit_[0]) : dot<0>(from, digit_[0]);
+      }
+      signs(sums, margin, signs_ + y * cols_, cols_);
+    }
+  }
+
+  // Fill ``digit_`` and ``shift_``; false where float64 might round.
+  bool digits() noexcept {
+    float most = 0, least = std::numeric_limits<float>::infinity();
+    for (std::size_t c = 0; c < k_; ++c) {
+      const float size = std::fabs(coeff_[c]);
+      if (!(size < 1e20f)) return false;
+      most = size > most ? size : most;
+      least = size > 0 && size < least ? size : least;
+    }
+    if (!(most > 1e-10f) || !(least * 16384.0f > most)) return false;
+    int exponent;
+    std::frexp(most, &exponent);
+    const double unit = std::ldexp(1.0, 46 - exponent);
+    for (std::int32_t& shift : shift_) shift = 0;
+    for (std::size_t c = 0; c < k_; ++c) {
+      std::int64_t rest = static_cast<std::int64_t>(factors_[c] * unit);
+      for (int d = 2; d >= 0; --d) {
+        const std::int64_t digit = ((rest + 32768) & 0xFFFF) - 32768;
+        digit_[d][c] = static_cast<std::int16_t>(digit);
+        shift_[d] += static_cast<std::int32_t>(digit);
+        rest = (rest - digit) / 65536;
+      }
+    }
+    for (std::int32_t& shift : shift_) shift *= static_cast<std::int32_t>(zero_);
+    return true;
+  }
+
+  template <std::size_t kFixed, class T>
+  std::int32_t dot(const T* from, const std::int16_t* by) const noexcept {
+    std::int32_t sum = 0;
+    for (std::size_t c = 0; c < (kFixed ? kFixed : k_); ++c) sum += static_cast<std::int32_t>(from[c]) * by[c];
+    return sum;
+  }
+
+  // All three digits: a power of two times the logit.
+  template <class T>
+  float whole(std::size_t y, std::size_t x) const noexcept {
+    const T* from = point<T>(y, x);
+    std::int32_t middle = 0, low = 0;
+    if (step_ == 1 && k_ == 32) {
+      middle = dot<32>(from, digit_[1]), low = dot<32>(from, digit_[2]);
+    } else {
+      for (std::size_t c = 0; c < k_; ++c) {
+        const std::int32_t value = from[c * step_];
+        middle += value * digit_[1][c], low += value * digit_[2][c];
+      }
+    }
+    const std::int64_t first = sums_[y * cols_ + x], second = middle - shift_[1], third = low - shift_[2];
+    return static_cast<float>((first * 65536 + second) * 65536 + third);
+  }
+
+  // sums[x] += by[c] * value of channel c at x, for all channels; eight at once, for each sum is read and written then.
+  template <class T, class By, class Sum>
+  void planes(const T* from, const By* by, Sum* __restrict sums) const noexcept {
+    std::size_t c = 0;
+    for (; c + 8 <= k_; c += 8) {
+      const T* line = from + c * plane_;
+      for (std::size_t x = 0; x < cols_; ++x) {
+        Sum sum = sums[x];
+        for (std::size_t i = 0; i < 8; ++i) sum += static_cast<Sum>(line[i * plane_ + x]) * by[c + i];
+        sums[x] = sum;
+      }
+    }
+    for (; c < k_; ++c) {
+      for (std::size_t x = 0; x < cols_; ++x) sums[x] += static_cast<Sum>(from[c * plane_ + x]) * by[c];
+    }
+  }
+
+  // Sums in float32: off by k + 1 roundings of what the sum of the absolute products can be at most.
+  void reals() noexcept {
+    double bound = 0;
+    for (std::size_t c = 0; c < k_; ++c) bound += std::fabs(double(coeff_[c]));
+    bound *= most_;
+    if (!(most_ < 1e30f && bound > 1e-20 && bound < 1e30)) return unknown();
+    const float margin = static_cast<float>(bound * (1.3e-7 * double(k_) + 1e-5));
+    for (std::size_t y = 0; y < rows_; ++y) {
+      const float* from = point<float>(y, 0);
+      if (proto_.spec->nchw) {
+        std::fill(real_, real_ + cols_, 0.0f);
+        planes(from, coeff_, real_);
+      } else {
+        for (std::size_t x = 0; x < cols_; ++x, from += k_) real_[x] = lanes(from);
+      }
+      signs(real_, margin, signs_ + y * cols_, cols_);
+    }
+  }
+
+  float lanes(const float* from) const noexcept {
+    float part[8] = {0, 0, 0, 0, 0, 0, 0, 0}, sum = 0;
+    std::size_t c = 0;
+    for (; c + 8 <= k_; c += 8) {
+      for (std::size_t i = 0; i < 8; ++i) part[i] += from[c + i] * coeff_[c + i];
+    }
+    for (; c < k_; ++c) sum += from[c] * coeff_[c];
+    for (float p : part) sum += p;
+    return sum;
+  }
+
+  // The largest absolute value: floats without their sign are ordered like integers, infinities and NaN above all.
+  static float largest(const float* values, std::size_t n) noexcept {
+    std::uint32_t most = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, values + i, 4);
+      bits &= 0x7FFFFFFFu;
+      most = bits > most ? bits : most;
+    }
+    float out;
+    std::memcpy(&out, &most, 4);
+    return out;
+  }
+
+  Image proto_;
+  std::size_t k_ = 0, width_ = 0, plane_ = 0, step_ = 1, row_ = 0, col_ = 0, rows_ = 0, cols_ = 0;
+  double zero_ = 0;
+  float most_ = 0;  // no absolute value is above it; a NaN is above all
+  const float* coeff_ = nullptr;
+  bool split_ = false;  // whether the digits are exact
+  std::int16_t* digit_[3] = {nullptr, nullptr, nullptr};
+  std::int32_t shift_[3] = {0, 0, 0};
+  double *factors_ = nullptr, *point_ = nullptr;
+  std::int32_t* sums_ = nullptr;
+  float* real_ = nullptr;
+  std::int8_t* signs_ = nullptr;
+  float* values_ = nullptr;
+};
+
+// Pixels of one mask from its logits, one row of cells of the grid after the other.
+class Tile {
+ public:
+  // So many pixels are computed at once, some of them past a span, which those after it overwrite.
+  static constexpr std::size_t kSpare = 16;
+
+  bool prepare(const Axis& across, const Axis& down, std::size_t width, std::size_t cells, Arena& arena) noexcept {
+    across_ = across, down_ = down;
+    low_ = arena.take<float>(width + kSpare);
+    step_ = arena.take<float>(width + kSpare);
+    spans_ = arena.take<Span>(cells);
+    kinds_ = arena.take<std::int8_t>(cells);
+    if (!low_ || !step_ || !spans_ || !kinds_) return false;
+    std::fill(low_, low_ + width + kSpare, 0.0f);
+    std::fill(step_, step_ + width + kSpare, 0.0f);
+    return true;
+  }
+
+  // ``pixels`` has room for the window and ``kSpare`` more.
+  void fill(const Window& w, Logits& logits, std::uint8_t* pixels) noexcept {
+    const std::uint32_t first = down_.first[w.y0];
+    for (int y = w.y0; y < w.y1;) {
+      const std::uint32_t at = down_.first[y];
+      const std::size_t count = spans(w, logits, at - first);
+      for (const int end = std::min(down_.ends[at], w.y1); y < end; ++y) {
+        row(count, down_.weight[y], pixels + std::size_t(y - w.y0) * std::size_t(w.x1 - w.x0));
+      }
+    }
+  }
+
+ private:
+  struct Span {
+    std::size_t start, end;  // pixels of the tile
+    std::int8_t kind;        // kPositive: all of them; kNegative: none; else to be computed
+  };
+
+  // Cut the pixels across into spans of cells of one kind, and interpolate across where it is needed.
+  std::size_t spans(const Window& w, Logits& logits, std::size_t j) noexcept {
+    const std::size_t below = std::min(j + 1, logits.rows() - 1), across = logits.cols() > 1 ? 1 : 0;
+    const std::size_t cells = logits.cols() - across, origin = across_.first[w.x0];
+    kinds(logits.signs(j), logits.signs(below), across, cells, kinds_);
+    std::size_t count = 0;
+    int x = w.x0;
+    for (std::size_t i = 0; i < cells && x < w.x1;) {
+      const std::int8_t kind = kinds_[i];
+      std::size_t end = i + 1;
+      while (end < cells && kinds_[end] == kind) ++end;
+      const int start = x;
+      x = std::min(across_.ends[origin + end - 1], w.x1);
+      spans_[count++] = Span{std::size_t(start - w.x0), std::size_t(x - w.x0), kind};
+      if (kind != Logits::kPositive && kind != Logits::kNegative) between(w, logits, j, below, i, end, start);
+      i = end;
+    }
+    return count;
+  }
+
+  // What the four corners of each cell have in common.
+  static void kinds(const std::int8_t* upper, const std::int8_t* lower, std::size_t across, std::size_t cells,
+                    std::int8_t* __restrict out) noexcept {
+    for (std::size_t i = 0; i < cells; ++i) out[i] = upper[i] & upper[i + across] & lower[i] & lower[i + across] & 3;
+  }
+
+  // Interpolate across the cells start..end-1, whose first pixel is ``x``: the upper edge, and the way down from it.
+  void between(const Window& w, Logits& logits, std::size_t j, std::size_t below, std::size_t start, std::size_t end, int x) noexcept {
+    const std::size_t origin = across_.first[w.x0], left = std::size_t(w.x0);
+    float b = logits.at(j, start), d = logits.at(below, start);
+    for (std::size_t i = start; i < end; ++i) {
+      const std::size_t next = std::min(i + 1, logits.cols() - 1);
+      const float a = b, c = d;
+      const int last = std::min(across_.ends[origin + i], w.x1);
+      b = logits.at(j, next), d = logits.at(below, next);
+      const bool across = next != i, down = below != j;
+      for (; x < last; ++x) {
+        const float weight = across_.weight[x], low = across ? rounded((b - a) * weight) + a : a;
+        low_[std::size_t(x) - left] = low;
+        step_[std::size_t(x) - left] = !down ? 0.0f : (across ? rounded((d - c) * weight) + c : c) - low;
+      }
+    }
+  }
+
+  void row(std::size_t count, float weight, std::uint8_t* __restrict out) const noexcept {
+    const float *step = step_, *low = low_;
+    for (std::size_t s = 0; s < count; ++s) {
+      const Span& span = spans_[s];
+      if (span.kind == Logits::kPositive || span.kind == Logits::kNegative) {
+        std::memset(out + span.start, span.kind == Logits::kPositive, span.end - span.start);
+        continue;
+      }
+      for (std::size_t x = span.start; x < span.end; x += kSpare) {
+        std::uint32_t hits[kSpare];  // as wide as a float: comparisons of many at once fit it
+        for (std::size_t i = 0; i < kSpare; ++i) hits[i] = step[x + i] * weight > -low[x + i];
+        for (std::size_t i = 0; i < kSpare; ++i) out[x + i] = static_cast<std::uint8_t>(hits[i]);
+      }
+    }
+  }
+
+  Axis across_, down_;
+  float *low_ = nullptr, *step_ = nullptr;
+  Span* spans_ = nullptr;
+  std::int8_t* kinds_ = nullptr;
 };
 
 }  // namespace detail
