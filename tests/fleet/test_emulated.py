@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from edgeseg.cli import run as edgeseg
 from edgeseg.data.shapes import make_shapes
+from edgeseg.fleet.hosts import read_hosts
+from edgeseg.fleet.ssh import Ssh
 
 _spec = importlib.util.spec_from_file_location("emulated", Path(__file__).with_name("emulated.py"))
 assert _spec is not None and _spec.loader is not None
@@ -76,6 +81,7 @@ def test_a_newcomers_path_on_two_emulated_boards(boards, system, tmp_path, monke
     check(again["pi4"]["report"], "Raspberry Pi 4 Model B Rev 1.4")
     assert next((tmp_path / "pi4").glob("edgeseg-bundles/*/wheels/numpy*")).stat().st_ino == copied
     print(capsys.readouterr().out)
+    check_service(Ssh(read_hosts()["pi5"], timeout_s=600), tmp_path / "pi5")
 
 
 def check(report: dict, board: str) -> None:
@@ -83,3 +89,40 @@ def check(report: dict, board: str) -> None:
     assert report["board"] == board and report["machine"] == "aarch64" and report["model"]["precision"] == "int8"
     assert report["passed"] and report["agreement"] == 1 and report["equal"], report["fidelity"]
     assert report["tensor_difference"] <= 1 and report["ms"]["inference"] > 0 and report["memory_mb"] > 40
+
+
+def check_service(line: Ssh, home: Path) -> None:
+    """The loop as systemd would start it, on the emulated board: it says that it is ready and alive, and ends cleanly."""
+    import cv2
+
+    (bundle,) = home.glob("edgeseg-bundles/*")
+    image = cv2.imread(str(bundle / "selftest" / "00.png"))
+    film = cv2.VideoWriter(str(home / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, image.shape[1::-1])
+    for _ in range(1000):
+        film.write(image)
+    film.release()
+    assert "ExecStart=/bin/sh run.sh\n" in (bundle / "edgeseg.service").read_text()
+    # A name in no folder: the emulation translates paths, but not those of sockets.
+    name = f"edgeseg-{os.getpid()}"
+    told = f"NOTIFY_SOCKET=@{name} WATCHDOG_USEC=8000000"
+    words = "--camera ~/film.mp4 --json ~/lines.jsonl"
+    start = f"cd edgeseg-bundles/{bundle.name} && echo $$ >~/pid && export {told} && exec sh run.sh {words}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as said, ThreadPoolExecutor(1) as pool:
+        said.bind(f"\0{name}")
+        said.settimeout(1)
+        running, heard = pool.submit(line.run, start), []
+
+        def listen(until: bytes) -> None:
+            while until not in heard:
+                try:
+                    heard.append(said.recv(1000))
+                except TimeoutError:
+                    assert not running.done(), running.result()
+
+        listen(b"WATCHDOG=1")
+        line.run("kill -TERM $(cat ~/pid)")
+        listen(b"STOPPING=1")
+        running.result()  # exit code 0
+    assert b"READY=1" in heard
+    frames = [json.loads(text) for text in (home / "lines.jsonl").read_text().splitlines()]
+    assert frames and all(f["detections"] for f in frames) and [f["frame"] for f in frames] == list(range(len(frames)))
