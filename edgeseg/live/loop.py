@@ -40,7 +40,7 @@ class Captured:
 
 
 class Loop:
-    """Runs a model on a camera. It is a ``Control``: every method but ``run`` and ``results`` may be called by any thread.
+    """Runs a model on a camera, once. A ``Control``: every method but ``run`` and ``results`` may be called by any thread.
 
     Args:
         pipeline: the model; used by the thread that calls ``run`` or iterates ``results``.
