@@ -45,7 +45,8 @@ class Board:
 
     What a bundle for it must know, where edgeseg runs there at all: ``machine`` (``aarch64``, ``x86_64``; else ""),
     ``python`` of its system ("": the one that makes the bundle), ``glibc`` (the minor version of its C library 2.x), the
-    script in a kit that must ``build`` there first. ``models`` is how its kernel's device tree names it.
+    script in a kit that must ``build`` there first. ``models`` is how its kernel's device tree names it. ``limits``: what
+    does not work there, or only some other way.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Board:
     glibc: int = 28
     build: str = ""
     models: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +74,7 @@ def read_boards(file: Path) -> dict[str, Board]:
         found = {}
         for name, values in raw.items():
             use = tuple(Use(**u) for u in values.pop("use"))
-            lists = {key: tuple(values.pop(key, ())) for key in ("aliases", "models")}
+            lists = {key: tuple(values.pop(key, ())) for key in ("aliases", "models", "limits")}
             found[name] = Board(name=name, use=use, **lists, **values)
     except OSError as e:
         raise EdgesegError(

@@ -31,6 +31,18 @@ def test_commands_are_those_of_export():
     assert "--int8" not in board_by_name("coral").use[0].command()
 
 
+def test_doctor_says_what_does_not_work_there(capsys):
+    from edgeseg.cli import main
+
+    for name, words in (("armv7l", "no ARMv7 wheels"), ("Python 3.9", "edgeseg wants 3.10"), ("jetpack-4", "Python 3.6")):
+        with pytest.raises(SystemExit, match="0"):
+            main(["doctor", "--board", name])
+        said = capsys.readouterr().out
+        assert words in said and "the smallest thing that runs: the C++ decoder" in said and "not tried" in said
+    assert board_by_name("zero-2-w").name == "pi3" and board_by_name("pi3").machine == "aarch64"
+    assert not board_by_name("armhf").machine, "no bundle where no wheels are"
+
+
 def test_unknown_board_suggests():
     with pytest.raises(EdgesegError, match="Did you mean 'pi5'"):
         board_by_name("py5")

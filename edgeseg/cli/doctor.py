@@ -58,6 +58,8 @@ def _board(name: str, json: str | None) -> None:
         console.say(f"   here:      {use.command()}")
         console.say(f"   there:     {use.install}")
         console.say(f"   {'measured on this board' if use.measured else 'recommended, not measured on this board'}")
+    for limit in found.limits:
+        console.say(f"- {limit}")
 
 
 def machine() -> dict[str, str]:
