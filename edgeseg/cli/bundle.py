@@ -40,7 +40,7 @@ def bundle(
 
     if not board:
         fit = ", ".join(b.name for b in boards().values() if b.machine)
-        raise EdgesegError("which board is it for?", hint=f"Say it: --board {fit}")
+        raise EdgesegError("a bundle is for one kind of board", hint=f"Say which: --board with one of {fit}")
     device = board_by_name(board)
     platform_of(device, python)  # before an export, which takes minutes
     with shown_events() as on_event:
