@@ -160,6 +160,8 @@ def test_nothing_past_a_picture_is_read():
         for more in range(9):
             for w in (width + more % 3, width // 2 + more % 3 + 2):
                 letterbox(at_the_end_of_memory((height + more // 3, w, 3)), (height, width))
+    for times in range(2, 8):
+        letterbox(at_the_end_of_memory((64 * times, 96 * times, 3)), (64, 96))
 
 
 def at_the_end_of_memory(shape: tuple[int, ...]) -> np.ndarray:
