@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -42,6 +43,7 @@ def test_a_newcomers_path_on_two_emulated_boards(boards, system, tmp_path, monke
     from edgeseg.resources import demo_checkpoint
 
     monkeypatch.chdir(tmp_path)
+    shutil.copy(demo_checkpoint(), "best.pt")
     data = make_shapes(tmp_path / "shapes", train=40, val=12, size=320)
     servers = {}
     for name in emulated.PIS:
@@ -61,7 +63,7 @@ def test_a_newcomers_path_on_two_emulated_boards(boards, system, tmp_path, monke
 
     thread = threading.Thread(target=cut, daemon=True)
     thread.start()
-    command = ["board", "run", str(demo_checkpoint()), "--data", str(data), "--runs", "2", "--json"]
+    command = ["board", "run", "best.pt", "--data", str(data), "--runs", "2", "--json"]
     assert edgeseg([*command, "first.json"]) == 1
     thread.join()
     rows = {r["board"]: r for r in json.loads(Path("first.json").read_text())["rows"]}
