@@ -11,6 +11,7 @@ from edgeseg.cli import console
 from edgeseg.runs import new_folder
 
 if TYPE_CHECKING:
+    from edgeseg.cluster.driver import Cluster
     from edgeseg.evaluate.parity import Verdict
     from edgeseg.running.open import Opened
 
@@ -44,6 +45,7 @@ def compare_models(
     input: str | None,
     html: str | None,
     json: str | None,
+    cluster: Cluster | None = None,
 ) -> int:
     """Compare, print the table, write JSON and HTML; the exit code: 1 when a model parts from the reference, else 0.
 
@@ -73,7 +75,11 @@ def compare_models(
             except EdgesegError as e:
                 failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
         with console.progress(f"comparing {len(others)} models with {reference}") as bar:
-            verdicts = compare(subject, others, images, truth, progress=bar.update)
+            if cluster is None:
+                verdicts = compare(subject, others, images, truth, progress=bar.update)
+            else:
+                more: dict[str, Any] = {"threads": threads, "input": input, "progress": bar.update}
+                verdicts = cluster.compare(subject, others, images, truth, **more)
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else new_folder("runs/validate") / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)

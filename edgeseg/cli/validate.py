@@ -51,21 +51,10 @@ def validate(
     if reference is not None:
         from edgeseg.cli.compare import compare_models
 
-        raise typer.Exit(
-            compare_models(
-                files,
-                reference,
-                data,
-                split=split,
-                limit=limit,
-                size=size,
-                threads=threads,
-                device=device,
-                input=input,
-                html=html,
-                json=json,
-            )
-        )
+        more: dict[str, Any] = {"split": split, "limit": limit, "size": size, "threads": threads, "device": device}
+        with connect(ray) as cluster:
+            code = compare_models(files, reference, data, input=input, html=html, json=json, cluster=cluster, **more)
+        raise typer.Exit(code)
     summary: list[dict[str, Any]] = []
     with connect(ray) as cluster:
         for file in files:

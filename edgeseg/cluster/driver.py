@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from edgeseg.environments.process import Ended, cores
 from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.evaluate.metrics import Told
+from edgeseg.evaluate.parity import Seen, Verdict, concluded
+from edgeseg.evaluate.truth import Truth
 from edgeseg.export.performing import Task, target_of
-from edgeseg.export.scratch import link_or_copy
-from edgeseg.running.open import Opened
+from edgeseg.export.scratch import link_or_copy, scratch
+from edgeseg.running.open import Opened, is_checkpoint
 
 LOCAL = "local"
-BATCH, AHEAD = 8, 2
-"""Images that a worker is given at once, and how many such batches each has before it."""
+BATCH, AHEAD, SHARD = 8, 2, 32
+"""Images that a worker is given at once, how many such batches each has before it, and images of a comparison at once."""
 THREADS = 4
 """Threads of a worker's runtime at most: more do not make a small network faster."""
 RETRIES = 3
@@ -167,6 +170,63 @@ class Cluster:
         workers = max(1, sum(int(n["Resources"].get("CPU", 0)) // each for n in self.ray.nodes() if n["Alive"]))
         return lambda **settings: Spread(self, opened, workers, each, {**options, "threads": threads}, settings)
 
+    def compare(
+        self,
+        reference: Opened,
+        others: Sequence[Opened],
+        images: Sequence[Path],
+        truth: Truth | None = None,
+        *,
+        threads: int | None = None,
+        input: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[Verdict]:
+        """``edgeseg.evaluate.parity.compare`` in shards of images, joined in their order: the same figures.
+
+        Milliseconds are those of the nodes, each of which runs all models in turn.
+        """
+        ray, given = self.ray, {"threads": threads or min(self.cores or 1, THREADS)}
+        models = []
+        for opened in (reference, *others):
+            known = opened is reference or is_checkpoint(opened.path)
+            models.append(
+                (opened.path.name, _model(opened), {**given, **({} if known else {"input": input, "apart": True})})
+            )
+        size = reference.manifest.imgsz if reference.manifest.dynamic else None
+        beside, known_truth = ray.put(node.Beside(tuple(models), size)), ray.put(truth)
+        look = ray.remote(num_cpus=1, max_retries=RETRIES)(node.look_beside)
+        shards = (images[i : i + SHARD] for i in range(0, len(images), SHARD))
+        pending: deque[tuple[int, Any]] = deque()
+        whole: list[Seen] = []
+        done = 0
+        while True:
+            while len(pending) < AHEAD * (self.slots or 1) and (paths := next(shards, None)) is not None:
+                pending.append((len(paths), look.remote(beside, [(p, _content(p)) for p in paths], known_truth)))
+            if not pending:
+                return concluded(reference, others, images, whole)
+            count, ref = pending.popleft()
+            for one, later in zip_longest(whole, self._seen(ref)):
+                if one is not None:
+                    one.join(later)
+                else:
+                    whole.append(later)
+                    if later.metrics is not None and truth is not None:
+                        later.metrics.truth = truth
+            done += count
+            if progress:
+                progress(done, len(images))
+
+    def _seen(self, ref: Any) -> list[Seen]:
+        try:
+            found: list[Seen] = self.ray.get(ref)
+            return found
+        except self.ray.exceptions.RayTaskError as e:
+            raise (
+                e.cause if isinstance(e.cause, EdgesegError) else EdgesegError(f"a node failed ({str(e.cause)[:300]})")
+            ) from e
+        except self.ray.exceptions.RayError as e:
+            raise EdgesegError(f"the nodes died again and again ({str(e).splitlines()[-1][:200]})") from e
+
 
 class Spread:
     """Images dealt to workers that hold a model open; what each found comes back as run lengths, in the images' order.
@@ -187,12 +247,7 @@ class Spread:
         self._ray = ray
         size = tuple(opened.manifest.imgsz) if opened.manifest.dynamic else None
         looking = ray.remote(num_cpus=threads)(_Looker)
-        with contextlib.ExitStack() as stack:
-            from edgeseg.export.scratch import scratch
-
-            place = stack.enter_context(scratch())
-            link_or_copy(opened.path, place / "model" / opened.path.name)
-            files = ray.put(node.packed(place, ["model"]))
+        files = ray.put(_model(opened))
         given = (opened.path.name, [files], dict(options), size, dict(settings))
         self._workers, self._turn = [looking.remote(*given) for _ in range(workers)], 0
 
@@ -262,6 +317,13 @@ def _quiet() -> Iterator[None]:
 
 def _date() -> str:
     return os.environ.get("SOURCE_DATE_EPOCH", "")
+
+
+def _model(opened: Opened) -> bytes:
+    """The file or folder of a model, as ``packed``."""
+    with scratch() as place:
+        link_or_copy(opened.path, place / "model" / opened.path.name)
+        return node.packed(place, ["model"])
 
 
 def _content(path: Path) -> bytes | EdgesegError:

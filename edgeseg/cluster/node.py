@@ -8,6 +8,7 @@ import platform
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,42 @@ class Looking:
         except EdgesegError as e:
             return {"error": e.what}
         return {"told": Told.of(found), "speed": dict(self._pipeline.speed)}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is compared: models (name, ``packed`` under ``model/``, options of opening), the reference first, at ``size``."""
+
+    models: tuple[tuple[str, bytes, Mapping[str, Any]], ...]
+    size: tuple[int, int] | None
+
+
+def look_beside(beside: Beside, pictures: Sequence[tuple[Path, bytes | EdgesegError]], truth: Any) -> list[Any]:
+    """``edgeseg.evaluate.parity.look`` at some pictures (path, content); the truth stays with the driver."""
+    import tempfile
+
+    from edgeseg.data.images import decode_image
+    from edgeseg.evaluate.parity import look
+    from edgeseg.running.open import open_model
+
+    def read(path: Path, data: bytes | EdgesegError) -> Any:
+        try:
+            return data if isinstance(data, EdgesegError) else decode_image(data, path=path)
+        except EdgesegError as e:
+            return e
+
+    with tempfile.TemporaryDirectory(prefix="edgeseg-") as home, ExitStack() as stack:
+        opened = []
+        for number, (name, files, options) in enumerate(beside.models):
+            unpack(files, Path(home, str(number)))
+            opened.append(stack.enter_context(open_model(Path(home, str(number), "model", name), **options)))
+        seen = look(
+            opened[0].sized(beside.size),
+            opened[1:],
+            ((p, read(p, data)) for p, data in pictures),
+            truth,
+        )
+    for one in seen:
+        if one.metrics is not None:
+            one.metrics.truth = None  # type: ignore[assignment]
+    return seen

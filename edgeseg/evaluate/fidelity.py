@@ -176,6 +176,14 @@ class FidelityMeter:
             if reference.tiles is not None and other.tiles is not None:
                 self._masks.append(mask_iou(reference.tiles, i, other.tiles, j))
 
+    def join(self, later: FidelityMeter) -> None:
+        """Take over what another meter has seen of further images."""
+        for mine, theirs in zip(self._lists(), later._lists()):
+            mine.extend(theirs)
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self._boxes, self._masks, self._shifts, self._counts
+
     def result(self) -> Fidelity:
         """The figures over all images added."""
         counts = np.array(self._counts, np.int64).reshape(-1, 3)

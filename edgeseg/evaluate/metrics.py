@@ -148,6 +148,14 @@ class MetricsMeter:
                 found["segmentation"] = mask
             self._found.append(found)
 
+    def join(self, later: MetricsMeter) -> None:
+        """Take over what another meter with the same truth has seen of further images."""
+        images, truths = len(self._images), len(self._truths)
+        self._images += [{**i, "id": i["id"] + images} for i in later._images]
+        self._truths += [{**t, "id": t["id"] + truths, "image_id": t["image_id"] + images} for t in later._truths]
+        self._found += [{**f, "image_id": f["image_id"] + images} for f in later._found]
+        self.masks &= later.masks
+
     def result(self, *, intervals: bool = False) -> Metrics:
         """The metrics over all images added; ``intervals``: with ``drawn``, for differences to another model's.
 

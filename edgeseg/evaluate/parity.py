@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.data.images import read_image
+from edgeseg.data.images import read_ahead
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter
@@ -122,31 +122,59 @@ def compare(
     Raises:
         EdgesegError: no image can be read, or the reference itself fails.
     """
-    sizes = dict.fromkeys(_size(s, reference) for s in others) or {reference.manifest.imgsz: None}
-    firsts = {size: _Run(_at(reference, size), _at(reference, size), truth) for size in sizes}
+    seen = look(reference, others, read_ahead(images, len(images)), truth, progress and (lambda done: progress(done, len(images))))
+    return concluded(reference, others, images, seen)
+
+
+def look(
+    reference: Opened,
+    others: Sequence[Opened],
+    images: Iterable[tuple[Path, np.ndarray | EdgesegError]],
+    truth: Truth | None,
+    progress: Callable[[int], object] | None = None,
+) -> list[Seen]:
+    """What ``compare`` measures on some of the images (those that can be read), in the order of its verdicts.
+
+    Raises:
+        EdgesegError: the reference itself fails.
+    """
+    firsts = {size: _Run(_at(reference, size), _at(reference, size), truth) for size in _sizes(reference, others)}
     runs = [_Run(s, firsts[_size(s, reference)].subject, truth) for s in others]
-    read = 0
-    for done, path in enumerate(images, 1):
-        try:
-            image = read_image(path)
-        except EdgesegError:
+    for done, (path, image) in enumerate(images, 1):
+        if isinstance(image, EdgesegError):
             continue  # `validate` tells of each; here only the comparison counts
-        read += 1
         for first in firsts.values():
             got = first.outputs(image)
-            if first.error or got is None:
-                raise EdgesegError(f"the reference fails: {first.error}", path=reference.path)
+            if first.seen.error or got is None:
+                raise EdgesegError(f"the reference fails: {first.seen.error}", path=reference.path)
             found = first.detect(*got)
             first.add(path, image, got, found, mine=got)
             for run in runs:
                 if run.reference is first.subject:
                     run.add(path, image, got, found, mine=None)
         if progress:
-            progress(done, len(images))
-    if not read:
+            progress(done)
+    return [run.seen for run in (*firsts.values(), *runs)]
+
+
+def concluded(reference: Opened, others: Sequence[Opened], images: Sequence[Path], seen: Sequence[Seen]) -> list[Verdict]:
+    """The verdicts of what was seen on all images.
+
+    Raises:
+        EdgesegError: no image could be read.
+    """
+    sizes = _sizes(reference, others)
+    if not any(s.speed["inference"] for s in seen[: len(sizes)]):
         raise EdgesegError(f"none of the {len(images)} images can be read", path=images[0] if images else None)
-    theirs = {id(first.subject): first.verdict() for first in firsts.values()}
-    return [*theirs.values(), *(_beside(run.verdict(), theirs[id(run.reference)]) for run in runs)]
+    first = {size: s.verdict(_at(reference, size)) for size, s in zip(sizes, seen)}
+    rest = zip(others, seen[len(sizes) :])
+    return [*first.values(), *(_beside(s.verdict(o), first[_size(o, reference)]) for o, s in rest)]
+
+
+def _sizes(reference: Opened, others: Sequence[Opened]) -> list[tuple[int, int]]:
+    """The input sizes at which the reference runs."""
+    height, width = reference.manifest.imgsz
+    return list(dict.fromkeys(_size(s, reference) for s in others)) or [(height, width)]
 
 
 def _beside(v: Verdict, reference: Verdict) -> Verdict:
@@ -170,102 +198,49 @@ def _at(subject: Opened, size: tuple[int, int]) -> Opened:
     return replace(subject, manifest=replace(subject.manifest, imgsz=size))
 
 
-class _Run:
-    """One model on its way through the images; the first error ends it."""
+@dataclass
+class Seen:
+    """What was measured of one model on some images; ``join`` takes over what was on those that follow.
 
-    def __init__(self, subject: Opened, reference: Opened, truth: Truth | None) -> None:
-        self.subject, self.error = subject, ""
-        size = None if not subject.manifest.dynamic else reference.manifest.imgsz
-        self.metrics, self.fidelity = MetricsMeter(truth) if truth else None, FidelityMeter(CONF)
-        self.tensors = TensorMeter(whole(reference.manifest))
-        # What is judged, as the gate does; ``tensors`` is what is shown.
-        self.parts = parts_of(reference.manifest)
-        self.judged = TensorMeter(self.parts)
-        self.comparable = subject.manifest.head == reference.manifest.head and reference.manifest.nc == subject.manifest.nc
-        self.speed: dict[str, list[float]] = {"preprocess": [], "inference": [], "postprocess": []}
-        self.scores, self.boxes = [0.0], [0.0]
-        self.worst: list[tuple[float, int, Disagreement]] = []
-        self.reference = reference
-        try:
-            self.pipeline = Pipeline(subject.runtime, subject.manifest, conf=CONF, size=size)
-            if not reference.manifest.dynamic and tuple(self.pipeline.size) != tuple(reference.manifest.imgsz):
-                own, theirs = ("x".join(map(str, s)) for s in (self.pipeline.size, reference.manifest.imgsz))
-                raise EdgesegError(f"it takes {own} pixels, the reference {theirs}: give the checkpoint as reference")
-        except EdgesegError as e:
-            self.error = str(e)
+    ``comparable``: its tensors mean what the reference's mean. ``judged`` is what of them is judged, as the gate does;
+    ``tensors`` is what is shown. ``scores`` and ``boxes`` are differences over the pairs; the first error ends it.
+    """
 
-    def outputs(self, image: np.ndarray) -> tuple[list[np.ndarray], Letterbox] | None:
-        """Output tensors of one image, in the manifest's order; None once the model has failed."""
+    metrics: MetricsMeter | None
+    fidelity: FidelityMeter
+    tensors: TensorMeter
+    judged: TensorMeter
+    comparable: bool
+    speed: dict[str, list[float]] = field(
+        default_factory=lambda: {s: [] for s in ("preprocess", "inference", "postprocess")}
+    )
+    scores: list[float] = field(default_factory=lambda: [0.0])
+    boxes: list[float] = field(default_factory=lambda: [0.0])
+    worst: list[tuple[float, int, Disagreement]] = field(default_factory=list)
+    error: str = ""
+
+    def join(self, later: Seen) -> None:
+        """Add what was seen of the same model on the images that follow."""
         if self.error:
-            return None
-        try:
-            outputs, letterbox = self.pipeline.raw(image)
-        except EdgesegError as e:
-            self.error = str(e)
-            return None
-        except Exception as e:
-            self.error = f"{type(e).__name__}: {e}"
-            return None
-        inside = getattr(self.subject.runtime, "seconds", 0.0)  # a runtime in its own process: without the pipes
-        self.speed["preprocess"].append(self.pipeline.speed["preprocess"])
-        self.speed["inference"].append(1e3 * inside if inside else self.pipeline.speed["inference"])
-        return outputs, letterbox
-
-    def detect(self, outputs: list[np.ndarray], letterbox: Letterbox, **settings: Any) -> Detections:
-        """Detections at the operating threshold, or with other settings."""
-        return postprocess(outputs, self.subject.manifest, letterbox, **{"conf": CONF, "iou": 0.7, **settings})
-
-    def add(
-        self,
-        path: Path,
-        image: np.ndarray,
-        first: tuple[list[np.ndarray], Letterbox],
-        found: Detections,
-        mine: tuple[list[np.ndarray], Letterbox] | None,
-    ) -> None:
-        """One image: ``first`` and ``found`` are the reference's outputs and detections, ``mine`` this model's if known."""
-        got = mine or self.outputs(image)
-        if got is None:
             return
-        outputs, letterbox = got
-        if self.comparable:
-            ours = plain(self.subject.manifest, outputs)
-            theirs = plain(self.reference.manifest, first[0])
-            order = same_order(whole(self.reference.manifest), whole(self.subject.manifest))
-            try:
-                ours = [ours[i] for i in order]
-                self.tensors.add(theirs, ours)
-                if self.subject.manifest.precision not in EXACT:
-                    self._judge(theirs, ours)
-            except EdgesegError:
-                self.comparable = False  # another input size: detections are compared all the same
-        start = perf_counter()
-        mine_found = self.detect(outputs, letterbox)
-        self.speed["postprocess"].append(1e3 * (perf_counter() - start))
-        self.fidelity.add(found, mine_found)
-        if self.metrics is not None:
-            self.metrics.add(path, self.detect(outputs, letterbox, **AP_SETTINGS))
-        self._disagreement(path, found, mine_found, letterbox.ratio)
+        before = len(self.speed["inference"])
+        if self.metrics is not None and later.metrics is not None:
+            self.metrics.join(later.metrics)
+        self.fidelity.join(later.fidelity)
+        self.tensors.join(later.tensors)
+        self.judged.join(later.judged)
+        for stage, times in later.speed.items():
+            self.speed[stage] += times
+        self.scores += later.scores
+        self.boxes += later.boxes
+        self.worst = heapq.nlargest(
+            WORST, [*self.worst, *((b, n - before, d) for b, n, d in later.worst)], key=lambda t: t[:2]
+        )
+        self.comparable, self.error = self.comparable and later.comparable, later.error
 
-    def _judge(self, theirs: list[np.ndarray], ours: list[np.ndarray]) -> None:
-        head = self.reference.manifest
-        first, second = apart(head, theirs), apart(head, [a[:1] for a in ours])
-        roles, logits = [o.role for o in self.parts], head.head == "raw"
-        self.judged.add(*(relevant(roles, first, side, logits=logits) for side in (first, second)))
-
-    def _disagreement(self, path: Path, reference: Detections, other: Detections, ratio: float) -> None:
-        pairs = match(reference, other)
-        for i, j, _ in pairs:
-            self.scores.append(abs(float(reference.scores[i]) - float(other.scores[j])))
-            self.boxes.append(float(np.abs(reference.boxes[i] - other.boxes[j]).max()) * ratio)
-        unmatched = len(reference) + len(other) - 2 * len(pairs)
-        badness = unmatched + float(np.mean([1 - p[2] for p in pairs])) if pairs else float(unmatched)
-        item = (badness, -len(self.speed["inference"]), Disagreement(badness, path, reference, other))
-        (heapq.heappush if len(self.worst) < WORST else heapq.heappushpop)(self.worst, item)
-
-    def verdict(self) -> Verdict:
-        """The figures over all images."""
-        s, m = self.subject, self.subject.manifest
+    def verdict(self, s: Opened) -> Verdict:
+        """The figures over all images, of a model."""
+        m = s.manifest
         about = (s.path, s.title, m.format, m.precision, m.head, s.size)
         if self.error:
             return Verdict(*about, error=self.error, diverges="runtime")
@@ -285,6 +260,94 @@ class _Run:
             diverges=first_divergence(m.precision, judged, fidelity),
             worst=tuple(w for _, _, w in sorted(self.worst, key=lambda t: (-t[0], -t[1])) if w.badness > 0.01),
         )
+
+
+class _Run:
+    """One model on its way through the images; the first error ends it."""
+
+    def __init__(self, subject: Opened, reference: Opened, truth: Truth | None) -> None:
+        size = None if not subject.manifest.dynamic else reference.manifest.imgsz
+        self.parts = parts_of(reference.manifest)
+        alike = subject.manifest.head == reference.manifest.head and reference.manifest.nc == subject.manifest.nc
+        meters = TensorMeter(reference.manifest.outputs), TensorMeter(self.parts)
+        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, alike)
+        self.subject, self.reference = subject, reference
+        try:
+            self.pipeline = Pipeline(subject.runtime, subject.manifest, conf=CONF, size=size)
+            if not reference.manifest.dynamic and tuple(self.pipeline.size) != tuple(reference.manifest.imgsz):
+                own, theirs = ("x".join(map(str, s)) for s in (self.pipeline.size, reference.manifest.imgsz))
+                raise EdgesegError(f"it takes {own} pixels, the reference {theirs}: give the checkpoint as reference")
+        except EdgesegError as e:
+            self.seen.error = str(e)
+
+    def outputs(self, image: np.ndarray) -> tuple[list[np.ndarray], Letterbox] | None:
+        """Output tensors of one image, in the manifest's order; None once the model has failed."""
+        if self.seen.error:
+            return None
+        try:
+            outputs, letterbox = self.pipeline.raw(image)
+        except EdgesegError as e:
+            self.seen.error = str(e)
+            return None
+        except Exception as e:
+            self.seen.error = f"{type(e).__name__}: {e}"
+            return None
+        inside = getattr(self.subject.runtime, "seconds", 0.0)  # a runtime in its own process: without the pipes
+        self.seen.speed["preprocess"].append(self.pipeline.speed["preprocess"])
+        self.seen.speed["inference"].append(1e3 * inside if inside else self.pipeline.speed["inference"])
+        return outputs, letterbox
+
+    def detect(self, outputs: list[np.ndarray], letterbox: Letterbox, **settings: Any) -> Detections:
+        """Detections at the operating threshold, or with other settings."""
+        return postprocess(outputs, self.subject.manifest, letterbox, **{"conf": CONF, "iou": 0.7, **settings})
+
+    def add(
+        self,
+        path: Path,
+        image: np.ndarray,
+        first: tuple[list[np.ndarray], Letterbox],
+        found: Detections,
+        mine: tuple[list[np.ndarray], Letterbox] | None,
+    ) -> None:
+        """One image: ``first`` and ``found`` are the reference's outputs and detections, ``mine`` this model's if known."""
+        got, seen = mine or self.outputs(image), self.seen
+        if got is None:
+            return
+        outputs, letterbox = got
+        if seen.comparable:
+            ours = plain(self.subject.manifest, outputs)
+            theirs = plain(self.reference.manifest, first[0])
+            order = same_order(whole(self.reference.manifest), whole(self.subject.manifest))
+            try:
+                ours = [ours[i] for i in order]
+                seen.tensors.add(theirs, ours)
+                if self.subject.manifest.precision not in EXACT:
+                    self._judge(theirs, ours)
+            except EdgesegError:
+                seen.comparable = False  # another input size: detections are compared all the same
+        start = perf_counter()
+        mine_found = self.detect(outputs, letterbox)
+        seen.speed["postprocess"].append(1e3 * (perf_counter() - start))
+        seen.fidelity.add(found, mine_found)
+        if seen.metrics is not None:
+            seen.metrics.add(path, self.detect(outputs, letterbox, **AP_SETTINGS))
+        self._disagreement(path, found, mine_found, letterbox.ratio)
+
+    def _judge(self, theirs: list[np.ndarray], ours: list[np.ndarray]) -> None:
+        head = self.reference.manifest
+        first, second = apart(head, theirs), apart(head, [a[:1] for a in ours])
+        roles, logits = [o.role for o in self.parts], head.head == "raw"
+        self.seen.judged.add(*(relevant(roles, first, side, logits=logits) for side in (first, second)))
+
+    def _disagreement(self, path: Path, reference: Detections, other: Detections, ratio: float) -> None:
+        pairs = match(reference, other)
+        for i, j, _ in pairs:
+            self.seen.scores.append(abs(float(reference.scores[i]) - float(other.scores[j])))
+            self.seen.boxes.append(float(np.abs(reference.boxes[i] - other.boxes[j]).max()) * ratio)
+        unmatched = len(reference) + len(other) - 2 * len(pairs)
+        badness = unmatched + float(np.mean([1 - p[2] for p in pairs])) if pairs else float(unmatched)
+        item = (badness, -len(self.seen.speed["inference"]), Disagreement(badness, path, reference, other))
+        (heapq.heappush if len(self.seen.worst) < WORST else heapq.heappushpop)(self.seen.worst, item)
 
 
 def first_divergence(precision: str, tensors: dict[str, Closeness], fidelity: Fidelity) -> str:

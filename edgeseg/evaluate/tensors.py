@@ -36,31 +36,44 @@ class Closeness:
 
 @dataclass
 class _Sums:
-    signal: float = 0.0
-    power: float = 0.0
-    noise: float = 0.0
-    dot: float = 0.0
+    """One number an image and sum: added exactly at the end, so that the order of the images cannot be seen."""
+
+    signal: list[float] = field(default_factory=list)
+    power: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    dot: list[float] = field(default_factory=list)
     largest: float = 0.0
     count: int = 0
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
         r, o = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
         d = r - o
-        self.signal += float(r @ r)
-        self.power += float(o @ o)
-        self.noise += float(d @ d)
-        self.dot += float(r @ o)
+        self.signal.append(float(r @ r))
+        self.power.append(float(o @ o))
+        self.noise.append(float(d @ d))
+        self.dot.append(float(r @ o))
         self.largest = max(self.largest, float(np.abs(d).max(initial=0.0)))
         self.count += r.size
 
+    def join(self, more: _Sums) -> None:
+        for key in ("signal", "power", "noise", "dot"):
+            getattr(self, key).extend(getattr(more, key))
+        self.largest, self.count = max(self.largest, more.largest), self.count + more.count
+
     def closeness(self) -> Closeness:
-        length = math.sqrt(self.signal * self.power)
-        if self.noise == 0:
+        signal, power, noise, dot = (_exact(v) for v in (self.signal, self.power, self.noise, self.dot))
+        length = math.sqrt(signal * power)
+        if noise == 0:
             snr = math.inf
         else:
-            snr = 10 * math.log10(self.signal / self.noise) if self.signal else math.nan
-        cosine = self.dot / length if length else (1.0 if self.noise == 0 else math.nan)
+            snr = 10 * math.log10(signal / noise) if signal else math.nan
+        cosine = dot / length if length else (1.0 if noise == 0 else math.nan)
         return Closeness(snr, cosine, self.largest, self.count)
+
+
+def _exact(values: list[float]) -> float:
+    """Their sum, rounded once; infinite numbers are summed as they come."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
 
 @dataclass
@@ -89,6 +102,11 @@ class TensorMeter:
                 raise EdgesegError(f"output {output.name}: shapes {r.shape} and {o.shape} differ")
             self._sums.setdefault(output.name, _Sums()).add(r, o)
 
+    def join(self, later: TensorMeter) -> None:
+        """Take over what another meter of the same outputs has seen."""
+        for name, sums in later._sums.items():
+            self._sums.setdefault(name, _Sums()).join(sums)
+
     def by_output(self) -> dict[str, Closeness]:
         """Closeness of each output by its name."""
         return {name: s.closeness() for name, s in self._sums.items()}
@@ -99,9 +117,7 @@ class TensorMeter:
         for output in self.outputs:
             s, total = self._sums.get(output.name), roles.setdefault(output.role, _Sums())
             if s is not None:
-                for key in ("signal", "power", "noise", "dot", "count"):
-                    setattr(total, key, getattr(total, key) + getattr(s, key))
-                total.largest = max(total.largest, s.largest)
+                total.join(s)
         return {role: s.closeness() for role, s in roles.items() if s.count}
 
 

@@ -12,7 +12,10 @@ import pytest
 
 import edgeseg.demo
 from edgeseg.cluster import connect
+from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
+from edgeseg.evaluate.parity import Verdict, compare
+from edgeseg.evaluate.truth import load_truth
 from edgeseg.evaluate.validate import validate
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
@@ -51,6 +54,11 @@ def models(tmp_path: Path) -> list[Path]:
         save_checkpoint(tmp_path / f"net{number}.pt", network)
         found.append(tmp_path / f"net{number}.pt")
     return found
+
+
+def figures(verdict: Verdict) -> dict[str, Any]:
+    """All but the milliseconds."""
+    return {k: v for k, v in verdict.to_dict().items() if k not in ("speed_ms", "p95_ms")}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -95,6 +103,12 @@ def test_the_same_figures_as_one_machine_though_a_node_dies(nodes: Any, tmp_path
         with connect(nodes.address) as cluster:
             assert cluster is not None
             dealt = validate(cluster.spread(opened, 1, {}), dataset, progress=watch)
+            assert cluster is not None
+            images, labels = load_dataset(dataset).images("val"), load_truth(load_dataset(dataset), "val", None)
+            with open_model(DEMO, threads=1) as network:
+                apart = cluster.compare(network.sized((160, 160)), [opened], images, labels, threads=1)
+                together = compare(network.sized((160, 160)), [opened], images, labels)
+    assert [figures(v) for v in apart] == [figures(v) for v in together]
     assert dealt.metrics.to_dict() == alone.metrics.to_dict()
     assert (dealt.images, dealt.skipped, dealt.warnings) == (alone.images, alone.skipped, alone.warnings)
     assert alone.skipped and dealt.speed_ms["inference"] > 0

@@ -1,13 +1,16 @@
 """Models side by side: who parts from the reference, where, and a page of pictures of it."""
 
+import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeseg.data.images import read_ahead
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.parity import compare
+from edgeseg.evaluate.parity import compare, concluded, look
 from edgeseg.evaluate.pictures import write_html
 from edgeseg.evaluate.truth import load_truth, truth_if_any
 from edgeseg.resources import demo_checkpoint
@@ -52,6 +55,31 @@ def subject(network, name, precision="fp32", **changes):
     manifest = replace(network.manifest, precision=precision, imgsz=(SIZE, SIZE))
     runtime = Local(Disturbed(network, manifest, **changes)) if changes else network
     return Opened(Path(name), name, runtime, manifest)
+
+
+def test_shards_that_are_joined_give_the_same_figures(network, shapes_dataset):
+    """To the last digit, pickled on the way as between machines; a model that fails in the second shard too."""
+    images, truth = seen(shapes_dataset)
+
+    def others():
+        shy = subject(network, "shy", "int8", role="score", amount=-1.5)
+        return [subject(network, "same"), shy, subject(network, "broken", role="box", fails_at=len(images) // 2 + 2)]
+
+    def plain(verdicts):
+        found = [v.to_dict() for v in verdicts]
+        for one in found:
+            del one["speed_ms"], one["p95_ms"]
+        return found
+
+    reference, models = subject(network, "network"), others()
+    whole = compare(reference, others(), images, truth)
+    first, second = images[: len(images) // 2], images[len(images) // 2 :]
+    parts = [pickle.loads(pickle.dumps(look(reference, models, read_ahead(part), truth))) for part in (first, second)]
+    for one, later in zip(*parts):
+        one.join(later)
+    joined = concluded(reference, models, images, parts[0])
+    assert json.dumps(plain(joined)) == json.dumps(plain(whole))
+    assert [len(v.worst) for v in joined] == [len(v.worst) for v in whole] and joined[3].error == "out of memory"
 
 
 def test_each_model_is_judged_by_itself(network, shapes_dataset, tmp_path):
