@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgeseg.live.sinks import Video
 
 STATUS_S = 3.0
+ONE_S = 0.5  # signals closer together are one: timeout(1) sends its own to the process and to its group
 CLEAR = "\r\033[K"
 FAINT = 0.1
 """Detections down to this score carry on the objects that a tracker knows; ``--conf`` is what begins one."""
@@ -181,7 +183,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.loop: Loop | None = None
-        self._asked = False
+        self._asked: float | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
@@ -201,7 +203,10 @@ class _Signals:
         return early
 
     def _stop(self, *_: object) -> None:
-        first, self._asked = not self._asked, True
+        now = time.monotonic()
+        if self._asked is not None and now - self._asked < ONE_S:
+            return
+        first, self._asked = self._asked is None, now
         if self.loop is None or not first:
             raise KeyboardInterrupt
         self.loop.stop()

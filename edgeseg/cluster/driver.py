@@ -55,6 +55,8 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        if address == LOCAL:  # else its workers yield to everything else on the machine
+            os.environ.setdefault("RAY_worker_niceness", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             with _quiet():
