@@ -59,10 +59,11 @@ def test_a_frame_and_a_cold_start_take_as_many_instructions_as_before(capsys: py
 
 @pytest.mark.slow
 def test_what_a_board_installs_is_small(loaded: ModuleType) -> None:
-    """The wheel with ``[tflite]`` on 64-bit ARM: bytes of the files that pip unpacks, for both Pythons."""
+    """The wheel with ``[tflite]`` on 64-bit ARM, for both Pythons: what pip unpacks, and what runs without typer."""
     arm64 = sys.modules["arm64"]
     for python in arm64.DEBIANS:
         try:
+            machine = arm64.make_machine(arm64.ROOT, "cortex-a76", python)
             place = loaded.site(arm64.ROOT, python, ("tflite",))
         except arm64.CannotBeMade as e:
             pytest.skip(str(e))
@@ -73,6 +74,13 @@ def test_what_a_board_installs_is_small(loaded: ModuleType) -> None:
         size = sum(p.stat().st_size for p in files) / 1e6
         assert len(found) <= MOST_DISTRIBUTIONS and size <= MOST_MB, (python, size, found)
         assert not {"typer", "rich", "click"} & {p.name for p in place.iterdir()}
+        for words, code, said in (
+            (["doctor"], 0, "tflite"),
+            (["predict", "--help"], 0, "--save-txt"),
+            (["export", "a.pt"], 2, 'pip install "edgeseg[export]"'),
+        ):
+            done = machine.run((place,), ["-m", "edgeseg", *words], capture_output=True, cwd=arm64.ROOT)
+            assert done.returncode == code and said in done.stdout + done.stderr, (words, done.stderr)
 
 
 def test_the_comparison_sees_what_differs(loaded: ModuleType) -> None:
