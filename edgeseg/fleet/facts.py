@@ -47,7 +47,8 @@ def throttled() -> str | None:
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         said = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=5).stdout
-        return throttle_words(int(said.strip().partition("=")[2], 16))
+        name, _, bits = said.strip().partition("=")
+        return throttle_words(int(bits, 16)) if name == "throttled" else None
     return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from edgeseg.boards import board_by_name
 from edgeseg.errors import EdgesegError
 from edgeseg.fleet.bundle import compose, order, pack, unpack
 from edgeseg.fleet.cases import read_cases
-from edgeseg.fleet.facts import throttle_words
+from edgeseg.fleet.facts import throttle_words, throttled
 from edgeseg.fleet.platform import platform_of
+from edgeseg.fleet.ready import images_for
 from edgeseg.fleet.selftest import main, selftest, words
 from edgeseg.running.open import open_model
 
@@ -182,3 +185,36 @@ def test_throttling_in_words():
     assert throttle_words(0) == "no"
     assert throttle_words(0x50005) == "under-voltage now, throttled now"
     assert throttle_words(0x50000) == "under-voltage before, throttled before"
+
+
+def test_a_tool_that_tells_of_throttling_is_asked(tmp_path, monkeypatch):
+    """A script stands in for the Raspberry Pi's vcgencmd, which asks the firmware."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert throttled() is None or shutil.which("vcgencmd")
+    for text, words_ in (("throttled=0x50000", "under-voltage before, throttled before"), ("error=1", None)):
+        (tmp_path / "vcgencmd").write_text(f"#!/bin/sh\n[ $1 = get_throttled ] && echo {text}\n")
+        (tmp_path / "vcgencmd").chmod(0o755)
+        assert throttled() == words_
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "b/link"])
+def test_an_archive_that_leads_elsewhere_is_refused(tmp_path, name):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = (tarfile.SYMTYPE, "/etc") if name == "b/link" else (tarfile.REGTYPE, "")
+        tar.addfile(info, io.BytesIO())
+    with pytest.raises(EdgesegError, match="has a member"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    (tmp_path / "a.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(EdgesegError, match="no bundle"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_pictures_of_the_selftest(demo_onnx, shapes_yaml, tmp_path):
+    val = images_for(demo_onnx, str(shapes_yaml))
+    assert val is not None and len(val) == 4 and all("val" in p.parts for p in val)
+    assert images_for(demo_onnx, str(val[0].parent)) == val
+    assert images_for(demo_onnx, None) is None  # the demo's own dataset is not on this machine
+    with pytest.raises(EdgesegError):
+        images_for(demo_onnx, str(tmp_path))
