@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgeseg.boards import Use, board_by_name
@@ -149,6 +152,24 @@ def test_a_command_that_takes_too_long_ends(here, boards, local_shell):
     with pytest.raises(BoardFailed, match="no such thing"):
         Ssh(host).run("echo 'error: no such thing' >&2; exit 7")
     assert Ssh(host).run("cat", give=b"a" * 300_000) == "a" * 300_000
+
+
+def test_ctrl_c_ends_everything_at_once(here, boards, demo_bundle):
+    (here / "slow.sh").write_text("#!/bin/sh\nexec sleep 120\n")
+    (here / "slow.sh").chmod(0o755)
+    board = boards("slow", here / "slow.sh", here / "slow", here / "slow.d")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    write_hosts({"slow": Host("slow", board.address, "pc", version, board.port, str(board.key))})
+    command = [sys.executable, "-m", "edgeseg", "board", "run", demo_bundle]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stderr is not None and "looking what is there" in process.stderr.readline()
+        while not (below := [p.pid for p in psutil.Process(process.pid).children(recursive=True)]):
+            time.sleep(0.05)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and time.monotonic() - started < 30
+    assert not any(psutil.pid_exists(pid) for pid in below)
+    assert not Path("runs/fleet/slow").exists()
 
 
 def test_a_board_with_another_key_is_refused(here, boards, local_shell, capsys):
