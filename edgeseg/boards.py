@@ -74,7 +74,7 @@ def read_boards(file: Path) -> dict[str, Board]:
         found = {}
         for name, values in raw.items():
             use = tuple(Use(**u) for u in values.pop("use"))
-            lists = {key: tuple(values.pop(key, ())) for key in ("aliases", "models", "limits")}
+            lists: dict[str, Any] = {key: tuple(values.pop(key, ())) for key in ("aliases", "models", "limits")}
             found[name] = Board(name=name, use=use, **lists, **values)
     except OSError as e:
         raise EdgesegError(
