@@ -136,6 +136,9 @@ class Ssh:
             return (
                 f"it has another key than before. If it was set up anew: edgeseg board remove {self.host.name}, and add it"
             )
+        if "Permission denied" in err:
+            port = f"-p {self.host.port} " if self.host.port else ""
+            return f"lets nobody in with the key that was offered. Type: ssh-copy-id {port}{self.host.address}"
         return f"cannot be reached ({last})"
 
 

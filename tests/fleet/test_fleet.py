@@ -154,6 +154,14 @@ def test_a_command_that_takes_too_long_ends(here, boards, local_shell):
     assert Ssh(host).run("cat", give=b"a" * 300_000) == "a" * 300_000
 
 
+def test_a_key_that_the_board_does_not_know(here, boards, local_shell, capsys):
+    board = boards("one", local_shell(here / "one"), here / "one", here / "one.d")
+    board.key = here / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", board.key], check=True)
+    assert add(board) == 1 and not Path("fleet.toml").exists()
+    assert f"ssh-copy-id -p {board.port} {board.address}" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_everything_at_once(here, boards, demo_bundle):
     (here / "slow.sh").write_text("#!/bin/sh\nexec sleep 120\n")
     (here / "slow.sh").chmod(0o755)
