@@ -192,6 +192,7 @@ int main(int count, char** words) {
   }
   Tally tally;
   double slowest = 0;
+  std::uint64_t slow = 0;
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   std::FILE* note = count > 4 ? std::fopen(words[4], "w") : nullptr;
@@ -206,11 +207,12 @@ int main(int count, char** words) {
     const Input in = mutator.make(*all[mutator.below(all.size())]);
     const auto before = Clock::now();
     if (!run(in, tally)) return std::printf("input %llu: an unsound result\n", static_cast<unsigned long long>(seed)), 1;
-    slowest = std::max(slowest, std::chrono::duration<double>(Clock::now() - before).count());
+    const double took = std::chrono::duration<double>(Clock::now() - before).count();
+    if (took > slowest) slowest = took, slow = seed;
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  std::printf("%ld inputs of %zu cases in %.0f s, slowest %.2f s: %ld manifests refused, %ld refused, %ld decoded with %ld detections, "
-              "%ld input tensors\n", inputs, all.size(), seconds, slowest, tally.refused_manifests, tally.refused, tally.decoded,
+  std::printf("%ld inputs of %zu cases in %.0f s, slowest %.2f s (seed %llu): %ld manifests refused, %ld refused, %ld decoded with %ld detections, "
+              "%ld input tensors\n", inputs, all.size(), seconds, slowest, static_cast<unsigned long long>(slow), tally.refused_manifests, tally.refused, tally.decoded,
               tally.detections, tally.inputs);
   for (Sound* one : all) delete one;
   if (note) std::fclose(note);
