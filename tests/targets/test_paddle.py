@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from edgeseg.environments.toolchains import install, interpreter_for, is_offline, toolchain_of
+from edgeseg.errors import EdgesegError
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.registry import target_by_name
+from edgeseg.running.open import open_model
 
 pytestmark = pytest.mark.slow
 SIZE = (64, 96)
@@ -85,3 +87,10 @@ def test_back_into_onnx_runtime(head, python, converter, tiny, tmp_path) -> None
     assert len(got) == len(wanted) == (2 if head == "decoded" else 10)
     for a, b in zip(got, wanted):
         assert np.abs(a - b.numpy()).max() < 1e-4 * np.abs(b.numpy()).max()
+
+
+def test_a_folder_of_ours_says_that_its_metadata_was_lost(python, tiny, tmp_path) -> None:
+    (result,) = export(tiny, ["paddle"], ExportOptions(imgsz=SIZE), out=tmp_path)
+    (result.path / "metadata.yaml").unlink()
+    with pytest.raises(EdgesegError, match="that file is missing"):
+        open_model(result.path)
