@@ -48,10 +48,11 @@ class _Sums:
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
         r, o = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
         d = r - o
-        self.signal.append(float(r @ r))
-        self.power.append(float(o @ o))
-        self.noise.append(float(d @ d))
-        self.dot.append(float(r @ o))
+        # NumPy's own sums: those of BLAS depend on its number of threads.
+        self.signal.append(float((r * r).sum()))
+        self.power.append(float((o * o).sum()))
+        self.noise.append(float((d * d).sum()))
+        self.dot.append(float((r * o).sum()))
         self.largest = max(self.largest, float(np.abs(d).max(initial=0.0)))
         self.count += r.size
 
