@@ -104,6 +104,11 @@ void run_case(const std::string& folder, const std::string& name, Checks& checks
       if (status && turn % 3 == 0) compare(found, want, name, checks);
     }
   }
+  edgeseg::Decoder small(c.manifest, 1 << 9);
+  edgeseg::Result found;
+  const edgeseg::Status status = small.run(c.tensors.data(), c.tensors.size(), c.box, c.settings, found);
+  const bool refused = status.code == edgeseg::Error::memory || want.find("error");
+  checks.that(refused && !status && found.count == 0, name, "more memory than the limit");
 }
 
 void run_input(const std::string& folder, const std::string& name, Checks& checks) {
