@@ -122,7 +122,8 @@ def compare(
     Raises:
         EdgesegError: no image can be read, or the reference itself fails.
     """
-    seen = look(reference, others, read_ahead(images, len(images)), truth, progress and (lambda done: progress(done, len(images))))
+    tell = progress and (lambda done: progress(done, len(images)))
+    seen = look(reference, others, read_ahead(images, len(images)), truth, tell)
     return concluded(reference, others, images, seen)
 
 
