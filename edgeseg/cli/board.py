@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from edgeseg.cli import console, flags
 from edgeseg.cli.bundle import Images, Run
 from edgeseg.cli.flags import flag, word
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, StepFailed
 
 if TYPE_CHECKING:
     from edgeseg.fleet.hosts import Host
@@ -163,6 +164,28 @@ def _jobs(models: list[str], hosts: list[Host], out: Path, data: str | None, ima
         if others:
             raise EdgesegError(f"its bundle has the name of that of {others[0]}", path=model, hint="Rename one of them")
     return [Job(host, found[model, host.board, host.python]) for host in hosts for model in models]
+
+
+def milliseconds_on(name: str) -> Callable[[Path], float]:
+    """What gives the median milliseconds of inference of an artifact on a board: bundled, installed and timed there.
+
+    Raises:
+        EdgesegError: no such board; later, of what is called: whatever went wrong on the board.
+    """
+    from edgeseg.fleet.hosts import chosen_hosts
+    from edgeseg.fleet.run import run_fleet
+
+    (host,) = chosen_hosts(name)
+
+    def measure(artifact: Path) -> float:
+        place = artifact.parent / f"{artifact.name}.{host.name}"
+        with console.steps() as line:
+            (row,) = run_fleet(_jobs([str(artifact)], [host], place, None, None, "--camera 0"), place, say=line)
+        if row.report is None:
+            raise StepFailed(f"{host.name}: {row.step}: {row.error}", path=artifact)
+        return float(row.report["ms"]["inference"])
+
+    return measure
 
 
 def _composed(model: str, host: Host, out: Path, own: Path, data: str | None, images: str | None, run: str) -> Path:

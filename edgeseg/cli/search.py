@@ -28,6 +28,9 @@ def search(
         int | None, flag("Measure so many in all, those beyond the obvious ones chosen by the engine.", "the obvious ones")
     ] = None,
     storage: flags.Storage = None,
+    board: Annotated[
+        str | None, flag("Milliseconds are those of this board (edgeseg board add).", "this machine", metavar="NAME")
+    ] = None,
     html: Annotated[str | None, flag("Write a page with the plot.", False, metavar="FILE", panel=RESULTS)] = None,
     offline: flags.Offline = False,
     ray: flags.Ray = None,
@@ -56,6 +59,10 @@ def search(
     if limits and trials is not None:
         raise EdgesegError("--trials is for a search without limits", hint="Leave out --max-drop and --min-agreement")
     more: dict[str, Any] = {"split": split, "limit": limit, "storage": storage, "offline": offline}
+    if board:
+        from edgeseg.cli.board import milliseconds_on
+
+        more["board"] = (board, milliseconds_on(board))
     outcomes: list[tuple[Mixed, Found]] = []
     with connect(ray) as more["performer"]:
         searched = [Mixed(source, f, options, limits, **more) for f in split_list(format) or ["tflite"]]

@@ -68,6 +68,8 @@ class Mixed:
         limits: what may be lost.
         split: where AP and agreement are measured.
         limit: only the first so many images of it.
+        board: where milliseconds are measured in place of this machine: its name, and what gives the median milliseconds of
+            inference of an artifact there.
         storage: a file or a database's URL, where other processes and machines join this search; None: a file of its own.
         on_event: told of progress.
         running: further arguments of ``export`` (``offline``, ``jobs``).
@@ -86,9 +88,11 @@ class Mixed:
         split: str = "val",
         limit: int | None = None,
         storage: str | None = None,
+        board: tuple[str, Callable[[Path], float]] | None = None,
         on_event: Callable[[Event], None] | None = None,
         **running: Any,
     ) -> None:
+        self.board = board
         self.target, self.origin = target_by_name(format), find_source(source)
         if options.end2end or options.boxes_only:
             what = f"a search and {'end2end' if options.end2end else 'boxes_only'} exclude each other"
@@ -117,7 +121,8 @@ class Mixed:
         rows = [[p.name, p.stat().st_size] for p in self.images]
         code = [cache.core_hash(True), cache.target_hash(self.target)]
         model = content_hash(self.origin.path)
-        what = [model, self.target.name, o, self.recipe.to_dict(), rows, self.dataset.names, code]
+        what: list[Any] = [model, self.target.name, o, self.recipe.to_dict(), rows, self.dataset.names, code]
+        what += [self.board[0]] if self.board else []
         return cache_root() / "searches" / sha256_json(what)[:40]
 
     def study(self) -> Study:
@@ -214,6 +219,7 @@ class Mixed:
             raise result.error or StepFailed(f"{self.target.name} was not made")
         with open_model(result.path, apart=True) as opened:
             box, mask, ms, found = self._validated(opened)
+        ms = ms if self.board is None else self.board[1](result.path)
         agreed = fidelity(expected, found).agreement
         agreed = 1.0 if np.isnan(agreed) else agreed  # neither finds anything
         return Measured(key_of(islands), float_box - box, float_mask - mask, ms, result.size, str(result.path), agreed)

@@ -18,7 +18,8 @@ import pytest
 
 from edgeseg.boards import Use, board_by_name
 from edgeseg.cli import run as edgeseg
-from edgeseg.errors import EdgesegError
+from edgeseg.cli.board import milliseconds_on
+from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.fleet.hosts import Host, chosen_hosts, read_hosts, write_hosts
 from edgeseg.fleet.probe import Said
 from edgeseg.fleet.report import measured_lines, read_reports
@@ -84,6 +85,24 @@ def test_two_boards_and_one_that_is_off(here, boards, local_shell, demo_bundle, 
 
     check_measured_lines(capsys)
     check_service(place, local_shell(here / "one"), here)
+
+
+def test_milliseconds_of_a_search_are_those_of_a_board(here, boards, local_shell, demo_bundle):
+    """An artifact is bundled, copied, installed and timed there; what fails there is an error with the board's name."""
+    board = boards("one", local_shell(here / "one"), here / "one", here / "one.d")
+    assert add(board) == 0
+    artifact = shutil.copy(demo_bundle / "demo-seg.onnx", here / "demo-seg.onnx")
+    measure = milliseconds_on("one")
+    first = measure(Path(artifact))
+    (file,) = (here / "demo-seg.onnx.one" / "one").glob("*.json")
+    assert first == json.loads(file.read_text())["ms"]["inference"] > 0
+    board.kill()
+    assert measure(Path(artifact)) == first  # its report is here
+    shutil.copy(artifact, here / "other.onnx")
+    with pytest.raises(StepFailed, match="one: looking: cannot be reached"):
+        measure(here / "other.onnx")
+    with pytest.raises(EdgesegError, match="nowhere"):
+        milliseconds_on("nowhere")
 
 
 def check_service(place: Path, shell: Path, here: Path) -> None:
