@@ -18,6 +18,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from edgeseg.environments import python_env
 from edgeseg.errors import EdgesegError
 from edgeseg.fleet.platform import Platform
 from edgeseg.hashing import sha256_file
@@ -160,8 +161,9 @@ def lock(folder: Path, extras: Iterable[str]) -> str:
 
 
 def _pip(*words: str) -> None:
-    command = [sys.executable, "-m", "pip", words[0], "-q", "--disable-pip-version-check", *words[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    command = python_env.command(sys.executable, "pip", words[0], "-q", "--disable-pip-version-check", *words[1:])
+    environment = python_env.environment()
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     if done.returncode:
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
         reason = (said or done.stderr.strip().splitlines() or ["it did not say why"])[0]

@@ -24,7 +24,7 @@ from edgeseg.cli.live import run
 from edgeseg.demo import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[2]
-ENDED = re.compile(r"(\d+) frames in [\d.]+ s .*?(\d+) dropped, (\d+) reconnects")
+ENDED = re.compile(r"(\d+) frames in [\d.]+ s\b.*?(\d+) dropped, (\d+) reconnects")
 
 
 @pytest.fixture
