@@ -1,6 +1,7 @@
 """What sending the work through Ray costs on one machine: many models exported and validated, here and on ``--ray local``.
 
-    python scripts/bench_cluster.py --models 12 --formats torchscript,onnx,openvino,ncnn --images 200
+    python scripts/bench_cluster.py --models 12 --formats torchscript,onnx,openvino,ncnn --images 1000
+    python scripts/bench_cluster.py --nodes 3 --kill      on three nodes of one core here, one of which dies half-way
 
 Both sides start from an empty cache, in turn, model by model (here, Ray; Ray, here; here, Ray ...), so that a change of
 load hits both. Starting the cluster is told apart: it is paid once.
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import edgeseg.demo
@@ -40,6 +42,15 @@ def networks(folder: Path, count: int) -> list[Path]:
     return found
 
 
+def nodes_of(count: int) -> Any:
+    """A cluster here: a head that runs nothing, and so many nodes of one core."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.mine = [cluster.add_node(num_cpus=1) for _ in range(count)]
+    return cluster
+
+
 def seconds(work: Any) -> tuple[float, Any]:
     start = time.perf_counter()
     found = work()
@@ -51,16 +62,21 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=12)
     parser.add_argument("--formats", default="torchscript,onnx,openvino,ncnn")
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--nodes", type=int, default=0, help="nodes of one core here, in place of --ray local")
+    parser.add_argument("--kill", action="store_true", help="kill a node half-way")
     args = parser.parse_args()
+    started = nodes_of(args.nodes) if args.nodes else None
     with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as name:
         folder, formats = Path(name), args.formats.split(",")
         os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
         models, options = networks(folder, args.models), ExportOptions.of(imgsz=(160, 160))
         dataset = make_shapes(folder / "shapes", train=1, val=args.images, size=160, seed=7)
         spent: dict[str, dict[str, float]] = {"export": {"here": 0.0, "ray": 0.0}, "validate": {"here": 0.0, "ray": 0.0}}
-        start, context = seconds(lambda: connect("local"))
+        start, context = seconds(lambda: connect(started.address if started else "local"))
         with context as cluster:
             for number, model in enumerate(models):
+                if started and args.kill and number == len(models) // 2:
+                    Timer(2, started.remove_node, (started.mine[0],), {"allow_graceful": False}).start()
                 keys = {}
                 for side in ("here", "ray") if number % 2 == 0 else ("ray", "here"):
                     os.environ["EDGESEG_HOME"] = str(folder / side)
