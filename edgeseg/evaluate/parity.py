@@ -122,7 +122,11 @@ def compare(
     Raises:
         EdgesegError: no image can be read, or the reference itself fails.
     """
-    tell = progress and (lambda done: progress(done, len(images)))
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(done, len(images))
+
     seen = look(reference, others, read_ahead(images, len(images)), truth, tell)
     return concluded(reference, others, images, seen)
 
