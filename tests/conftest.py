@@ -49,6 +49,15 @@ def _every_manifest_is_valid() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _variables_of_the_command_end_with_the_test() -> Iterator[None]:
+    """``edgeseg.cli.main`` makes Pythons that this process starts safe; scripts of the tests import their neighbours."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with a real checkpoint and COCO images: ``EDGESEG_SHARED``, else ``../shared``; skips without it."""
