@@ -95,6 +95,7 @@ def perform(
         make_folder(job.work)
         shown = [_write(place / "pictures" / name, data) for name, data in zip(shipped.pictures, pictures)]
         task = Task(replace(job, calibration=tuple(shown)), place, log, shipped.threads, shipped.needs_mb, shipped.offline)
+        os.environ["OMP_NUM_THREADS"] = str(shipped.threads)  # Ray writes the task's number of cores there
         if shipped.date:
             os.environ["SOURCE_DATE_EPOCH"] = shipped.date
         try:
