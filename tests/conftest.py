@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def _variables_of_the_command_end_with_the_test() -> Iterator[None]:
     yield
     if before is None:
         os.environ.pop("PYTHONSAFEPATH", None)
+
+
+@pytest.fixture
+def until() -> Callable[..., bool]:
+    """Wait until something is true; False when it never is."""
+
+    def wait(true: Callable[[], bool], seconds: float = 20) -> bool:
+        end = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,9 @@ class Told:
         """Of detections."""
         return cls(found.boxes, found.scores, found.classes, found.shape, None if found.tiles is None else found.rle())
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
 
 @dataclass
 class MetricsMeter:

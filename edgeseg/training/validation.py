@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from edgeseg.data.dataset import Dataset
 from edgeseg.data.images import read_image
 from edgeseg.data.loader import Item, collate, to_item
 from edgeseg.data.polygons import area
-from edgeseg.evaluate.metrics import MetricsMeter
+from edgeseg.evaluate.metrics import MetricsMeter, Told
 from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.manifest import Tensor
 from edgeseg.network.model import Network
@@ -34,33 +33,7 @@ SAMPLES = 16
 """Images whose masks are kept for pictures."""
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """Detections of one image with masks as run lengths, as ``MetricsMeter`` takes them: a fraction of the memory.
-
-    ``tiles`` is None of a detector.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-    shape: tuple[int, int]
-    tiles: list[dict[str, Any]] | None
-
-    @classmethod
-    def of(cls, d: Detections) -> Stored:
-        """The same detections, their masks encoded."""
-        return cls(d.boxes, d.scores, d.classes, d.shape, None if d.tiles is None else d.rle())
-
-    def rle(self) -> list[dict[str, Any]]:
-        """The masks."""
-        return self.tiles or []
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-Found = tuple[Path, Stored]
+Found = tuple[Path, Told]
 
 
 @dataclass
@@ -113,7 +86,7 @@ class Validator:
     def _precision(self, masks: bool) -> dict[str, float]:
         meter = MetricsMeter(self.truth, masks=masks)
         for path, detections in self.found:
-            meter.add(path, detections)  # type: ignore[arg-type]
+            meter.add(path, detections)
         m = meter.result()
         figures = {"box/map": m.box.map, "box/map50": m.box.map50}
         figures |= {"seg/map": m.seg.map, "seg/map50": m.seg.map50} if masks else {}
@@ -142,7 +115,7 @@ class Validator:
             detections = postprocess(
                 outputs, manifest, geometry[i], conf=self.conf, iou=self.iou, max_det=self.max_det, multi_label=True, index=i
             )
-            found.append((path, Stored.of(detections)))
+            found.append((path, Told.of(detections)))
             if len(self.samples) < SAMPLES:
                 self.samples.append((path, detections[detections.scores >= 0.25]))
         return parts, found

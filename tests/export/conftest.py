@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,19 +115,3 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
     monkeypatch.setenv("EDGESEG_HOME", str(home))
     monkeypatch.delenv("EDGESEG_OFFLINE", raising=False)
     return Toys(root, home, model, tmp_path / "counter")
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], bool]:
-    """Wait until something becomes true, ten seconds at most."""
-    import time
-
-    def wait_for(condition: Callable[[], bool]) -> bool:
-        end = time.monotonic() + 10
-        while not condition():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        return True
-
-    return wait_for

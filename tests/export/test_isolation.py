@@ -69,7 +69,7 @@ def test_a_failed_step_is_tried_again(toys) -> None:
 
 
 @linux
-def test_a_step_that_hangs_is_killed_with_all_its_children(toys, eventually) -> None:
+def test_a_step_that_hangs_is_killed_with_all_its_children(toys, until) -> None:
     pids = toys.root / "pids"
     toys.add(
         "hang",
@@ -85,7 +85,7 @@ def test_a_step_that_hangs_is_killed_with_all_its_children(toys, eventually) -> 
     hang, good = toys.export("hang", "good")
     assert good.ok and isinstance(hang.error, StepFailed) and "ran past its limit of 1 s" in str(hang.error)
     for pid in pids.read_text().split():
-        assert eventually(lambda pid=pid: not _alive(int(pid)))
+        assert until(lambda pid=pid: not _alive(int(pid)))
     assert toys.hidden() == []
 
 
@@ -162,7 +162,7 @@ def test_steps_run_at_once_within_jobs_and_memory(toys) -> None:
 
 
 @linux
-def test_ctrl_c_stops_the_steps(toys, eventually) -> None:
+def test_ctrl_c_stops_the_steps(toys, until) -> None:
     pid = toys.root / "pid"
     toys.add(
         "slow",
@@ -178,12 +178,12 @@ def test_ctrl_c_stops_the_steps(toys, eventually) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         export(toys.model, ["slow"], on_event=interrupt)
-    assert eventually(lambda: not _alive(int(pid.read_text())))
+    assert until(lambda: not _alive(int(pid.read_text())))
     assert toys.hidden() == []
 
 
 @linux
-def test_kill_9_in_the_middle_leaves_scratch_that_the_next_run_removes(toys, eventually) -> None:
+def test_kill_9_in_the_middle_leaves_scratch_that_the_next_run_removes(toys, until) -> None:
     pid = toys.root / "pid"
     toys.add(
         "slow",
@@ -191,11 +191,11 @@ def test_kill_9_in_the_middle_leaves_scratch_that_the_next_run_removes(toys, eve
         f"    open({str(pid)!r}, 'w').write(str(os.getpid()))\n    time.sleep(600)\n",
     )
     parent = _export_elsewhere(toys, "slow")
-    assert eventually(lambda: pid.exists() and pid.read_text() != "")
+    assert until(lambda: pid.exists() and pid.read_text() != "")
     parent.kill()
     parent.wait()
     # The worker notices that its parent is gone.
-    assert eventually(lambda: not _alive(int(pid.read_text())))
+    assert until(lambda: not _alive(int(pid.read_text())))
     assert list((toys.home / "work").iterdir()) and not toys.model.with_name("net.slow").exists()
     toys.add("slow")
     (result,) = toys.export("slow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -83,19 +83,3 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESEG_HOME", str(tmp_path_factory.mktemp("home")))
         return model.export(format="onnx")
-
-
-@pytest.fixture
-def until() -> Callable[..., bool]:
-    """Wait until something is true; False when it never is."""
-    import time
-
-    def wait(true: Callable[[], bool], seconds: float = 20) -> bool:
-        end = time.monotonic() + seconds
-        while not true():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        return True
-
-    return wait

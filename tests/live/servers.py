@@ -9,6 +9,7 @@ import socketserver
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Server:
         return f"{self.scheme}://127.0.0.1:{self.port}/camera"
 
 
-class _Handler(socketserver.StreamRequestHandler):
+class _Handler(socketserver.StreamRequestHandler, ABC):
     def handle(self) -> None:
         shown: Any = self.server.shown  # type: ignore[attr-defined]
         shown.open.add(self.connection)
@@ -60,8 +61,9 @@ class _Handler(socketserver.StreamRequestHandler):
             self.serve(shown)
         shown.open.discard(self.connection)
 
+    @abstractmethod
     def serve(self, shown: Server) -> None:
-        raise NotImplementedError
+        """Show the pictures until the other end hangs up."""
 
     def heard(self) -> list[str]:
         """The lines of one request."""

@@ -10,15 +10,15 @@ import pytest
 
 from edgeseg.data.augment import NO_AUGMENTATION
 from edgeseg.data.shapes import make_shapes
+from edgeseg.evaluate.metrics import Told
 from edgeseg.evaluate.truth import Truth
 from edgeseg.training import TrainOptions, train
 from edgeseg.training.curves import GRID, confusion, curves, mean_curve
-from edgeseg.training.validation import Stored
 
 NAMES = ("a", "b", "c")
 
 
-def scene(seed: int) -> tuple[Truth, list[tuple[Path, Stored]]]:
+def scene(seed: int) -> tuple[Truth, list[tuple[Path, Told]]]:
     """Random detections around random objects; class c never occurs."""
     rng = np.random.default_rng(seed)
     annotations, found = {}, []
@@ -33,7 +33,7 @@ def scene(seed: int) -> tuple[Truth, list[tuple[Path, Stored]]]:
         boxes = np.clip(np.concatenate((true + rng.normal(0, 3, true.shape), true[:2] + 25)), 0, 100).astype(np.float32)
         scores = np.sort(rng.uniform(0, 1, 6).astype(np.float32))[::-1]
         guess = np.concatenate((np.where(rng.random(4) < 0.8, classes, 1 - classes), [0, 1])).astype(np.int32)
-        found.append((path, Stored(boxes, scores.copy(), guess, (100, 100), [])))
+        found.append((path, Told(boxes, scores.copy(), guess, (100, 100), [])))
     return Truth(NAMES, source=Path("x.json"), annotations=annotations), found
 
 
