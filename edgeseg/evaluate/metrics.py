@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.confusion import Confusion, confusion
 from edgeseg.evaluate.truth import Truth
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class AveragePrecision:
     ``maps[i]`` is class i's own AP over IoU 0.50 to 0.95, NaN where the class does not occur; ``maps50[i]`` at IoU 0.50.
     ``mp`` and ``mr`` are precision and recall at IoU 0.50, means over the classes, where their F1 score is best.
     ``drawn`` holds ``map`` of as many images drawn anew, with replacement, draw by draw (empty: not asked for).
+    ``curves`` (classes, 101) float32 is each class's precision at IoU 0.50 over recall 0, 0.01 ... 1; NaN as ``maps``.
     """
 
     map: float
@@ -43,6 +45,7 @@ class AveragePrecision:
     drawn: np.ndarray = field(default_factory=lambda: np.zeros(0))
     mp: float = np.nan
     mr: float = np.nan
+    curves: np.ndarray = field(default_factory=lambda: np.zeros((0, 101), np.float32))
 
     def less(self, other: AveragePrecision) -> tuple[float, float, float] | None:
         """``map`` minus the other's, and its 95 % interval over the choice of images: both were drawn the same images.
@@ -70,13 +73,17 @@ def fitness(box: float, box50: float, seg: float, seg50: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """AP of boxes and of masks (``seg``) over ``images`` images with ``instances`` objects (crowds not counted)."""
+    """AP of boxes and of masks (``seg``) over ``images`` images with ``instances`` objects (crowds not counted).
+
+    ``confusion`` counts what was taken for what, at an operating threshold.
+    """
 
     box: AveragePrecision
     seg: AveragePrecision
     names: tuple[str, ...]
     images: int
     instances: int
+    confusion: Confusion | None = None
 
     @property
     def fitness(self) -> float:
@@ -178,7 +185,8 @@ class MetricsMeter:
         masks = self.masks and all("segmentation" in a for a in self._truths)
         seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
-        return Metrics(box, seg, self.truth.names, len(self._images), instances)
+        mixed = confusion(self._truths, self._found, self.truth.names)
+        return Metrics(box, seg, self.truth.names, len(self._images), instances, mixed)
 
     def warnings(self) -> tuple[str, ...]:
         """What people must know of the figures, one sentence each."""
@@ -227,7 +235,8 @@ def _evaluate(
         return _nothing(nc)
     mean, mean50, mean75 = (float(np.nanmean(m)) for m in (maps, maps50, maps75))
     drawn = _drawn(run, len(dataset["images"])) if intervals else np.zeros(0)
-    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *_best(precision[0][:, present].mean(axis=1)))
+    best = _best(precision[0][:, present].mean(axis=1))
+    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *best, precision[0].T.astype(np.float32))
 
 
 def _best(precision: np.ndarray) -> tuple[float, float]:
