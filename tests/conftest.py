@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -72,6 +73,16 @@ def until() -> Callable[..., bool]:
         return True
 
     return wait
+
+
+@pytest.fixture
+def audit() -> Callable[..., list[str]]:
+    """``audit(page, narrow=, dark=)`` of ``tests/accessible.py``: what is wrong with a page; skips where it cannot run."""
+    spec = importlib.util.spec_from_file_location("accessible", Path(__file__).with_name("accessible.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.audit
 
 
 @pytest.fixture(scope="session")
