@@ -230,6 +230,14 @@ class Result:
             raise EdgesegError("pandas is not installed", hint="pip install pandas, or use summary()") from e
         return pandas.DataFrame(self.summary(normalize, decimals))
 
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` (see there), with the ids of followed objects as ``tracker_id``.
+
+        Raises:
+            EdgesegError: supervision is not installed.
+        """
+        return self.detections.to_supervision(self.ids)
+
     def _repr_html_(self) -> str:
         """The drawn image, for notebooks."""
         import base64

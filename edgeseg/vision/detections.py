@@ -187,8 +187,9 @@ class Detections:
             lines.append(f"{self.classes[i]} " + " ".join(f"{v:.6g}" for v in numbers) + tail)
         return lines
 
-    def to_supervision(self) -> Any:
-        """``supervision.Detections`` with boxes, masks, scores, classes and ``data["class_name"]`` (needs that package)."""
+    def to_supervision(self, ids: np.ndarray | None = None) -> Any:
+        """``supervision.Detections`` with boxes, masks, scores, classes, ids (n,) of followed objects as ``tracker_id``, and
+        ``data["class_name"]`` (needs that package; ``edgeseg.ecosystem.supervision`` has the way back)."""
         try:
             import supervision
         except ImportError as e:
@@ -200,6 +201,7 @@ class Detections:
             mask=None if self.masks is None else self.masks.copy(),
             confidence=self.scores.copy(),
             class_id=self.classes.astype(int),
+            tracker_id=None if ids is None else ids.astype(int),
             data={"class_name": np.array([self.names[c] for c in self.classes], dtype=str)},
         )
 
