@@ -81,6 +81,48 @@ def test_the_views_are_what_the_names_say() -> None:
     assert r[:0].masks is None and r[:0].boxes.data.shape == (0, 6) and r[:0].summary() == []
 
 
+def test_arrays_answer_to_the_words_of_tensors() -> None:
+    import torch
+
+    boxes = found().boxes
+    for array in (
+        boxes.xyxy,
+        boxes.xywh,
+        boxes.xyxyn,
+        boxes.conf,
+        boxes.cls,
+        boxes.data,
+        boxes[0].xyxy[0],
+        found().masks.data,
+    ):
+        plain = array.cpu().numpy()
+        assert type(plain) is np.ndarray and plain.flags.writeable and np.array_equal(plain, np.asarray(array))
+        assert np.array_equal(array.detach().clone().to("cuda").numpy(), plain) and array.numel() == plain.size
+    assert boxes.cls.int().tolist() == [1, 0] and boxes.cls.long().dtype == np.int64 and boxes.conf.bool().dtype == bool
+    assert boxes.conf.to(torch.float64).dtype == np.float64 == boxes.conf.to(dtype=np.float64).dtype
+    assert boxes.conf.to(torch.device("cpu"), non_blocking=True) is not None and boxes.conf.half().dtype == np.float16
+    (score,) = boxes[1].conf  # one number, as a tensor without dimensions
+    assert int(boxes[0].cls) == int(boxes[0].cls[0]) == 1 and float(boxes[1].conf) == 0.5 == score.cpu().numpy().item()
+    assert f"{boxes[1].conf[0]:.2f}" == "0.50" and round(score, 1) == 0.5 and found().names[int(boxes.cls[0])] == "c"
+    assert [c.item() for c in boxes.cls] == [1, 0] and set(boxes.cls) == {0.0, 1.0} and boxes.conf.max().item() > 0.8
+    x1, y1, x2, y2 = map(int, boxes[0].xyxy[0])
+    assert (x1, y1, x2, y2) == (10, 5, 30, 20) and torch.as_tensor(boxes.xyxy.clone()).shape == (2, 4)
+    mask = found().masks.data[0].cpu().numpy()
+    assert (
+        mask.dtype == np.uint8
+        and cv2.resize(mask, (120, 80)).sum() == 4 * 300
+        and found().image[mask.astype(bool)].shape == (300, 3)
+    )
+    with pytest.raises(ValueError, match="read-only"):
+        boxes.xyxy[0] = 0
+    with pytest.raises(AttributeError, match="as_tensor"):
+        boxes.xyxy.softmax()
+    with pytest.raises(TypeError, match="no hash"):
+        hash(boxes.xyxy)
+    r = found()
+    assert r.cuda() is r and r.boxes.cuda() is not None and r.obb is r.probs is r.keypoints is None
+
+
 def test_ids_go_with_their_detections() -> None:
     tracker = Tracker()
     r = found().tracked(tracker)
@@ -101,10 +143,11 @@ def test_a_further_video_begins_with_new_ids() -> None:
     assert [r.ids.tolist() for r in followed(iter(pictures), Tracker())] == [[1, 2]] * 3
 
 
-def test_names_are_a_tuple_and_a_mapping() -> None:
+def test_names_are_a_mapping_that_equals_a_tuple() -> None:
     names = Names(("a", "b"))
     assert names == ("a", "b") and dict(names.items()) == {0: "a", 1: "b"} and list(names.keys()) == [0, 1]
-    assert names.get(1) == "b" and names.get(2) is None and names.get(-1, "x") == "x" and names.values() == ("a", "b")
+    assert names.get(1) == "b" and names.get(2) is None and names.get(-1, "x") == "x" and list(names.values()) == ["a", "b"]
+    assert names == {0: "a", 1: "b"} == {**names} and names != ("b", "a") and names.index("b") == 1 and "a" not in names
 
 
 def test_a_result_is_written_as_they_know_it(tmp_path: Path) -> None:

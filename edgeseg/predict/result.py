@@ -91,7 +91,8 @@ class Result:
         """Itself: the arrays are NumPy's already."""
         return self
 
-    numpy = cpu
+    numpy = cuda = cpu
+    obb = keypoints = probs = None  # of tasks that there are not
 
     def to(self, *args: Any, **kwargs: Any) -> Result:
         """Itself: the arrays stay on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import perf_counter
 
@@ -29,6 +30,8 @@ class Pipeline:
         masks: False spares the masks.
         classes: only these class numbers; None: all.
         size: (height, width) or one number for a square, for models with a dynamic input; None: the manifest's.
+        agnostic: boxes of any class that overlap by more than ``iou`` are one object.
+        rect: pad each picture no further than to a multiple of the stride, within ``size``; for models with a dynamic input.
 
     Attributes:
         speed: milliseconds of the last image: ``preprocess``, ``inference``, ``postprocess``. Masks are built when they are
@@ -50,6 +53,8 @@ class Pipeline:
         masks: bool = True,
         classes: Sequence[int] | None = None,
         size: int | tuple[int, int] | None = None,
+        agnostic: bool = False,
+        rect: bool = False,
     ) -> None:
         if not 0 <= conf <= 1 or not 0 <= iou <= 1:
             raise EdgesegError(f"conf {conf} and iou {iou} must both be in 0..1")
@@ -58,7 +63,11 @@ class Pipeline:
         self.runtime, self.manifest = runtime, manifest
         self.conf, self.iou, self.max_det = conf, iou, max_det
         self.multi_label, self.masks, self.classes = multi_label, masks, classes
+        self.agnostic, self.rect = agnostic, rect
         self.size = input_size(manifest, size)
+        if rect and not manifest.dynamic:
+            fixed = "x".join(map(str, self.size))
+            raise EdgesegError(f"rect=True: this model takes {fixed} only", hint="Leave it out, or export with dynamic=True")
         self.speed: dict[str, float] = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
         if runtime.input.shape and not _fits(runtime.input.shape, manifest.input.shape):
             raise _strange("input", manifest.input, runtime.input)
@@ -72,11 +81,12 @@ class Pipeline:
         ``image`` is uint8 BGR (h, w, 3). Sets ``speed``'s preprocess and inference.
         """
         start = perf_counter()
+        size = rectangle(image.shape, self.size, self.manifest.stride) if self.rect else self.size
         if self._batch == 1:
-            tensor, letterbox = prepare(image, self.manifest, self.size, out=self._tensor)
+            tensor, letterbox = prepare(image, self.manifest, size, out=self._tensor)
             self._tensor = tensor
         else:  # a fixed batch: the one image, and the rest repeats it
-            one, letterbox = prepare(image, self.manifest, self.size)
+            one, letterbox = prepare(image, self.manifest, size)
             tensor = np.repeat(one, self._batch, axis=0)
         middle = perf_counter()
         outputs = self.runtime.run(tensor)
@@ -101,9 +111,17 @@ class Pipeline:
             multi_label=self.multi_label,
             masks=self.masks,
             classes=self.classes,
+            agnostic=self.agnostic,
         )
         self.speed["postprocess"] = 1e3 * (perf_counter() - start)
         return found
+
+
+def rectangle(shape: Sequence[int], size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The smallest (height, width), multiples of ``stride``, that hold an image (h, w, ...) as large as it fits ``size``."""
+    ratio = min(size[0] / shape[0], size[1] / shape[1])
+    height, width = (max(1, math.ceil(side * ratio / stride - 1e-9)) * stride for side in shape[:2])
+    return height, width
 
 
 def output_order(outputs: Sequence[Tensor], manifest: Manifest) -> list[int]:

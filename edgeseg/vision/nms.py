@@ -1,4 +1,4 @@
-"""Class-aware non-maximum suppression: greedy, exact, in blocks."""
+"""Class-aware (or agnostic) non-maximum suppression: greedy, exact, in blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 _BLOCK = 256  # boxes judged at once: the pairwise matrices stay in the cache
 
 
-def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou: float, max_det: int) -> np.ndarray:
+def nms(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou: float, max_det: int, agnostic: bool = False
+) -> np.ndarray:
     """Greedy suppression: by falling score, a box stays unless one that stayed before it, of its class, overlaps it.
 
     Two boxes overlap when intersection > iou * union (float32); boxes without area overlap nothing. Equal scores keep the
@@ -19,13 +21,14 @@ def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou: float, 
         classes: (n,) integers.
         iou: threshold, 0..1.
         max_det: how many to return at most.
+        agnostic: of any class.
 
     Returns:
         (m,) intp indices, by falling score, m <= max_det.
     """
     order = np.argsort(-scores, kind="stable")
     sides = np.ascontiguousarray(boxes[order].T, dtype=np.float32)
-    kinds = classes[order]
+    kinds = np.zeros(len(order), np.intp) if agnostic else classes[order]
     area = np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0)
     kept = np.zeros(0, np.intp)
     threshold, start, limit = np.float32(iou), 0, len(order)

@@ -26,6 +26,7 @@ def postprocess(
     masks: bool = True,
     index: int = 0,
     classes: Sequence[int] | None = None,
+    agnostic: bool = False,
 ) -> Detections:
     """Detections of one image of the batch, on its source image.
 
@@ -40,6 +41,7 @@ def postprocess(
         masks: False spares the masks; a detector has none in any case.
         index: which image of the batch.
         classes: only these, counted before ``max_det``; None: all.
+        agnostic: boxes of any class that overlap by more than ``iou`` are the same object; also where the model suppresses.
 
     Returns:
         Detections by falling score. Boxes of which nothing lies in the image are left out.
@@ -50,10 +52,10 @@ def postprocess(
     found = decode(outputs, manifest, conf=conf, multi_label=multi_label, index=index)
     if classes is not None:
         found = found.take(np.flatnonzero(np.isin(found.classes, classes)))
-    if manifest.head == "nms" or manifest.end2end:  # what the model suppressed is not suppressed again
+    if not agnostic and (manifest.head == "nms" or manifest.end2end):  # what the model suppressed is not suppressed again
         keep = np.argsort(-found.scores, kind="stable")[:max_det]
     else:
-        keep = nms(found.boxes, found.scores, found.classes, iou, max_det)
+        keep = nms(found.boxes, found.scores, found.classes, iou, max_det, agnostic)
     boxes = letterbox.to_source(found.boxes[keep])
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not visible.all():

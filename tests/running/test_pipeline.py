@@ -7,7 +7,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output, Tensor
 from edgeseg.predict.result import predict_frame
 from edgeseg.predict.sources import Frame
-from edgeseg.running.pipeline import Pipeline, output_order
+from edgeseg.running.pipeline import Pipeline, output_order, rectangle
 from edgeseg.running.runtime import Local
 from edgeseg.vision import rle
 
@@ -62,6 +62,8 @@ def test_settings_reach_the_postprocess():
     assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.95)(image())) == 0
     assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.05, multi_label=True)(image())) == 2
     assert len(Pipeline(Local(Fake()), MANIFEST, conf=0.05, multi_label=True, max_det=1)(image())) == 1
+    (found,) = Pipeline(Local(Fake()), MANIFEST, conf=0.05, multi_label=True, agnostic=True)(image()).scores
+    assert round(float(found), 3) == 0.9
     assert Pipeline(Local(Fake()), MANIFEST, masks=False)(image()).masks is None
     for bad in ({"conf": 2}, {"iou": -0.1}, {"max_det": 0}):
         with pytest.raises(EdgesegError):
@@ -125,3 +127,37 @@ def test_dynamic_sizes():
     assert runtime.seen[0][0].shape == (1, 3, 128, 128)
     with pytest.raises(EdgesegError, match="64x64"):
         Pipeline(Local(Fake()), MANIFEST, size=128)
+
+
+def test_a_rectangle_holds_the_picture_and_no_more():
+    for h, w in [
+        (1, 1),
+        (480, 640),
+        (375, 500),
+        (333, 77),
+        (2000, 100),
+        (639, 640),
+        (20, 3000),
+        *((97, n) for n in range(90, 105)),
+    ]:
+        ratio = min(320 / h, 320 / w)
+        smallest = [next(s for s in range(32, 353, 32) if s >= side * ratio - 1e-6) for side in (h, w)]
+        assert list(rectangle((h, w, 3), (320, 320), 32)) == smallest and max(smallest) == 320
+
+
+def test_rect_pads_to_the_stride_only():
+    manifest = replace(
+        MANIFEST,
+        stride=8,
+        dynamic=True,
+        input=Tensor("images", (1, 3, -1, -1)),
+        outputs=(Output("prediction", (1, 38, -1), role="prediction"), Output("proto", (1, 32, -1, -1), role="proto")),
+    )
+    runtime = Fake(manifest)
+    found = []
+    for shape in ((30, 60), (60, 30), (64, 64)):
+        pipeline = Pipeline(Local(runtime), manifest, rect=True)
+        found.append(pipeline.raw(image(*shape))[1].size)
+    assert found == [(32, 64), (64, 32), (64, 64)] == [x.shape[2:] for x, _ in runtime.seen]
+    with pytest.raises(EdgesegError, match="rect=True: this model takes 64x64 only"):
+        Pipeline(Local(Fake()), MANIFEST, rect=True)

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from edgeseg.vision.nms import nms
 
 
-def slow(boxes, scores, classes, iou, max_det):
+def slow(boxes, scores, classes, iou, max_det, agnostic=False):
     """Greedy suppression, pair by pair."""
     kept: list[int] = []
     zero = np.float32(0)
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         b = boxes[i]
         for j in kept:
-            if classes[i] != classes[j]:
+            if not agnostic and classes[i] != classes[j]:
                 continue
             a = boxes[j]
             inter = max(zero, min(a[2], b[2]) - max(a[0], b[0])) * max(zero, min(a[3], b[3]) - max(a[1], b[1]))
@@ -47,7 +47,9 @@ def crowd(seed, n, nc, levels):
 )
 def test_equals_pair_by_pair(seed, n, nc, levels, iou, max_det):
     boxes, scores, classes = crowd(seed, n, nc, levels)
-    assert nms(boxes, scores, classes, iou, max_det).tolist() == slow(boxes, scores, classes, iou, max_det)
+    for agnostic in (False, True):
+        kept = nms(boxes, scores, classes, iou, max_det, agnostic)
+        assert kept.tolist() == slow(boxes, scores, classes, iou, max_det, agnostic)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -70,3 +72,4 @@ def test_two_classes_do_not_touch_each_other():
     boxes = np.array([[0, 0, 9, 9]] * 3, np.float32)
     kept = nms(boxes, np.array([0.5, 0.9, 0.8], np.float32), np.array([0, 1, 1]), 0.5, 300)
     assert kept.tolist() == [1, 0]
+    assert nms(boxes, np.array([0.5, 0.9, 0.8], np.float32), np.array([0, 1, 1]), 0.5, 300, agnostic=True).tolist() == [1]
