@@ -1,5 +1,5 @@
 // One picture with what two models found in it, and a slider between them. No library, nothing from elsewhere.
-// edgesegViewer.mount(element, {names, models, pictures | count and load, orders, left, right}) -> {show, grow}
+// edgesegViewer.mount(element, {names, models, pictures | count and load, orders, left, right}) -> {show, redraw, grow}
 //   names: class names; models: [{name, format, precision}], the first is the reference
 //   pictures: [{name, width, height, src, found: [[{class, score, box, rings, pair}] or null, for each model]}]
 //   load: async index -> picture, with count; orders: for each model, the order in which its pictures are shown
@@ -173,7 +173,8 @@ class Viewer {
       group.replaceChildren(...drawn, ...lost);
     });
     this.tags.forEach((tag, i) => {
-      tag.textContent = `${this.models[shown[i]].name}${raw[i] ? "" : " (not kept for this picture)"}`;
+      const why = (this.now.why || [])[shown[i]] || "not kept for this picture";
+      tag.textContent = `${this.models[shown[i]].name}${raw[i] ? "" : ` (${why})`}`;
     });
     this.tell(lists, kinds);
     this.apply();
@@ -308,6 +309,7 @@ function mount(element, options) {
       const at = viewer.order().indexOf(index);
       return viewer.show(at < 0 ? 0 : at);
     },
+    redraw: picture => { viewer.now = picture; viewer.draw(); },  // other detections on the same picture
     grow: count => { viewer.count = count; return viewer.show(viewer.at); },
   };
 }
