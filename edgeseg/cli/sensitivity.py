@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
+from edgeseg.cli.progress import duration
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def sensitivity(
     seconds = passes * seconds_per_pass(flow, size)
     console.note(
         f"{len(parts)} {by}s on {len(judges)} images, {len(chosen.images)} images calibrate:"
-        f" at most {passes} passes, about {_duration(seconds)}"
+        f" at most {passes} passes, about {duration(seconds)}"
     )
     with console.progress("calibrating", 100) as bar:
         decisions = decide(
@@ -151,10 +152,6 @@ def _advice(losses: list[Loss], by: str) -> str:
     stage = single[0].part.stage
     first = f"most is lost in {single[0].part.name}"
     return f"{first}: a recipe with [stages.{stage}] activations = 16 spares it, or let --max-drop search"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _plot(file: Path, losses: list[Loss], title: str) -> None:
