@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,10 @@ def predict(
     classes: Annotated[str | None, flag("Only these: names or numbers, with commas.", panel="Detection")] = None,
     save: Annotated[bool, flag("Save pictures and videos.", panel="Results")] = True,
     save_txt: Annotated[bool, flag("Save labels as YOLO polygons.", True, "--save-txt", panel="Results")] = False,
+    save_as: Annotated[
+        str | None,
+        flag("One dataset file of: fiftyone, labelstudio, cvat.", False, metavar="TOOL", panel="Results"),
+    ] = None,
     json: flags.Json = None,
     polygons: Annotated[
         bool, flag("Masks in the JSON as outlines, not run lengths.", True, "--polygons", panel="Results")
@@ -60,7 +66,7 @@ def predict(
         opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
-    need_masks = save or save_txt or show or json is not None
+    need_masks = save or save_txt or show or (json or save_as) is not None
     pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted)
     to = console.people(json)
     stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0])
@@ -69,6 +75,7 @@ def predict(
     many = count(sources)
     stopped = False
 
+    @cache
     def folder() -> Path:
         if out is None:
             return new_folder("runs/predict")
@@ -78,6 +85,7 @@ def predict(
     with (
         Stopping() as stopping,
         console.json_file(json) as document,
+        saved_as(save_as, folder, opened.path.name) as dataset,
         Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons) as writer,
     ):
         try:
@@ -91,6 +99,8 @@ def predict(
                     skipped.append({"path": item.path, "reason": item.reason})
                     continue
                 writer.write(item)
+                if dataset is not None:
+                    dataset.write(item)
                 total, found = total + 1, found + len(item)
                 for key, value in item.spent.items():
                     times[key] = times.get(key, 0.0) + value
@@ -112,14 +122,26 @@ def predict(
             "skipped": skipped,
             "speed_ms": mean,
             "out": None if writer.folder is None else str(writer.folder),
+            "saved_as": None if dataset is None or dataset.path is None else str(dataset.path),
         }
         writer.finish(tail)
     stopped = stopped or stopping.asked
     if total == 0 and not stopped:
         raise EdgesegError(f"none of {len(skipped)} images could be read", hint="See the reasons above")
     _summary(opened.title, total, found, skipped, mean, writer.folder, json, to)
+    if tail["saved_as"]:
+        console.say(f"{save_as}: {tail['saved_as']}", to=to)
     if stopped:
         raise KeyboardInterrupt
+
+
+def saved_as(format: str | None, folder: Callable[[], Path], model: str) -> AbstractContextManager[Any]:
+    """What ``--save-as`` asks for, None where it does not."""
+    if format is None:
+        return nullcontext()
+    from edgeseg.ecosystem.saving import SavedAs
+
+    return SavedAs(format, folder, model)
 
 
 def check_detection(conf: float, iou: float, max_det: int) -> None:
