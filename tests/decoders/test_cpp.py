@@ -103,6 +103,13 @@ def test_manifests_are_read_as_python_reads_them(build: Build, vectors: Path) ->
     assert run([program], input=json.dumps(good)[:-1]).returncode == 1
 
 
+def test_suppression_of_many_boxes_looks_at_few_pairs(build: Build) -> None:
+    """The same boxes stay as when all pairs are compared; how many pairs are is bounded on boxes of every shape."""
+    done = run([build("cpp/suppress.cpp", "-O2"), "4000"])
+    assert done.returncode == 0 and done.stdout.endswith("\n0 wrong\n"), done.stdout
+    assert done.stdout.count(" looks each\n") == 73
+
+
 @pytest.mark.slow
 def test_every_header_stands_alone_and_clang_agrees(build: Build, vectors: Path) -> None:
     agrees([build("cpp/vectors.cpp", "-O3", compiler="clang++")], vectors)

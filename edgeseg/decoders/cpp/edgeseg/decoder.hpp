@@ -72,9 +72,10 @@ class Decoder {
     Detection* made = arena_.take<Detection>(most);
     if (!order || !areas || !made) return detail::kNoRoom;
     detail::by_score(found.all, found.count, order);
-    std::size_t kept = most, n = 0;
-    if (manifest_.head != Head::nms && !manifest_.end2end) {
-      kept = detail::suppress(found.all, order, found.count, float(settings.iou), most, areas);
+    std::size_t kept = most, n = 0, looks = 0;
+    const bool judged = manifest_.head != Head::nms && !manifest_.end2end;
+    if (judged && !detail::suppress(found.all, order, found.count, float(settings.iou), most, areas, arena_, kept, looks)) {
+      return detail::kNoRoom;
     }
     for (std::size_t i = 0; i < kept; ++i) {
       const Candidate& c = found.all[order[i]];
