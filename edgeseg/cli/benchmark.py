@@ -199,9 +199,10 @@ def _below(folder: Callable[[], Path], name: str) -> Path:
 
 def write_page(file: Path, done: Measured) -> None:
     """The page with pictures of one network."""
-    from edgeseg.evaluate.pictures import write_html
+    from edgeseg.report.sections import write_comparison
 
-    write_html(file, [done.reference, *done.verdicts], done.source, f"{done.dataset.name} ({done.split})")
+    verdicts, where = [done.reference, *done.verdicts], f"{done.dataset.name} ({done.split})"
+    write_comparison(file, verdicts, done.source, where, title=f"Benchmark of {Path(done.source).name}")
 
 
 def _show(done: Measured, to: Any, title: str) -> None:

@@ -54,9 +54,9 @@ def compare_models(
     from edgeseg.data.dataset import pictures
     from edgeseg.errors import EdgesegError
     from edgeseg.evaluate.parity import Verdict, compare
-    from edgeseg.evaluate.pictures import write_html
     from edgeseg.evaluate.truth import truth_if_any
     from edgeseg.model import Model
+    from edgeseg.report.sections import write_comparison
 
     to = console.people(json)
     first = Model(reference, threads=threads)
@@ -83,7 +83,7 @@ def compare_models(
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else new_folder("runs/validate") / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_html(page, verdicts, reference, where)
+    write_comparison(page, verdicts, reference, where, title="Cross-format validation")
     with console.json_file(json) as stream:
         name = chosen if dataset is None else str(dataset.yaml)
         found = {"reference": reference, "dataset": name, "split": split, "images": len(images), "report": str(page)}

@@ -33,7 +33,8 @@ from edgeseg.vision.postprocess import postprocess
 
 AP_SETTINGS = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
 CONF = 0.25
-WORST = 3
+WORST = 8
+"""Pictures of a model that are kept."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def _small(pixels: np.ndarray, longest: int) -> np.ndarray:
 
 def _partners(found: Sequence[Detections | None], pairs: Sequence[Pairs | None] | None) -> list[dict[int, int]]:
     """For each model: its index -> that of its partner in the reference's list."""
-    first, partners = found[0] if found else None, []
+    first = found[0] if found else None
+    partners: list[dict[int, int]] = []
     for m, one in enumerate(found):
         given = None if pairs is None else pairs[m]
         if one is None or first is None:
