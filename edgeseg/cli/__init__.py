@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "val": ("validate", "validate", ""),
     "predict": ("predict", "predict", MAIN),
     "run": ("live", "run", MAIN),
+    "view": ("view", "view", MAIN),
     "train": ("train", "train", MAIN),
     "benchmark": ("benchmark", "benchmark", MAIN),
     "demo": ("demo", "demo", MAIN),
@@ -178,10 +179,10 @@ def run(argv: Sequence[str]) -> int:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
 ) -> None:
-    """Ours in one line without a place in the code; those of packages as they are."""
+    """Ours in one line without a place in the code; those of packages only for who asks for them."""
     if issubclass(category, (BrokenTarget, Notice)):
         warn(str(message))
-    else:
+    elif sys.warnoptions or os.environ.get("EDGESEG_DEBUG"):
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 
 
