@@ -12,7 +12,8 @@ import numpy as np
 
 from edgeseg.data.images import read_image
 from edgeseg.data.loader import Batch
-from edgeseg.training.curves import GRID, confusion, curves, mean_curve
+from edgeseg.evaluate.charts import CURVES, figure_of, lines, matrix, write
+from edgeseg.evaluate.curves import curves
 from edgeseg.training.loop import Listener, Trainer
 from edgeseg.training.schedule import Rates
 from edgeseg.training.validation import Validator
@@ -60,19 +61,18 @@ class Charts(Listener):
         return importlib.util.find_spec("matplotlib") is not None
 
     def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
-        """Draw what has changed."""
+        """Draw what has changed; a chart is not worth ending a run for."""
+        with contextlib.suppress(OSError):
+            self._draw(trainer, is_best)
+
+    def _draw(self, trainer: Trainer, is_best: bool) -> None:
         history(trainer.position.history, self.folder / "results.png")
         if is_best and isinstance(trainer.validate, Validator):
-            truth, found = trainer.validate.truth, trainer.validate.found
-            c = curves(found, truth)
-            for file, x, rows, labels in (
-                ("pr_curve.png", GRID, c.precision_at_recall, ("recall", "precision")),
-                ("f1_curve.png", GRID, c.f1, ("confidence", "F1")),
-                ("precision_curve.png", GRID, c.precision, ("confidence", "precision")),
-                ("recall_curve.png", GRID, c.recall, ("confidence", "recall")),
-            ):
-                lines(self.folder / file, x, rows, self.names, labels)
-            matrix(self.folder / "confusion_matrix.png", confusion(found, truth), self.names)
+            found = curves(trainer.validate.found, trainer.validate.truth)
+            for (_, *what), file in zip(CURVES, ("pr_curve", "f1_curve", "precision_curve", "recall_curve")):
+                lines(self.folder / f"{file}.png", getattr(found, what[0]), self.names, what[1:])
+            if trainer.validate.confusion is not None:
+                matrix(self.folder / "confusion_matrix.png", trainer.validate.confusion.normalized(), self.names)
 
 
 class TensorBoard(Listener):
@@ -146,7 +146,7 @@ def save(path: Path, picture: np.ndarray) -> None:
 def history(rows: list[dict[str, float]], path: Path) -> None:
     """Losses (training and validation) and AP over the epochs."""
     parts = [k.removeprefix("train/") for k in rows[0] if k.startswith("train/")]
-    figure, axes = _figure(2, 3, (12, 6))
+    figure, axes = figure_of(2, 3, (12, 6))
     for axis, part in zip(axes, parts):
         for split in ("train", "val"):
             points = [(r["epoch"], r[f"{split}/{part}"]) for r in rows if f"{split}/{part}" in r]
@@ -159,55 +159,7 @@ def history(rows: list[dict[str, float]], path: Path) -> None:
             axis.plot(*zip(*points), label=key) if points else None
         axis.set_title(f"{kind} AP")
         axis.legend()
-    _write(figure, path)
-
-
-def lines(path: Path, x: np.ndarray, rows: np.ndarray, names: tuple[str, ...], labels: tuple[str, str]) -> None:
-    """A curve for each class (in grey when there are many) and their mean."""
-    figure, (axis,) = _figure(1, 1, (7, 5))
-    few = len(names) <= 20
-    for name, row in zip(names, rows):
-        if not np.isnan(row).any():
-            axis.plot(x, row, linewidth=1, **({"label": name} if few else {"color": "0.8"}))
-    mean = mean_curve(rows)
-    axis.plot(x, mean, linewidth=3, color="tab:blue", label=f"mean (best {mean.max():.3f} at {x[mean.argmax()]:.2f})")
-    axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
-    axis.legend(fontsize="small")
-    _write(figure, path)
-
-
-def matrix(path: Path, table: np.ndarray, names: tuple[str, ...]) -> None:
-    """A confusion matrix, each column (what it is) as shares of its sum."""
-    share = table / np.maximum(table.sum(0, keepdims=True), 1)
-    size = min(24.0, 4 + 0.35 * len(table))
-    figure, (axis,) = _figure(1, 1, (size + 1, size))
-    shown = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    words = [*names, "background"]
-    axis.set_xticks(range(len(words)), words, rotation=90)
-    axis.set_yticks(range(len(words)), words)
-    axis.set(xlabel="is", ylabel="taken for")
-    if len(words) <= 20:
-        for (i, j), value in np.ndenumerate(share):
-            if table[i, j]:
-                axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
-    figure.colorbar(shown)
-    _write(figure, path)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """A figure that needs no display and leaves matplotlib's global state alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(np.ravel(figure.subplots(rows, columns)))
-
-
-def _write(figure: Any, path: Path) -> None:
-    """A chart is not worth ending a run for either."""
-    with contextlib.suppress(OSError):
-        figure.savefig(path, dpi=110)
+    write(figure, path)
 
 
 def _truth(image: np.ndarray, rows: list[dict[str, Any]], names: tuple[str, ...]) -> np.ndarray:

@@ -17,6 +17,7 @@ from edgeseg.data.dataset import Dataset
 from edgeseg.data.images import read_image
 from edgeseg.data.loader import Item, collate, to_item
 from edgeseg.data.polygons import area
+from edgeseg.evaluate.confusion import Confusion
 from edgeseg.evaluate.metrics import MetricsMeter, Told
 from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.manifest import Tensor
@@ -44,7 +45,8 @@ class Validator:
 
     Attributes:
         dataset, split, records: what to measure on. imgsz: pixels of the longer side. batch: images at once.
-        found: what the latest call detected, in the main process; ``samples``: a few images' detections above 0.25.
+        found: what the latest call detected, in the main process; ``confusion``: of its classes;
+            ``samples``: a few images' detections above 0.25.
     """
 
     dataset: Dataset
@@ -59,6 +61,7 @@ class Validator:
     max_det: int = 300
     found: list[Found] = field(default_factory=list)
     samples: list[tuple[Path, Detections]] = field(default_factory=list)
+    confusion: Confusion | None = None
     _truth: Truth | None = None
 
     def __call__(self, network: Network) -> dict[str, float]:
@@ -88,6 +91,7 @@ class Validator:
         for path, detections in self.found:
             meter.add(path, detections)
         m = meter.result()
+        self.confusion = m.confusion
         figures = {"box/map": m.box.map, "box/map50": m.box.map50}
         figures |= {"seg/map": m.seg.map, "seg/map50": m.seg.map50} if masks else {}
         return {**figures, "fitness": m.fitness}
