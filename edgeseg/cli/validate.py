@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +32,7 @@ def validate(
     ] = None,
     html: Annotated[
         str | None,
-        flag("Where the page with pictures goes (with --reference).", "runs/validate", metavar="FILE", panel="Results"),
+        flag("The page to look at.", "with --reference, in runs/validate", metavar="FILE", panel="Results"),
     ] = None,
     limit: flags.Limit = None,
     threads: flags.Threads = None,
@@ -56,6 +57,7 @@ def validate(
             code = compare_models(files, reference, data, input=input, html=html, json=json, cluster=cluster, **more)
         raise typer.Exit(code)
     summary: list[dict[str, Any]] = []
+    done: list[tuple[Model, Any]] = []
     with connect(ray) as cluster:
         for file in files:
             one = Model(file, threads=threads, input=input)
@@ -69,8 +71,13 @@ def validate(
             for warning in result.warnings:
                 console.warn(f"{file}: {warning}")
             summary.append(report(one, result))
+            done += [(one, result)] if html else []
     with console.json_file(json) as stream:
         console.write_json(stream, summary[0] if len(summary) == 1 else {"models": summary})
+    if html:
+        from edgeseg.report.sections import write_validation
+
+        write_validation(Path(html), [(m.opened, result) for m, result in done])
     if json == "-":
         return
     console.table("", HEADER, [row(d) for d in summary], to=to)
@@ -85,8 +92,9 @@ def validate(
     )
     truth = first["truth"] if first["truth"] == "labels" else f"annotations in {first['truth']}"
     console.say(f"truth: {truth}; {result.inventory}", to=to)
-    if json:
-        console.say(f"JSON in {json}", to=to)
+    for kind, place in (("page", html), ("JSON", json)):
+        if place:
+            console.say(f"{kind} in {place}", to=to)
 
 
 HEADER = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.fleet.run import Row
 from edgeseg.fleet.selftest import difference
 from edgeseg.registry import target_by_name
-from edgeseg.store import write_atomically
+from edgeseg.report import page
 
 HEADER = (
     "board",
@@ -32,12 +31,10 @@ HEADER = (
     "throttled",
     "result",
 )
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; color: #1c2530; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .7rem; border-bottom: 1px solid #d9dfe6; }
-td { text-align: right; font-variant-numeric: tabular-nums; } td.text, th { text-align: left; }
-.bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f3b; }
-"""
+_NOTE = (
+    "Agreement is 2 pairs / (expected + found) at score 0.25, against the machine that made the bundle. Milliseconds are"
+    " medians an image, MB the largest resident memory."
+)
 
 
 def cells(row: Row) -> tuple[Any, ...]:
@@ -75,27 +72,16 @@ def result(row: Row) -> str:
 
 def write_page(path: Path, rows: Sequence[Row]) -> None:
     """One self-contained HTML file with the table."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in HEADER)
     lines = []
     for row in rows:
         *values, end = cells(row)
-        texts = [f"<td class=text>{_text(v)}</td>" if isinstance(v, str) else f"<td>{_text(v)}</td>" for v in values]
-        lines.append(f"<tr>{''.join(texts)}<td class='text {'good' if row.good else 'bad'}'>{_text(end)}</td></tr>")
-    good = sum(row.good for row in rows)
-    write_atomically(
-        path,
-        "<!doctype html><html lang=en><meta charset=utf-8><title>edgeseg: boards</title>"
-        f"<style>{_STYLE}</style><h1>Boards</h1><p>{good} of {len(rows)} find what they must: agreement is 2 pairs /"
-        " (expected + found) at score 0.25, against the machine that made the bundle. Milliseconds are medians an image,"
-        " MB the largest resident memory.</p>"
-        f"<table><tr>{head}</tr>{''.join(lines)}</table>",
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+        lines.append({"cells": [*values, {"text": end, "tone": "good" if row.good else "bad"}]})
+    texts = [any(isinstance(line["cells"][i], str) for line in lines) for i in range(len(HEADER) - 1)]
+    columns = [{"label": h, "text": text} for h, text in zip(HEADER, (*texts, True))]
+    columns[-1]["words"] = True
+    table = {"kind": "table", "title": "", "columns": columns, "rows": lines}
+    good = f"{sum(row.good for row in rows)} of {len(rows)} find what they must"
+    page.write_page(path, "Boards", [("Result", good), *page.here()], [table], note=_NOTE)
 
 
 def read_reports(out: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import platform
 import re
@@ -75,13 +76,20 @@ def here() -> Facts:
 def embedded(data: Any) -> str:
     """JSON that may stand between two tags of HTML: no tag, entity or comment can begin or end in it.
 
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON does not know.
+    A number that is NaN or infinite, which JSON does not know, becomes null.
     """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_known(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text.encode("utf-8", "replace").decode("utf-8")  # names of files may hold lone surrogates
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _known(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_known(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _asset(name: str) -> str:

@@ -12,8 +12,10 @@ import numpy as np
 from edgeseg.evaluate.confusion import Confusion
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics
 from edgeseg.evaluate.parity import Disagreement, Verdict
+from edgeseg.evaluate.validate import STAGES, ValidationResult
 from edgeseg.report.page import Section, here, write_page
 from edgeseg.report.pictures import picture
+from edgeseg.running.open import Opened
 
 PICTURES = 20
 """Pictures in one page."""
@@ -22,7 +24,8 @@ NOTE = (
     " COCO protocol. Small figures are 95 % intervals over the images. Milliseconds are medians an image."
 )
 Cell = Mapping[str, Any] | str | float | None
-_AXES = (("ms", "milliseconds", 1), ("mb", "MB", 2))
+_COSTS = ({"key": "ms", "label": "milliseconds", "digits": 1}, {"key": "mb", "label": "MB", "digits": 2})
+_APS = ({"key": "box", "label": "box AP", "digits": 4}, {"key": "seg", "label": "mask AP", "digits": 4})
 
 
 def write_comparison(path: Path, verdicts: Sequence[Verdict], reference: str, dataset: str, *, title: str) -> Path:
@@ -47,6 +50,38 @@ def write_comparison(path: Path, verdicts: Sequence[Verdict], reference: str, da
     return write_page(path, title, about, sections, note=NOTE)
 
 
+def write_validation(path: Path, validated: Sequence[tuple[Opened, ValidationResult]]) -> Path:
+    """Write a page of models that were each measured by themselves on the same split.
+
+    Args:
+        path: the file, replaced if it exists.
+        validated: models and what ``edgeseg.evaluate.validate.validate`` found of them, one at least.
+    """
+    first = validated[0][1]
+    about = [("Images", f"{first.images} of {Path(first.dataset).name} ({first.split})"), ("Truth", first.truth), *here()]
+    names = titles([opened.path for opened, _ in validated])
+    rows, points, subjects = [], [], []
+    for name, (opened, result) in zip(names, validated):
+        m, aps, ms = opened.manifest, (result.box, result.seg), result.speed_ms
+        figures = [number(getattr(ap, key)) for ap in aps for key in ("map", "map50", "map75")]
+        times = [number(ms.get(stage)) for stage in STAGES]
+        rows.append({"cells": [name, f"{m.format} {m.precision}", *figures, *times, opened.size / 1e6]})
+        values = {"box": figures[0], "seg": figures[3], "ms": times[1], "mb": opened.size / 1e6}
+        points.append(_point(name, m.format, m.precision, values))
+        subjects.append((name, m.format, m.precision, result.metrics))
+    labels = [f"{kind} {ap}" for kind in ("Box", "Mask") for ap in ("AP", "AP50", "AP75")]
+    columns = [
+        {"label": "Model", "text": True},
+        {"label": "Format", "text": True},
+        *({"label": label, "digits": 4} for label in labels),
+        *({"label": f"{stage.capitalize()}, ms", "digits": 1} for stage in STAGES),
+        {"label": "MB", "digits": 2},
+    ]
+    sections = [_models(columns, rows), *([_plane(points, _APS)] if len(points) > 1 else []), *measured(subjects)]
+    note = "AP is the mean over IoU 0.50 to 0.95 by the COCO protocol. Milliseconds are medians an image."
+    return write_page(path, "Validation", about, sections, note=note)
+
+
 def titles(paths: Sequence[Path]) -> list[str]:
     """The last part of each path; with the folder before it, then counted, where that is the same for two."""
     names = [p.name for p in paths]
@@ -57,59 +92,63 @@ def titles(paths: Sequence[Path]) -> list[str]:
 _COLUMNS = (
     {"label": "Model", "text": True},
     {"label": "Format", "text": True},
-    {"label": "Head", "text": True},
-    {"label": "MB", "digits": 2},
-    {"label": "Inference, ms", "digits": 1},
-    {"label": "p95, ms", "digits": 1},
     {"label": "Agreement, %", "digits": 1},
     {"label": "Box AP", "digits": 4},
     {"label": "Mask AP", "digits": 4},
+    {"label": "Inference, ms", "digits": 1},
+    {"label": "MB", "digits": 2},
     {"label": "Missing", "title": "Detections of the reference that this model does not have"},
     {"label": "Extra", "title": "Detections that the reference does not have"},
+    {"label": "Parts at", "text": True, "words": True, "title": "The first stage at which it parts from the reference"},
+    {"label": "p95, ms", "digits": 1, "title": "What 95 % of the images stay below"},
     {"label": "Box IoU", "digits": 4},
     {"label": "Mask IoU", "digits": 4},
     {"label": "Score shift", "digits": 4},
     {"label": "Largest score", "title": "The largest difference of score of a pair"},
     {"label": "Largest box, px", "title": "The largest difference of a box's edge of a pair, in pixels of the input"},
     {"label": "Tensors, dB", "text": True, "title": "Signal to noise of the output tensors by role"},
-    {"label": "Parts at", "text": True, "words": True, "title": "The first stage at which it parts from the reference"},
+    {"label": "Head", "text": True},
 )
 
 
 def table(verdicts: Sequence[Verdict], names: Sequence[str]) -> Section:
     """All figures, a row a model."""
     rows = [{"cells": _cells(v, n), "mark": "first" if i == 0 else ""} for i, (v, n) in enumerate(zip(verdicts, names))]
-    used = [i for i in range(len(_COLUMNS)) if i < 3 or any(r["cells"][i] not in (None, "") for r in rows)]
-    columns = [_COLUMNS[i] for i in used]
-    return {
-        "kind": "table",
-        "title": "Models",
-        "columns": columns,
-        "rows": [{**r, "cells": [r["cells"][i] for i in used]} for r in rows],
-    }
+    return _models(_COLUMNS, rows)
+
+
+def _models(columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Section:
+    """Without the columns in which there is nothing."""
+    used = [i for i in range(len(columns)) if any(r["cells"][i] not in (None, "") for r in rows)]
+    kept = [{**r, "cells": [r["cells"][i] for i in used]} for r in rows]
+    return {"kind": "table", "title": "Models", "columns": [columns[i] for i in used], "rows": kept}
 
 
 def _cells(v: Verdict, name: str) -> list[Cell]:
-    about: list[Cell] = [name, f"{v.format} {v.precision}".strip(), v.head, v.size / 1e6 if v.size else None]
+    about: list[Cell] = [name, f"{v.format} {v.precision}".strip()]
+    megabytes = v.size / 1e6 if v.size else None
     if v.fidelity is None:
-        return [*about, *[None] * 13, {"text": f"{v.diverges}: {v.error}", "tone": "bad"}]
+        failed = {"text": f"{v.diverges}: {v.error}", "tone": "bad"}
+        return [*about, *[None] * 4, megabytes, None, None, failed, *[None] * 7, v.head]
     f = v.fidelity
     low, high = (100 * x for x in f.agreement_range)
-    agreed = {"value": number(100 * f.agreement), "small": "" if math.isnan(low) else f"{low:.1f} to {high:.1f}"}
+    agreed = {"value": number(100 * f.agreement), "small": f"{low:.1f} to {high:.1f}" if low < high else ""}
     noise = ", ".join(f"{role} {c.snr_db:.0f}" for role, c in v.tensors.items() if np.isfinite(c.snr_db))
     parts = {"text": v.diverges or "nowhere", "tone": "bad" if v.diverges else "good"}
     return [
         *about,
-        number(v.speed_ms.get("inference")),
-        number(v.p95_ms.get("inference")),
         agreed,
         _ap(v, "box"),
         _ap(v, "seg"),
+        number(v.speed_ms.get("inference")),
+        megabytes,
         {"value": f.missing, "small": f"of {f.reference}"},
         {"value": f.extra, "small": f"of {f.other}"},
+        parts,
+        number(v.p95_ms.get("inference")),
         *(number(x) for x in (f.box_iou, f.mask_iou, f.score_shift, v.largest_score, v.largest_box)),
         noise or ("equal" if v.tensors else "other head"),
-        parts,
+        v.head,
     ]
 
 
@@ -118,7 +157,8 @@ def _ap(v: Verdict, kind: str) -> Cell:
     if value is None or kind not in v.ap_difference:
         return value
     difference, low, high = (100 * d for d in v.ap_difference[kind])
-    return {"value": value, "small": f"{difference:+.2f} ({low:+.2f} to {high:+.2f})"}
+    small = f"{difference:+.2f} ({low:+.2f} to {high:+.2f})" if low < high else "equal" if not difference else ""
+    return {"value": value, "small": small}
 
 
 def number(value: float | None) -> float | None:
@@ -133,22 +173,19 @@ def plot(verdicts: Sequence[Verdict], names: Sequence[str]) -> Section:
         if v.fidelity is None:
             continue
         aps = {} if v.metrics is None else {"box": v.metrics.box.map, "seg": v.metrics.seg.map}
-        values = {"agreement": 100 * v.fidelity.agreement, "ms": v.speed_ms.get("inference"), **aps}
-        values["mb"] = v.size / 1e6 if v.size else None
-        label = f"{v.format} {v.precision}"
-        known = {k: number(x) for k, x in values.items()}
-        points.append({"name": name, "label": label, "group": v.format, "kind": v.precision, "values": known})
-    return {
-        "kind": "plot",
-        "title": "What accuracy costs",
-        "points": points,
-        "xs": [{"key": key, "label": label, "digits": digits} for key, label, digits in _AXES],
-        "ys": [
-            {"key": "agreement", "label": "agreement, %", "digits": 1},
-            {"key": "box", "label": "box AP", "digits": 4},
-            {"key": "seg", "label": "mask AP", "digits": 4},
-        ],
-    }
+        size = v.size / 1e6 if v.size else None
+        values = {"agreement": 100 * v.fidelity.agreement, "ms": v.speed_ms.get("inference"), "mb": size, **aps}
+        points.append(_point(name, v.format, v.precision, values))
+    return _plane(points, ({"key": "agreement", "label": "agreement, %", "digits": 1}, *_APS))
+
+
+def _point(name: str, format: str, precision: str, values: Mapping[str, float | None]) -> dict[str, Any]:
+    known = {k: number(x) for k, x in values.items()}
+    return {"name": name, "label": f"{format} {precision}", "group": format, "kind": precision, "values": known}
+
+
+def _plane(points: Sequence[Mapping[str, Any]], ys: Sequence[Mapping[str, Any]]) -> Section:
+    return {"kind": "plot", "title": "What accuracy costs", "points": points, "xs": _COSTS, "ys": ys}
 
 
 def viewer(verdicts: Sequence[Verdict], names: Sequence[str]) -> list[Section]:

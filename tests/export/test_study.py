@@ -1,6 +1,7 @@
 """A study is shared: workers divide what is to be measured, and take up what a dead one left."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -179,12 +180,15 @@ def test_the_frontier_is_a_page(tmp_path):
     every = tuple(measured(i) for i in outline(ORDER))
     outcome = Found(every[1], every, Limits(min_agreement=0.9))
     page = write_page(tmp_path / "page.html", {"tflite <b>": outcome}, "a&b.pt").read_text()
-    assert page.count("<circle") == 11 and "a&amp;b.pt" in page and "tflite &lt;b&gt;" in page and "http" not in page
-    drawn = re.search(r'polyline points="([^"]*)"', plot(outcome))
-    assert drawn is not None and len(drawn[1].split()) == len(outcome.frontier)
-    xs = [float(p.split(",")[0]) for p in drawn[1].split()]
-    assert xs == sorted(xs)
-    assert "<svg" in plot(Found(None, (), Limits(max_drop=1.0)))
+    assert "<title>Mixed precisions of a&amp;b.pt</title>" in page and "tflite <b>" not in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    drawn, figures = data["sections"]
+    assert drawn["title"] == "tflite <b>" and len(drawn["points"]) == 11 == len(figures["rows"])
+    assert [p["name"] for p in drawn["points"] if p["mark"]] == [every[1].title]
+    assert [r["cells"][0] for r in figures["rows"] if r["mark"] == "best"] == [every[1].title]
+    times = [r["cells"][4] for r in figures["rows"]]
+    assert times == sorted(times) and sum(r["mark"] == "off" for r in figures["rows"]) == 11 - len(outcome.frontier)
+    assert plot(Found(None, (), Limits(max_drop=1.0)), "none")["points"] == []
     assert all(a.islands != b.islands for a, b in itertools.pairwise(outcome.frontier))
 
 
@@ -204,7 +208,6 @@ def test_the_command_refuses_what_makes_no_sense(shapes_yaml, capsys):
 
 @pytest.mark.slow
 def test_a_real_search_is_written_down_and_export_takes_it(shapes_yaml, tmp_path):
-    import json
 
     from edgeseg.cli import run
     from edgeseg.resources import demo_checkpoint

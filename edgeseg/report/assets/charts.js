@@ -36,7 +36,8 @@ function heat({names, entries, order, at, total, nothing}) {
     svg.append(shape("text", {class: share > 0.55 ? "count over" : "count", x: x + side / 2, y: y + side / 2 + 4}, text));
   }
   const place = make("div", {class: "scroll chart", tabindex: 0, role: "region", "aria-label": "Confusion matrix"}, svg);
-  svg.style.width = `${whole}px`;
+  svg.style.maxWidth = `${whole}px`;
+  svg.style.minWidth = `${gap + 13 * n}px`;
   return make("div", {}, place, make("p", {class: "note"}, "Down: what was found. Across: what is there. Darker: a larger share of what is there."));
 }
 

@@ -105,9 +105,9 @@ function plot(section) {
     const line = best.map(p => `${px(p.values[x.key])},${py(p.values[y.key])}`).join(" ");
     svg.append(shape("polyline", {class: "frontier", points: line}));
     const largest = Math.max(...shown.map(p => third !== x && has(p, third.key) ? p.values[third.key] : 0)) || 1;
-    const radius = p => third !== x && has(p, third.key) ? 5 + 9 * Math.sqrt(p.values[third.key] / largest) : 8;
+    const radius = p => third !== x && has(p, third.key) ? 4 + 8 * Math.sqrt(p.values[third.key] / largest) : 8;
     const taken = shown.map(p => {
-      const [cx, cy, r] = [px(p.values[x.key]), py(p.values[y.key]), radius(p)];
+      const [cx, cy, r] = [px(p.values[x.key]), py(p.values[y.key]), 1.25 * radius(p)];
       return [cx - r, cy - r, cx + r, cy + r];
     });
     for (const p of [...shown].sort((a, b) => radius(b) - radius(a))) point(svg, p, px(p.values[x.key]), py(p.values[y.key]), radius(p), taken, size);
@@ -131,7 +131,7 @@ function plot(section) {
     for (const event of ["pointerleave", "blur"]) group.addEventListener(event, () => { tip.hidden = true; });
     group.addEventListener("keydown", event => { if (event.key === "Escape") tip.hidden = true; });
     svg.append(group);
-    const label = p.label || p.name, spot = place(taken, cx, cy, r, label, size);
+    const label = p.label || p.name, spot = place(taken, cx, cy, 1.25 * r, label, size);
     if (spot) svg.append(shape("text", {class: "name", x: spot[0], y: spot[1]}, label));
   }
 

@@ -99,7 +99,7 @@ class Viewer {
       this.stage,
       make("div", {class: "ev-row ev-tools"},
         make("fieldset", {class: "ev-switches"}, make("legend", {}, "Show"), ...switches),
-        make("div", {class: "ev-zoom"}, zoom("−", "Zoom out", 1 / 1.5), zoom("+", "Zoom in", 1.5), zoom("1:1", "Show the whole picture", 0))),
+        make("div", {class: "ev-zoom"}, zoom("−", "Zoom out", 1 / 1.5), zoom("+", "Zoom in", 1.5), zoom("Fit", "Show the whole picture", 0))),
       list, make("p", {class: "ev-hint"}, KEYS));
     element.replaceChildren(this.root);
   }
@@ -192,7 +192,7 @@ class Viewer {
     group.append(title);
     if (one.rings.length) group.append(shape("path", {class: "ev-mask", d: one.rings.map(ring).join(""), "fill-rule": "evenodd"}));
     group.append(shape("rect", {class: "ev-box", x: x1, y: y1, width: x2 - x1, height: y2 - y1}));
-    const label = shape("text", {class: "ev-label", x: x1, y: y1, "data-y": y1, "data-y2": y2});
+    const label = shape("text", {class: "ev-label", x: x1, y: y1, "data-x": x1, "data-y": y1, "data-score": one.score});
     label.textContent = words;
     group.append(label);
     return group;
@@ -225,15 +225,28 @@ class Viewer {
     if (!this.now || !this.view) return;
     const {x, y, w, h} = this.view, unit = w / (this.svg.clientWidth || w);
     this.svg.setAttribute("viewBox", `${x} ${y} ${w} ${h}`);
-    const size = 12 * unit;
-    for (const label of this.svg.querySelectorAll(".ev-label")) {
-      label.style.fontSize = `${size}px`;
-      label.style.strokeWidth = `${3 * unit}px`;
-      const top = Number(label.dataset.y);
-      label.setAttribute("y", top - y > 1.3 * size ? top - 0.35 * size : top + 1.1 * size);
-    }
+    for (const side of this.sides) this.label(side, 12 * unit);
     this.stage.classList.toggle("ev-zoomed", w < this.now.width);
     this.slide(this.split);
+  }
+
+  // Names stand above their boxes, inside the picture; where two would overlap the more important one stays.
+  label(side, size) {
+    const {x, y, w} = this.view, taken = [];
+    const rank = label => 2 * label.parentNode.classList.contains("ev-is-matched") - label.dataset.score;
+    for (const label of [...side.querySelectorAll(".ev-label")].sort((a, b) => rank(a) - rank(b))) {
+      const wide = 0.58 * size * label.textContent.length, left = Number(label.dataset.x), top = Number(label.dataset.y);
+      const at = left < x + w ? Math.max(Math.min(left, x + w - wide - 0.3 * size), Math.min(left, x + 0.3 * size)) : left;
+      const base = top - y > 1.3 * size ? top - 0.35 * size : top + 1.1 * size;
+      const box = [at, base - size, at + wide, base + 0.2 * size];
+      const covered = taken.some(t => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3]);
+      if (!covered) taken.push(box);
+      label.classList.toggle("ev-covered", covered);
+      label.style.fontSize = `${size}px`;
+      label.style.strokeWidth = `${0.25 * size}px`;
+      label.setAttribute("x", at);
+      label.setAttribute("y", base);
+    }
   }
 
   slide(share) {
