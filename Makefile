@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfil
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo wheel test test-slow lint format types clean
+.PHONY: help setup demo wheel docs test test-slow lint format types clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,10 @@ lint: $(STAMP)  ## Lint, formatting, and who imports whom
 	$(BIN)/lint-imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(STAMP)  ## Build the docs site into build/docs/site; a broken link is an error
+	$(BIN)/python scripts/make_docs.py build/docs
+	$(BIN)/mkdocs build -q -s -f build/docs/mkdocs.yml
 
 types: $(STAMP)  ## Static types
 	$(BIN)/mypy
