@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import IO
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Cvat:
     file, shows = "cvat.xml", False
 
     def __init__(self, out: IO[bytes], like: Detections, model: str) -> None:
-        self._xml = XMLGenerator(out, "utf-8", short_empty_elements=True)  # type: ignore[arg-type]
+        self._xml = XMLGenerator(out, "utf-8", short_empty_elements=True)
         self._names = tuple(map(for_xml, like.names))
         self._stems, self._next, self._video = Stems(), 0, ("", 0)
         self._xml.startDocument()
@@ -99,7 +100,7 @@ class Cvat:
             self._shut(part)
 
     def _open(self, element: str, /, **attributes: str) -> None:
-        self._xml.startElement(element, attributes)
+        self._xml.startElement(element, AttributesImpl(attributes))
 
     def _shut(self, name: str) -> None:
         self._xml.endElement(name)

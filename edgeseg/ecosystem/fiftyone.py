@@ -1,4 +1,4 @@
-"""COCO's JSON of instances with scores, which FiftyOne reads as ``COCODetectionDataset`` (and ``edgeseg data convert`` as labels).
+"""COCO's JSON of instances with scores: FiftyOne reads it as ``COCODetectionDataset``, ``edgeseg data convert`` as labels.
 
 Grammar: https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset, https://cocodataset.org/#format-data.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from typing import IO, Any
 
 from edgeseg.predict.result import Result
@@ -40,7 +41,7 @@ class FiftyOne:
         image = {"id": self._images, "file_name": picture, "height": height, "width": width}
         self._out.write((b",\n" if self._images > 1 else b"\n") + json.dumps(image).encode())
         found = result.detections
-        codes: list[Any] = found.rle() or [None] * len(found)
+        codes: Sequence[Any] = found.rle() or (None,) * len(found)
         for i, (box, code) in enumerate(zip(found.boxes.tolist(), codes)):
             x1, y1, x2, y2 = box
             self._annotations += 1

@@ -1,6 +1,6 @@
 """Label Studio's tasks with predictions, and the labelling configuration that they belong to.
 
-Grammar: https://labelstud.io/guide/predictions, https://labelstud.io/tags/polygonlabels; coordinates are per cent of the image.
+Grammar: https://labelstud.io/guide/predictions, https://labelstud.io/tags/polygonlabels; numbers are per cent of the image.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ when it is complete.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,8 @@ from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.predict.result import Result, write_image
 from edgeseg.store import disk_error, write_atomically, writing
 
-FORMATS = {"fiftyone": FiftyOne, "labelstudio": LabelStudio, "cvat": Cvat}
+_Writer = FiftyOne | LabelStudio | Cvat
+FORMATS: Mapping[str, type[_Writer]] = {"fiftyone": FiftyOne, "labelstudio": LabelStudio, "cvat": Cvat}
 
 
 class SavedAs:
@@ -43,7 +44,7 @@ class SavedAs:
             raise EdgesegError(f"results cannot be saved as {format!r}", hint=hint)
         self._kind, self._folder, self._model = FORMATS[format], folder, model
         self._stack = ExitStack()
-        self._writer: FiftyOne | LabelStudio | Cvat | None = None
+        self._writer: _Writer | None = None
         self._count = 0
         self.path: Path | None = None
 
@@ -73,7 +74,7 @@ class SavedAs:
             raise self._plain(e) from e
         self._count += 1
 
-    def _open(self, first: Result) -> FiftyOne | LabelStudio | Cvat:
+    def _open(self, first: Result) -> _Writer:
         folder = self._folder() if callable(self._folder) else Path(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / self._kind.file
