@@ -55,6 +55,12 @@ class EdgesegError(Exception):
         super().__init__(printable(f"{where}{what}" + (f". {hint}" if hint else "")))
 
 
+class Interrupted(EdgesegError):
+    """A command was ended by Ctrl-C or SIGTERM; says what it left behind and how to go on."""
+
+    exit_code = 130
+
+
 class Notice(UserWarning):
     """Something that people should know and that is no error; the command line prints it as one line."""
 

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, Notice, StepFailed
 from edgeseg.porting import Ported, Saving
-from edgeseg.store import put
 
 if TYPE_CHECKING:
     from edgeseg.evaluate.fidelity import Fidelity
     from edgeseg.evaluate.validate import ValidationResult
     from edgeseg.predict.result import Result
-    from edgeseg.predict.views import Names
     from edgeseg.running.open import Opened
     from edgeseg.training import TrainResult
 
@@ -64,42 +62,6 @@ class Model(Ported):
     def __call__(self, source: Any, **options: Any) -> Any:
         """The same as ``predict``."""
         return self.predict(source, **options)
-
-    @property
-    def names(self) -> Names:
-        """Class names, by number."""
-        from edgeseg.predict.views import Names
-
-        return Names(self.opened.manifest.names)
-
-    @property
-    def task(self) -> str:
-        """``segment`` or ``detect``."""
-        return self.opened.manifest.task
-
-    @property
-    def device(self) -> str:
-        """Where it runs: ``cpu``, ``cuda:0``."""
-        return self.opened.on(self._device).runtime.device
-
-    @property
-    def model(self) -> Any:
-        """The network of a checkpoint, a ``torch.nn.Module``; the runtime of an exported artifact."""
-        return getattr(self.opened.runtime, "network", self.opened.runtime)
-
-    def to(self, device: str | int) -> Model:
-        """Predict and validate there from now on, or say that it cannot run there; returns this model."""
-        self.opened.on(device)
-        self._device = device
-        return self
-
-    def save(self, filename: str | Path) -> Path:
-        """Copy the checkpoint or the artifact, whole or not at all; a file there is replaced, a folder is an error."""
-        place = Path(filename)
-        if place.is_dir():
-            raise EdgesegError("a folder is in the way", path=place, hint="Name a file or folder that is not there yet")
-        put(self.opened.path, place)
-        return place
 
     @property
     def is_checkpoint(self) -> bool:
@@ -166,6 +128,8 @@ class Model(Ported):
         stream: bool = False,
         device: str | int | None = None,
         vid_stride: int = 1,
+        agnostic_nms: bool = False,
+        rect: bool = False,
         **others: Any,
     ) -> list[Result] | Iterator[Result]:
         """Predict on images.
@@ -182,9 +146,10 @@ class Model(Ported):
             stream: return an iterator that reads as it goes, for videos and large folders.
             device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
             vid_stride: of a video's frames only each so many-th.
-            others: ``save save_txt save_conf save_crop`` into ``project/name`` (a new folder; ``exist_ok``: the same),
-                ``show``, ``line_width show_labels show_conf show_boxes``; other options of YOLO tools are accepted where
-                they ask for what is done anyway, else refused with a hint.
+            agnostic_nms: boxes of any class exclude each other. rect: pad to the stride only, of models that take any size.
+            others: ``save save_txt save_conf save_crop save_frames`` into ``project/name`` (a new folder; ``exist_ok``: the
+                same), ``show``, ``line_width show_labels show_conf show_boxes``; other options of YOLO tools are accepted
+                where they ask for what is done anyway, else refused with a hint.
 
         Returns:
             One ``Result`` per image; unreadable images among others are left out with a warning.
@@ -199,7 +164,8 @@ class Model(Ported):
             raise EdgesegError(f"vid_stride={vid_stride} is no whole number above 0")
         opened = self._at(device, imgsz)
         wanted = class_ids(classes, opened.manifest.names)
-        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=masks, classes=wanted)
+        kinds: dict[str, Any] = {"masks": masks, "classes": wanted, "agnostic": agnostic_nms, "rect": rect}
+        pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, **kinds)
         found = saving.each(self._results(pipeline, source, vid_stride))
         return found if stream else list(found)
 
@@ -231,6 +197,8 @@ class Model(Ported):
         progress: Any = None,
         device: str | int | None = None,
         cluster: Any = None,
+        agnostic_nms: bool = False,
+        rect: bool = False,
         **others: Any,
     ) -> ValidationResult:
         """Measure the model on a dataset with the COCO protocol.
@@ -241,23 +209,31 @@ class Model(Ported):
             limit: only the first so many images. progress: called with (done, total) after each image.
             device: ``cpu``, or ``cuda:0`` (``0``) where the model can run there.
             cluster: an ``edgeseg.cluster.driver.Cluster`` whose nodes share the images.
-            others: options of other YOLO tools: accepted where they ask for what is done anyway, else refused with a hint.
+            agnostic_nms: boxes of any class exclude each other. rect: pad to the stride only, of models that take any size.
+            others: ``save_json`` (COCO's results) and ``plots`` into ``project/name``; other options of YOLO tools are
+                accepted where they ask for what is done anyway, else refused with a hint.
 
         Returns:
-            A result with ``.box`` and ``.seg`` (``map``, ``map50``, ``map75``, ``maps``) and ``.speed`` (milliseconds).
+            A result with ``.box`` and ``.seg`` (``map map50 map75 maps p r f1``), ``.confusion_matrix``, ``.speed`` (ms).
         """
         from edgeseg.data.dataset import load_dataset
         from edgeseg.evaluate.validate import validate
+        from edgeseg.evaluate.written import Written
         from edgeseg.habits import VALIDATION, check
 
+        written = Written.of(others)
         check("validate", others, VALIDATION)
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"')
         opened, dataset = self._at(device, imgsz), load_dataset(str(data or self.default_data()))
-        pipeline: Any = opened.pipeline(conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        how: dict[str, Any] = {"conf": conf, "iou": iou, "max_det": max_det}
+        pipeline: Any = opened.pipeline(**how, multi_label=True, agnostic=agnostic_nms, rect=rect)
         if cluster is not None:
+            if agnostic_nms or rect:
+                raise EdgesegError("several machines do neither agnostic_nms nor rect", hint="Leave --ray out")
             pipeline = cluster.spread(opened, self.threads, {"input": self.input})
-        return validate(pipeline, dataset, split=split, conf=conf, iou=iou, max_det=max_det, limit=limit, progress=progress)
+        how |= {"split": split, "limit": limit, "progress": progress, "seen": written.seen}
+        return written.finish(validate(pipeline, dataset, **how))
 
     val = validate
 
@@ -385,7 +361,7 @@ class Model(Ported):
         if not options.get("resume"):  # a run that goes on has both
             flat = {"model": str(self.path), **flat, "data": str(data or DEFAULT_DATA)}
         result = train(TrainOptions.from_flat(flat), **running)
-        self.path, self._opened = result.best, None
+        self.path, self._opened = result.best if result.best.is_file() else result.last, None
         return result
 
     def _need_torch(self) -> None:

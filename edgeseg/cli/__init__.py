@@ -71,6 +71,17 @@ EXTRAS = {
     "bundle": "export",
     "board": "export",
 }
+# What an interrupted command has left.
+_CACHED = "The steps that were done are kept: the same command goes on from there"
+KEPT = {
+    "export": _CACHED,
+    "benchmark": _CACHED,
+    "demo": _CACHED,
+    "search": "What was measured is kept: the same command goes on from there",
+    "board": "The same command does only what is missing",
+    "validate": "Nothing was written",
+    "val": "Nothing was written",
+}
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # train has more options than its help lists: further key=value words reach it as they are.
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"train": {"allow_extra_args": True, "ignore_unknown_options": True}}
@@ -153,7 +164,7 @@ def run(argv: Sequence[str]) -> int:
     except EdgesegError as e:
         return _fail(str(e), e.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return _interrupted(argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else _fail(str(e.code), 1)
     except BrokenPipeError:
@@ -169,7 +180,7 @@ def run(argv: Sequence[str]) -> int:
         return _fail("out of memory. Try a smaller --imgsz or --batch, or close other programs", 2)
     except Exception as e:
         if type(e).__name__ == "Abort":  # typer's word for Ctrl-C at a question
-            return _fail("interrupted", INTERRUPTED)
+            return _interrupted(argv)
         if hasattr(e, "format_message"):  # a usage error of click, wherever this typer keeps it
             return _fail(f"{str(e.format_message()).rstrip('.')}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2)
         first = (str(e).strip() or "no message").splitlines()[0]
@@ -276,6 +287,11 @@ def _fail(message: str, code: int) -> int:
 
         traceback.print_exc()
     return code
+
+
+def _interrupted(argv: Sequence[str]) -> int:
+    kept = KEPT.get(_typed(argv))
+    return _fail(f"interrupted. {kept}" if kept else "interrupted", INTERRUPTED)
 
 
 def _quiet_pipe() -> int:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edgeseg.cli import terminal
-from edgeseg.cli.progress import progress as progress
-from edgeseg.cli.progress import steps as steps
 from edgeseg.errors import EdgesegError, printable
+
+if TYPE_CHECKING:
+    from edgeseg.cli.progress import Progress
 
 
 def _line(message: str) -> str:
@@ -80,6 +81,20 @@ def _places(values: Sequence[Any]) -> int:
     """Decimal places with which every float of a column shows four significant digits, or all that it has."""
     shown = (f"{v:.4g}" for v in values if isinstance(v, float) and abs(v) < 1e4)
     return max((len(text.partition(".")[2]) for text in shown if "e" not in text), default=0)
+
+
+def progress(label: str, total: int | None = None) -> AbstractContextManager[Progress]:
+    """Progress of one long job; see ``edgeseg.cli.progress.progress``."""
+    from edgeseg.cli.progress import progress as made  # a cold start on a board does without
+
+    return made(label, total)
+
+
+def steps() -> AbstractContextManager[Callable[[str, float, str], None]]:
+    """Progress of several jobs, one line each; see ``edgeseg.cli.progress.steps``."""
+    from edgeseg.cli.progress import steps as made
+
+    return made()
 
 
 def size(n: int) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import IO, Any
 
-from edgeseg.cli.terminal import is_path, shorten, wide, width_of
+from edgeseg.cli.terminal import shorten, wide, width_of
 from edgeseg.errors import printable
 
 EVERY_S = 10.0  # between two plain lines
@@ -73,7 +73,7 @@ def words_of(name: str, count: str, time: str, what: str) -> str:
 def line_of(name: str, share: float | None, count: str, time: str, what: str, columns: int, bar: str = "━╌") -> str:
     """A live line in so many columns: name, bar, count, time, words; the bar and the words give way first."""
     fixed = f"{count:>5}  {time:<11}"
-    name = shorten(name, columns // 3) if is_path(name) else _name(name, max(12, columns - wide(fixed) - 16))
+    name = _name(name, max(12, columns // 2))
     spare = columns - wide(name) - wide(fixed) - 4
     if share is not None and spare >= 8:
         size = min(24, max(8, spare - wide(what) - 2))
@@ -103,7 +103,9 @@ class _Live:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(stderr=True)
+        # A stream of its own: what a library writes below Python can be kept away meanwhile, and this is still drawn.
+        self._file = open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors="replace")  # noqa: SIM115
+        self._console = Console(file=self._file)
         self._jobs: dict[str, Callable[[int], str]] = {}
         more: dict[str, Any] = {"transient": True, "refresh_per_second": 5, "redirect_stdout": sys.stdout.isatty()}
         self._live = Live(get_renderable=self._text, console=self._console, **more)
@@ -136,6 +138,7 @@ class _Live:
             if outer is None:
                 cls.now = None
                 live._live.stop()
+                live._file.close()
 
     def show(self, name: str, job: Callable[[int], str]) -> None:
         self._jobs[name] = job

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import textwrap
-import unicodedata
 from collections.abc import Sequence
 from typing import IO
 
@@ -38,6 +36,8 @@ def wide(text: str) -> int:
     """Columns that ``text`` takes."""
     if text.isascii():
         return len(text)
+    import unicodedata
+
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -67,7 +67,7 @@ def shorten(path: str, columns: int) -> str:
 
 
 def flowing(text: str, columns: int | None) -> str:
-    """A sentence in lines of whole words; a command that does not fit stands in one piece on a line of its own."""
+    """A sentence in lines of whole words; a command that does not fit begins a line, fit to be copied."""
     if columns is None or wide(text) <= columns:
         return text
     lines: list[str] = []
@@ -79,14 +79,16 @@ def flowing(text: str, columns: int | None) -> str:
             lines += _filled(part.strip(), columns, indent)
         if found:
             last = f"{lines[-1]} {found[0]}" if lines else found[0]
-            lines[-1:] = [last] if wide(last) <= columns else [*lines[-1:], f"  {found[0]}"]
+            over = _filled(found[0], columns - 6)
+            lines[-1:] = [last] if wide(last) <= columns else [*lines[-1:], "  " + " \\\n    ".join(over)]
             at = found.end()
     return "\n".join(lines)
 
 
 def _filled(text: str, columns: int, indent: str = "") -> list[str]:
-    wrap = textwrap.TextWrapper(max(columns, 8), indent, indent, break_long_words=False, break_on_hyphens=False)
-    return wrap.wrap(text)
+    from textwrap import TextWrapper
+
+    return TextWrapper(max(columns, 8), indent, indent, break_long_words=False, break_on_hyphens=False).wrap(text)
 
 
 Block = tuple[list[str], list[str]]  # lines of the header, and those below it
@@ -158,4 +160,4 @@ def _fitted(cell: str, columns: int) -> list[str]:
         return [cell]
     if is_path(cell):
         return [shorten(cell, columns)]
-    return textwrap.wrap(cell, columns, break_on_hyphens=False) or [""]
+    return [line[i : i + columns] for line in _filled(cell, columns) for i in range(0, len(line), columns)] or [""]

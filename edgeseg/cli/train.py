@@ -13,7 +13,7 @@ import typer
 
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, Interrupted
 
 if TYPE_CHECKING:
     from edgeseg.training.loop import Listener
@@ -61,6 +61,7 @@ def train(
         raise EdgesegError("training needs torch", hint='pip install "edgeseg[train]"')
     from edgeseg.training import TrainOptions
     from edgeseg.training import train as run
+    from edgeseg.training.record import left_behind
 
     named = (
         "data",
@@ -84,13 +85,16 @@ def train(
         run(options)
         return
     to = console.people(json)
-    with shown(to) as (listener, progress):
-        result = run(options, listeners=[listener], progress=progress)
+    try:
+        with shown(to) as (listener, progress):
+            result = run(options, listeners=[listener], progress=progress)
+    except KeyboardInterrupt as e:
+        raise Interrupted(str(e) or "interrupted before training began: nothing was saved") from None
     for warning in result.warnings:
         console.warn(warning)
     facts = {
         "folder": str(result.folder),
-        "best": str(result.best),
+        "best": str(result.best) if result.best.is_file() else None,
         "last": str(result.last),
         "complete": result.complete,
         "epochs": result.epochs,
@@ -99,16 +103,14 @@ def train(
     }
     with console.json_file(json) as stream:
         console.write_json(stream, facts)
-    if json != "-":
-        console.table(
-            f"best epoch {result.best_epoch} of {result.epochs}", ("figure", "value"), list(result.metrics.items()), to=to
-        )
+    if json != "-" and result.metrics:
+        title = f"best epoch {result.best_epoch} of {result.epochs}"
+        console.table(title, ("figure", "value"), list(result.metrics.items()), to=to)
+    if not result.complete:
+        raise Interrupted(left_behind(result.folder))
     console.say(
         f"weights in {result.best}; next: edgeseg export {result.best} --format tflite --int8 data={options.data}", to=to
     )
-    if not result.complete:
-        console.say(f"interrupted; go on with: edgeseg train resume={result.last}", to=to)
-        raise KeyboardInterrupt
 
 
 def further(words: list[str]) -> dict[str, Any]:
@@ -131,14 +133,6 @@ def further(words: list[str]) -> dict[str, Any]:
     return values
 
 
-def duration(seconds: float) -> str:
-    """A rough time for people: ``40 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
 @contextmanager
 def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
     """A listener that prints a line per epoch and keeps a live line, and the callback for reading the dataset."""
@@ -149,7 +143,9 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
         class Shown(Base):
             """Shows how far the run is."""
 
-            begun, before = 0.0, 0.0
+            def __init__(self) -> None:
+                self.begun, self.batches, self.after = 0.0, 0, 0.0  # when, how many since, and seconds of validations
+                self.ended: float | None = None  # when the batches of this epoch were done
 
             def on_data(self, split: str, inventory: Any, warnings: Sequence[str]) -> None:
                 console.note(f"{split}: {inventory}")
@@ -158,17 +154,36 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
 
             def on_batch(self, trainer: Any, batch: Any, rates: Any) -> None:
                 p, epochs, all_batches = trainer.position, trainer.settings.epochs, max(1, len(trainer.batches))
-                done = (p.epoch + p.batch / all_batches) / epochs
+                now = time.monotonic()
                 if not self.begun:
-                    self.begun, self.before = time.monotonic(), done
-                words = f"epoch {p.epoch + 1} of {epochs}, batch {p.batch} of {all_batches}"
-                if done > self.before:
-                    left = (time.monotonic() - self.begun) * (1 - done) / (done - self.before)
-                    words += f", {duration(left)} left"
-                line("training", min(done, 0.999), words)
+                    self.begun, self.first = now, p.epoch
+                    line("training", 0.0, "")
+                    return
+                self.batches += 1
+                each = (now - self.begun - self.after) / self.batches
+                done, validated = p.epoch * all_batches + p.batch, max(p.epoch - self.first, 1)
+                left = each * (epochs * all_batches - done) + self.after / validated * (epochs - p.epoch)
+                words = f"batch {p.batch} of {all_batches}"
+                if p.batch >= all_batches:
+                    words, self.ended = "validating", now
+                share = (now - self.begun) / (now - self.begun + left) if left else 1.0
+                line("training", min(share, 0.999), f"epoch {p.epoch + 1} of {epochs}, {words}")
 
             def on_epoch(self, trainer: Any, row: dict[str, float], is_best: bool) -> None:
-                figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
-                console.note(f"epoch {row.get('epoch', trainer.position.epoch):g}{' (best)' if is_best else ''}: {figures}")
+                if self.ended is not None:
+                    self.after, self.ended = self.after + time.monotonic() - self.ended, None
+                console.note(
+                    f"epoch {row['epoch']:g} of {trainer.settings.epochs}: {_epoch(row)}{' (best)' if is_best else ''}"
+                )
 
-        yield Shown(), lambda what, done, total: line(f"reading {what}", done / max(total, 1), f"{done} of {total}")
+        def reading(what: str, done: int, total: int) -> None:
+            line(f"reading {what}", done / max(total, 1), f"{done} of {total}" if done < total else "")
+
+        yield Shown(), reading
+
+
+def _epoch(row: dict[str, float]) -> str:
+    """The figures of an epoch that fit on a line; all of them are in results.csv."""
+    ap = [f"{name} AP {row[key]:.3f}" for name, key in (("box", "box/map"), ("mask", "seg/map")) if key in row]
+    losses = [(name, [v for k, v in row.items() if k.startswith(f"{name}/")]) for name in ("train", "val")]
+    return ", ".join([*ap, *(f"{name} loss {sum(values):.2f}" for name, values in losses if values)])

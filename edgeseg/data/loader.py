@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,5 +140,6 @@ def make_loader(images: TrainImages, batches: EpochBatches, *, workers: int, pin
 
 
 def _one_thread(_worker: int) -> None:
-    """OpenCV's own threads would compete with the other workers."""
+    """OpenCV's own threads would compete with the other workers; Ctrl-C is for the process that started them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,13 +138,36 @@ def open_model(
 
 def _here(path: Path, target: Target, threads: int | None) -> Runtime:
     try:
-        runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
+        with unheard():
+            runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
         return Local(runtime, path)
     except EdgesegError:
         raise
     except Exception as e:
         what = f"the {target.title} runtime cannot load it ({first_line(e)})"
         raise EdgesegError(what, path=path, hint="Export it again") from e
+
+
+_ALONE = threading.Lock()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """While this is entered, what a library writes to standard error below Python is kept, and said only if it fails."""
+    with _ALONE:
+        kept = os.memfd_create("stderr") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
+        before = os.dup(2)
+        os.dup2(kept, 2)
+        try:
+            yield
+        except BaseException:
+            os.lseek(kept, 0, os.SEEK_SET)
+            os.write(before, os.read(kept, 1 << 20))
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            os.close(kept)
 
 
 def _apart(path: Path, python: Path, threads: int | None, format: str = "") -> Runtime:

@@ -27,7 +27,7 @@ from edgeseg.training.ema import WeightAverage
 from edgeseg.training.loop import Listener, Position, Settings, Trainer
 from edgeseg.training.optimize import choose_optimizer, freeze, make_optimizer
 from edgeseg.training.options import TrainOptions
-from edgeseg.training.record import Checkpoints, Results, new_folder, newest_trained
+from edgeseg.training.record import Checkpoints, Results, left_behind, new_folder, newest_trained
 from edgeseg.training.schedule import Schedule
 from edgeseg.training.statistics import measure
 from edgeseg.training.transfer import start_network
@@ -68,6 +68,7 @@ def train(
 
     Raises:
         EdgesegError: unusable options, data or checkpoint; a batch that does not fit; a disk that is full.
+        KeyboardInterrupt: a second Ctrl-C; says what is there.
     """
     state: dict[str, Any] = {}
     left: tuple[str, ...] = ()
@@ -123,8 +124,11 @@ def _train(
     trainer = make_trainer(options, network, images, data["val"], dataset, processes, folder, listeners, truth)
     if state:
         trainer.load_state_dict(state["trainer"])
-    with _interruptible(trainer):
-        complete = trainer.fit(lambda p: stale(p, options.patience))
+    try:
+        with _interruptible(trainer):
+            complete = trainer.fit(lambda p: stale(p, options.patience))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(left_behind(folder)) from None
     return _result(trainer, folder, complete, warnings + _missing(options))
 
 
@@ -315,15 +319,15 @@ def _result(trainer: Trainer, folder: Path, complete: bool, warnings: tuple[str,
 
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run after the present step; the second one at once."""
+    """The first Ctrl-C (or SIGTERM) ends the run after the present step, a validation at once; the second one anything."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
-        if trainer.stop_requested:
+        again, trainer.stop_requested = trainer.stop_requested, True
+        if again or (trainer.validating and trainer.processes.world == 1):
             raise KeyboardInterrupt
-        trainer.stop_requested = True
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -105,7 +105,7 @@ class Trainer:
         self.optimizer, self.schedule, self.loader, self.batches = optimizer, schedule, loader, batches
         self.average, self.validate, self.due, self.listeners, self.frozen = average, validate, due, listeners, frozen
         self.position = Position()
-        self.stop_requested = False
+        self.stop_requested = self.validating = False
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.amp and processes.device.type == "cuda")
         self._model = processes.wrap(network)
         self._trained = [p for p in network.parameters() if p.requires_grad]
@@ -164,7 +164,12 @@ class Trainer:
                     listener.on_batch(self, batch, rates)
             if steps_now and not last and self.processes.sum(torch.tensor(float(self.stop_requested))).item():
                 return False
-        self._finish_epoch(count)
+        try:
+            self._finish_epoch(count)
+        except KeyboardInterrupt:
+            if not self.validating:
+                raise
+            return False  # nothing has moved: a resumed run has no batch left in this epoch, and validates
         return not self.stop_requested or p.epoch >= self.settings.epochs
 
     def _backward(self, batch: Batch) -> Tensor:
@@ -212,13 +217,17 @@ class Trainer:
         row: dict[str, float] = {"epoch": p.epoch + 1}
         row.update({f"train/{k}": v / count for k, v in zip(PARTS, p.sums)})
         row["lr"] = self.schedule.lr * self.schedule.factor(p.epoch)
-        p.epoch, p.batch, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
         best = False
-        if self.validate and (self.due(p.epoch) or p.epoch >= self.settings.epochs):
+        if self.validate and (self.due(p.epoch + 1) or p.epoch + 1 >= self.settings.epochs):
+            self.validating = True
+            if self.stop_requested and self.processes.world == 1:  # the signal came in the last step
+                raise KeyboardInterrupt
             row.update(self.validate(self.result))
+            self.validating = False
             best = row["fitness"] > p.best
             if best:
-                p.best, p.best_epoch = row["fitness"], p.epoch
+                p.best, p.best_epoch = row["fitness"], p.epoch + 1
+        p.epoch, p.batch, p.sums = p.epoch + 1, 0, [0.0] * len(PARTS)
         p.history.append(row)
         if self.processes.main:
             for listener in self.listeners:

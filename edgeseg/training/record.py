@@ -42,6 +42,16 @@ def newest_trained(project: str | Path = "runs/train", kinds: tuple[str, ...] = 
     return None
 
 
+def left_behind(folder: Path) -> str:
+    """What an interrupted run has left, and how to go on."""
+    there = [name for name in ("best.pt", "last.pt") if (folder / "weights" / name).is_file()]
+    if "last.pt" not in there:
+        return f"interrupted before anything was saved in {folder}"
+    none = "" if "best.pt" in there else ", and no best.pt, for no epoch was finished"
+    go_on = f"Go on with: edgeseg train resume={folder / 'weights' / 'last.pt'}"
+    return f"interrupted: {folder / 'weights'} holds {' and '.join(there)}{none}. {go_on}"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file as a whole.
 

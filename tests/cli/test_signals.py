@@ -26,15 +26,6 @@ def convert(job):
 """
 
 
-def until(true: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def parents() -> dict[int, int]:
     """Process -> its parent, of all that run."""
     found = {}
@@ -56,17 +47,29 @@ def below(pid: int) -> set[int]:
     return found - {pid}
 
 
-def stopped(number: signal.Signals, count: int, *words: object) -> str:
+Stopped = Callable[..., str]
+
+
+@pytest.fixture
+def stopped(until: Callable[..., bool]) -> Stopped:
     """Run a command until it has ``count`` processes below it, send it a signal, and see them all end; its stderr."""
+
+    def run(number: signal.Signals, count: int, *words: object) -> str:
+        return _stopped(until, number, count, *words)
+
+    return run
+
+
+def _stopped(until: Callable[..., bool], number: signal.Signals, count: int, *words: object) -> str:
     command = [sys.executable, "-m", "edgeseg.cli", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert until(lambda: process.poll() is not None or len(below(process.pid)) >= count)
+        assert until(lambda: process.poll() is not None or len(below(process.pid)) >= count, 60)
         assert process.poll() is None, process.communicate()
         time.sleep(0.3)
         children = below(process.pid)
         process.send_signal(number)
         err = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "Traceback" not in err and err.rstrip().endswith("interrupted"), err
+    assert process.returncode == 130 and "Traceback" not in err and "error: interrupted" in err.splitlines()[-1], err
     assert until(lambda: not children & set(parents()), 10)
     return err
 
@@ -90,12 +93,12 @@ def unfinished(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_export(home: Path, tiny: Path, number: signal.Signals) -> None:
+def test_export(home: Path, tiny: Path, stopped: Stopped, number: signal.Signals) -> None:
     stopped(number, 2, "export", tiny, "-f", "slow", "--imgsz", "64", "--out", "out")
     assert unfinished(home) == [] and not Path("out").exists()
 
 
-def test_validate(home: Path, tiny: Path, tmp_path: Path) -> None:
+def test_validate(home: Path, tiny: Path, stopped: Stopped, tmp_path: Path) -> None:
     """An artifact and its reference, each in a process of its own."""
     data = make_shapes(tmp_path / "shapes", train=1, val=300, size=64, seed=1)
     command = [sys.executable, "-m", "edgeseg.cli", "export", str(tiny), "-f", "torchscript", "--imgsz", "64", "--out", "."]
@@ -105,8 +108,11 @@ def test_validate(home: Path, tiny: Path, tmp_path: Path) -> None:
     assert unfinished(home) == [] and not Path("report.html").exists()
 
 
-def test_train(home: Path, tiny: Path, shapes_yaml: Path) -> None:
+def test_train(home: Path, tiny: Path, stopped: Stopped, shapes_yaml: Path) -> None:
     words = ("epochs=500", "imgsz=64", "batch=2", "workers=2", "device=cpu", "project=runs")
-    stopped(signal.SIGTERM, 2, "train", f"data={shapes_yaml}", f"model={tiny}", *words)
+    err = stopped(signal.SIGTERM, 2, "train", f"data={shapes_yaml}", f"model={tiny}", *words)
     assert unfinished(home) == []
-    assert (Path("runs") / "exp" / "weights" / "last.pt").is_file()
+    weights = Path("runs/exp/weights")
+    there = sorted(p.name for p in weights.iterdir())
+    assert "last.pt" in there and f"{weights} holds {' and '.join(there)}" in err
+    assert err.endswith(f"edgeseg train resume={weights / 'last.pt'}\n")
