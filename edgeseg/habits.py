@@ -15,22 +15,18 @@ OTHER_MODES = {"track": "Use: edgeseg run MODEL --camera SOURCE --track", "check
 # Options with the value that is what happens anyway; another value is refused, with what to do instead.
 _EITHER: dict[str, tuple[Any, str]] = {
     "half": (False, "Export with half=True and give the exported file"),
-    "agnostic_nms": (False, "Leave it out: boxes of different classes never exclude each other"),
     "augment": (False, "Leave it out: each image is looked at once"),
     "dnn": (False, "Leave it out: ONNX files run in ONNX Runtime"),
     "int8": (False, "Export with int8=True and give the exported file"),
-    "rect": (False, "Leave it out: a model is measured at the size that it takes on a board"),
     "single_cls": (False, "Leave it out"),
     "compile": (False, "Leave it out"),
     "task": (TASKS, "Only segmentation and detection are done"),
 }
 VALIDATION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
-    "save_json": (False, "Use --json FILE, or ValidationResult.to_json()"),
     "save_txt": (False, "Use edgeseg predict --save-txt"),
     "save_conf": (False, "Use edgeseg predict --json"),
     "save_hybrid": (False, "Leave it out"),
-    "plots": (False, "Use --reference MODEL --html FILE for a page with pictures"),
     "mode": ("val", "Type the command itself"),
 }
 PREDICTION: Mapping[str, tuple[Any, str]] = {

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.habits import PREDICTION, check
 from edgeseg.runs import new_folder
+from edgeseg.store import put
 
 if TYPE_CHECKING:
     from edgeseg.predict.result import Result
+    from edgeseg.predict.views import Names
+    from edgeseg.running.open import Opened
     from edgeseg.training.loop import Listener
     from edgeseg.vision.track import Tracker
 
+Self = TypeVar("Self", bound="Ported")
 EVENTS = {
     "on_train_start": "on_start",
     "on_train_batch_end": "on_batch",
@@ -31,10 +35,52 @@ class Ported:
     """Methods that ``Model`` has for their sake."""
 
     predict: Callable[..., Any]
+    _device: str | int | None
+    if TYPE_CHECKING:
+
+        @property
+        def opened(self) -> Opened:
+            """Of ``Model``."""
 
     def __init__(self) -> None:
         self._callbacks: list[tuple[str, Callable[[Any], object]]] = []
         self._tracker: Tracker | None = None
+
+    @property
+    def names(self) -> Names:
+        """Class names, by number."""
+        from edgeseg.predict.views import Names
+
+        return Names(self.opened.manifest.names)
+
+    @property
+    def task(self) -> str:
+        """``segment`` or ``detect``."""
+        return self.opened.manifest.task
+
+    @property
+    def device(self) -> str:
+        """Where it runs: ``cpu``, ``cuda:0``."""
+        return self.opened.on(self._device).runtime.device
+
+    @property
+    def model(self) -> Any:
+        """The network of a checkpoint, a ``torch.nn.Module``; the runtime of an exported artifact."""
+        return getattr(self.opened.runtime, "network", self.opened.runtime)
+
+    def to(self: Self, device: str | int) -> Self:
+        """Predict and validate there from now on, or say that it cannot run there; returns this model."""
+        self.opened.on(device)
+        self._device = device
+        return self
+
+    def save(self, filename: str | Path) -> Path:
+        """Copy the checkpoint or the artifact, whole or not at all; a file there is replaced, a folder is an error."""
+        place = Path(filename)
+        if place.is_dir():
+            raise EdgesegError("a folder is in the way", path=place, hint="Name a file or folder that is not there yet")
+        put(self.opened.path, place)
+        return place
 
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
         """Call ``function(trainer)`` when training comes to ``event``, one of ``EVENTS``.

@@ -26,7 +26,6 @@ from edgeseg.vision.track import Tracker
 pytest.importorskip("torch")
 CALLS = Path(__file__).with_name("porting") / "calls.py"
 REFUSED = {
-    "model.predict(agnostic_nms=True)": "Leave it out",
     "model.predict(half=True)": "Export with half=True",
     "model.predict(augment=True)": "Leave it out",
     "model.track(tracker='botsort.yaml')": "ByteTrack's way",

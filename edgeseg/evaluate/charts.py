@@ -27,7 +27,8 @@ def lines(path: Path, rows: np.ndarray, names: tuple[str, ...], labels: Sequence
         if not np.isnan(row).any():
             axis.plot(GRID, row, linewidth=1, **({"label": name} if few else {"color": "0.8"}))
     mean = mean_curve(rows)
-    axis.plot(GRID, mean, linewidth=3, color="tab:blue", label=f"mean (best {mean.max():.3f} at {GRID[mean.argmax()]:.2f})")
+    best = f" (best {mean.max():.3f} at {GRID[mean.argmax()]:.2f})" if labels[0] == "confidence" else f" {mean.mean():.3f}"
+    axis.plot(GRID, mean, linewidth=3, color="tab:blue", label=f"mean{best}")
     axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(fontsize="small")
     write(figure, path)

@@ -61,7 +61,7 @@ class CurveMeter:
         crowds = np.array([bool(a["iscrowd"]) for a in annotations], bool)
         for c in {*wanted.tolist(), *told.classes.tolist()}:
             there, mine = np.flatnonzero(wanted == c), np.flatnonzero(told.classes == c)
-            overlap = self._overlaps(told, mine, [annotations[i] for i in there])
+            overlap = self._overlaps(told, mine, [annotations[i] for i in there.tolist()])
             right, counts = matched(overlap, crowds[there], self.iou)
             self._total[c] = self._total.get(c, 0) + int((~crowds[there]).sum())
             self._scores.setdefault(c, []).append(np.asarray(told.scores)[mine][counts])

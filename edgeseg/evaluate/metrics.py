@@ -8,7 +8,7 @@ image and class count (more only where an image has more objects than that); cro
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.confusion import Confusion, confusion
+from edgeseg.evaluate.curves import Curves
+from edgeseg.evaluate.figures import ClassFigures
 from edgeseg.evaluate.truth import Truth
 
 if TYPE_CHECKING:
@@ -28,13 +30,14 @@ COCO_MAX_DET = 100
 
 
 @dataclass(frozen=True, eq=False)
-class AveragePrecision:
+class AveragePrecision(ClassFigures):
     """AP in 0..1: ``map`` over IoU 0.50 to 0.95, ``map50`` and ``map75`` at one IoU; NaN where nothing could be measured.
 
     ``maps[i]`` is class i's own AP over IoU 0.50 to 0.95, NaN where the class does not occur; ``maps50[i]`` at IoU 0.50.
     ``mp`` and ``mr`` are precision and recall at IoU 0.50, means over the classes, where their F1 score is best.
     ``drawn`` holds ``map`` of as many images drawn anew, with replacement, draw by draw (empty: not asked for).
     ``curves`` (classes, 101) float32 is each class's precision at IoU 0.50 over recall 0, 0.01 ... 1; NaN as ``maps``.
+    ``by_iou`` (classes, 10) is AP at each of ``IOUS``; ``by_score`` precision and recall by confidence, where asked for.
     """
 
     map: float
@@ -46,6 +49,8 @@ class AveragePrecision:
     mp: float = np.nan
     mr: float = np.nan
     curves: np.ndarray = field(default_factory=lambda: np.zeros((0, 101), np.float32))
+    by_iou: np.ndarray = field(default_factory=lambda: np.zeros((0, 10)))
+    by_score: Curves | None = None
 
     def less(self, other: AveragePrecision) -> tuple[float, float, float] | None:
         """``map`` minus the other's, and its 95 % interval over the choice of images: both were drawn the same images.
@@ -56,6 +61,12 @@ class AveragePrecision:
             return None
         spread, difference = 1.96 * float(np.std(self.drawn - other.drawn, ddof=1)), self.map - other.map
         return None if np.isnan(spread) else (difference, difference - spread, difference + spread)
+
+    def with_curves(self, by_score: Curves) -> AveragePrecision:
+        """The same with curves; ``mp`` and ``mr`` are then those at one confidence for all classes."""
+        made = replace(self, by_score=by_score)
+        known = len(made.ap_class_index) > 0
+        return replace(made, mp=float(made.p.mean()), mr=float(made.r.mean())) if known else made
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, None in place of NaN."""
@@ -139,13 +150,14 @@ class MetricsMeter:
     _truths: list[dict[str, Any]] = field(default_factory=list)
     _found: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, image: Path, detections: Detections | Told) -> None:
-        """Add what was found in one image; ``detections.classes`` are indices into the truth's names."""
+    def add(self, image: Path, detections: Detections | Told) -> list[dict[str, Any]]:
+        """Add what was found in one image; ``detections.classes`` are indices into the truth's names. What is there."""
         told = detections if isinstance(detections, Told) else Told.of(detections)
         height, width = told.shape
         key = len(self._images) + 1
         self._images.append({"id": key, "file_name": image.name, "height": height, "width": width})
-        for a in self.truth.of(image, (height, width)):
+        there = self.truth.of(image, (height, width))
+        for a in there:
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
         boxes = np.asarray(told.boxes, np.float64)
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -157,6 +169,7 @@ class MetricsMeter:
             if mask is not None:
                 found["segmentation"] = mask
             self._found.append(found)
+        return there
 
     def join(self, later: MetricsMeter) -> None:
         """Take over what another meter with the same truth has seen of further images."""
@@ -235,8 +248,9 @@ def _evaluate(
         return _nothing(nc)
     mean, mean50, mean75 = (float(np.nanmean(m)) for m in (maps, maps50, maps75))
     drawn = _drawn(run, len(dataset["images"])) if intervals else np.zeros(0)
+    by_iou = precision.mean(axis=1).T
     best = _best(precision[0][:, present].mean(axis=1))
-    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *best, precision[0].T.astype(np.float32))
+    return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *best, precision[0].T.astype(np.float32), by_iou)
 
 
 def _best(precision: np.ndarray) -> tuple[float, float]:

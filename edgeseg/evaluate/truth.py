@@ -20,7 +20,8 @@ class Truth:
     """Objects by image; category ids are class indices + 1.
 
     ``source`` is the JSON file, or None for YOLO labels. One of ``annotations`` (COCO dicts by image file) and ``labels`` is
-    filled. ``inventory`` counts what there is (crowds are no objects), ``warnings`` are for people.
+    filled. ``inventory`` counts what there is (crowds are no objects), ``warnings`` are for people. ``image_ids``, and
+    ``category_ids`` by class (None: it has none), are the JSON file's own.
     """
 
     names: tuple[str, ...]
@@ -29,6 +30,8 @@ class Truth:
     labels: Mapping[Path, Sequence[Label]] = field(default_factory=dict)
     inventory: Inventory = field(default_factory=Inventory)
     warnings: tuple[str, ...] = ()
+    image_ids: Mapping[Path, Any] = field(default_factory=dict)
+    category_ids: tuple[int | None, ...] = ()
 
     def of(self, image: Path, shape: tuple[int, int]) -> list[dict[str, Any]]:
         """COCO annotations of one image without ``id`` and ``image_id``.
@@ -119,6 +122,7 @@ def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
     for name, key in by_name.items():
         by_last.setdefault(name.replace("\\", "/").rsplit("/", 1)[-1], []).append(key)
     found: dict[Path, list[Mapping[str, Any]]] = {}
+    ids: dict[Path, Any] = {}
     unknown: list[Path] = []
     foreign: set[str] = set()
     for image in images:
@@ -128,6 +132,7 @@ def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
         if len(keys) != 1:
             unknown.append(image)
             continue
+        ids[image] = coco.images[keys[0]]["id"]
         kept: list[Mapping[str, Any]] = []
         for a in coco.annotations.get(keys[0], ()):
             name = coco.categories[int(a["category_id"])]
@@ -151,7 +156,9 @@ def _from_coco(file: Path, dataset: Dataset, images: Sequence[Path]) -> Truth:
     objects = {image: sum(not a["iscrowd"] for a in kept) for image, kept in found.items()}
     counts = Inventory(len(images), sum(objects.values()), sum(not n for n in objects.values()))
     warnings = (*dataset.warnings, *_disagreement(file, dataset, objects))
-    return Truth(dataset.names, source=file, annotations=found, inventory=counts, warnings=warnings)
+    numbers = {name: key for key, name in coco.categories.items()}
+    own = tuple(map(numbers.get, dataset.names))
+    return Truth(dataset.names, file, found, {}, counts, warnings, ids, own)
 
 
 def _disagreement(file: Path, dataset: Dataset, objects: Mapping[Path, int]) -> tuple[str, ...]:

@@ -16,8 +16,10 @@ from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_ahead
 from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
+from edgeseg.evaluate.curves import CurveMeter
+from edgeseg.evaluate.figures import Figures
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter, Told
-from edgeseg.evaluate.truth import load_truth
+from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 
@@ -39,11 +41,11 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ValidationResult:
+class ValidationResult(Figures):
     """What ``validate`` measured.
 
     ``speed_ms`` holds the median milliseconds of each stage, ``skipped`` (path, reason) of images that could not be read,
-    ``inventory`` counts what the truth holds.
+    ``inventory`` counts what the truth holds, ``save_dir`` is the folder of what was written.
     """
 
     metrics: Metrics
@@ -56,6 +58,7 @@ class ValidationResult:
     settings: Mapping[str, float] | None = None
     warnings: tuple[str, ...] = ()
     inventory: Inventory = field(default_factory=Inventory)
+    save_dir: Path | None = None
 
     @property
     def box(self) -> AveragePrecision:
@@ -71,16 +74,6 @@ class ValidationResult:
     def speed(self) -> Mapping[str, float]:
         """The same as ``speed_ms``."""
         return self.speed_ms
-
-    @property
-    def results_dict(self) -> dict[str, float]:
-        """Boxes (B) and masks (M) under the names that other YOLO tools give their figures, and ``fitness``."""
-        parts = {"B": self.box, **({} if np.isnan(self.seg.map) else {"M": self.seg})}
-        found: dict[str, float] = {}
-        for letter, ap in parts.items():
-            found |= {f"metrics/precision({letter})": ap.mp, f"metrics/recall({letter})": ap.mr}
-            found |= {f"metrics/mAP50({letter})": ap.map50, f"metrics/mAP50-95({letter})": ap.map}
-        return {**found, "fitness": self.fitness}
 
     @property
     def fitness(self) -> float:
@@ -120,6 +113,7 @@ def validate(
     limit: int | None = None,
     images: Sequence[Path] | None = None,
     progress: Progress | None = None,
+    seen: Callable[[Truth, Path, Told], object] | None = None,
 ) -> ValidationResult:
     """Measure a model on a split with the COCO protocol, one image at a time.
 
@@ -135,6 +129,7 @@ def validate(
         limit: only the first so many images.
         images: only these, in place of all images of the split.
         progress: called with (done, total) after each image.
+        seen: called with the truth, each image and what was found in it, classes being the dataset's.
 
     Returns:
         Metrics, median speed and what was skipped.
@@ -151,10 +146,17 @@ def validate(
     truth = load_truth(dataset.for_task(task), split, chosen)
     mapping, warnings = _classes(predict, dataset)
     meter = MetricsMeter(truth, max_det, task != "detect")
+    boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
     def add(path: Path, found: Detections | Told) -> None:
         told = found if isinstance(found, Told) else Told.of(found)
-        meter.add(path, told if mapping is None else replace(told, classes=mapping[told.classes]))
+        told = told if mapping is None else replace(told, classes=mapping[told.classes])
+        there = meter.add(path, told)
+        boxes.add(there, told)
+        if told.runs is not None and all("segmentation" in a for a in there):
+            masks.add(there, told)
+        if seen is not None:
+            seen(truth, path, told)
 
     measure = _gather if hasattr(predict, "over") else _measure
     skipped, speed = measure(predict, chosen, add, progress)
@@ -163,8 +165,11 @@ def validate(
         raise EdgesegError(
             f"none of the {len(chosen)} images can be read{reason}", path=dataset.yaml, hint="Check the images"
         )
+    metrics = meter.result()
+    box, seg = metrics.box.with_curves(boxes.result()), metrics.seg.with_curves(masks.result())
+    metrics = replace(metrics, box=box, seg=seg)
     return ValidationResult(
-        meter.result(),
+        metrics,
         {s: float(np.median(t)) for s, t in speed.items()},
         len(chosen) - len(skipped),
         tuple(skipped),
@@ -224,7 +229,7 @@ def _gather(
 
 def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
     if isinstance(pipeline, Pipeline):
-        return Pipeline(pipeline.runtime, pipeline.manifest, size=pipeline.size, masks=pipeline.masks, **settings)
+        return Pipeline(pipeline.runtime, pipeline.manifest, **pipeline.kept, **settings)
     if hasattr(pipeline, "speed") or hasattr(pipeline, "over"):
         return pipeline
     made: Predictor = pipeline(**settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,11 @@ class Pipeline:
         self._order = output_order(runtime.outputs, manifest)
         self._batch = max(1, manifest.input.shape[0] if manifest.input.shape else 1)
         self._tensor: np.ndarray | None = None  # reused: a fresh one costs more than filling it
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The settings that stay when one is made anew with other thresholds."""
+        return {k: getattr(self, k) for k in ("size", "masks", "agnostic", "rect")}
 
     def raw(self, image: np.ndarray) -> tuple[list[np.ndarray], Letterbox]:
         """The model's outputs for one image, in the manifest's order (valid until the next call), and its geometry.
