@@ -184,8 +184,8 @@ def test_memory_does_not_grow_with_the_images(format: str, found: list[Result], 
                 file.write(replace(one, path="https://x/y.png" if format != "cvat" else "", name=f"{n}.png"))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # CVAT remembers names, so that no two pictures have the same.
-    assert peaks[2] - peaks[1] < (200_000 if format == "cvat" else 40_000), peaks
+    # CVAT remembers names, so that no two pictures have the same; the rest is what no collection has taken away yet.
+    assert peaks[2] - peaks[1] < 150_000, peaks
 
 
 def test_the_command(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
