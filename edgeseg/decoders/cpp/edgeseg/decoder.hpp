@@ -120,7 +120,7 @@ class Decoder {
     for (std::size_t i = 0; i < n; ++i) {
       const detail::Window w = detail::pixels_inside(made[i].box, letterbox);
       const int wide = std::max(w.x1 - w.x0, 0), high = std::max(w.y1 - w.y0, 0);
-      std::uint8_t* pixels = arena_.take<std::uint8_t>(std::size_t(wide) * std::size_t(high) + detail::Tile::kSpare);
+      std::uint8_t* pixels = arena_.take<std::uint8_t>(std::size_t(wide) * std::size_t(high) + detail::kSpare);
       if (!pixels) return detail::kNoRoom;
       made[i].mask = Mask{w.x0, w.y0, wide, high, pixels};
       if (!wide || !high) continue;

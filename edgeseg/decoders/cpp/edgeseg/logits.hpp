@@ -1,6 +1,6 @@
 // Logits of masks on the grid of the prototype: dot products in float64, rounded to float32, as edgeseg.vision.masks has them.
 //
-// Most are never needed: first a cheap sum with a bound of its error gives the sign, the rest follows where somebody asks.
+// Few are ever needed: a cheap sum with a bound of its error decides nearly every pixel, the rest follows where somebody asks.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,10 @@
 namespace edgeseg {
 namespace detail {
 
-// Signs of one mask's logits on a window of the grid, and the logits themselves where somebody asks.
+// So many values are computed at once, some of them past an end, which nobody uses.
+constexpr std::size_t kSpare = 16;
+
+// One mask's logits on a window of the grid, cheap ones at once, and those of Python where somebody asks.
 class Logits {
  public:
   bool prepare(const Image& proto, Arena& arena) noexcept {
@@ -28,10 +31,9 @@ class Logits {
     factors_ = arena.take<double>(k_);
     point_ = arena.take<double>(k_);
     sums_ = arena.take<std::int32_t>(plane_);
-    real_ = arena.take<float>(width_);
-    signs_ = arena.take<std::int8_t>(plane_);
-    values_ = arena.take<float>(plane_);
-    if (!factors_ || !point_ || !sums_ || !real_ || !signs_ || !values_) return false;
+    values_ = arena.take<float>(plane_ + kSpare);
+    if (!factors_ || !point_ || !sums_ || !values_) return false;
+    std::fill(values_, values_ + plane_ + kSpare, 0.0f);
     return true;
   }
 
@@ -53,7 +55,10 @@ class Logits {
 
   // Look at ``rows`` x ``cols`` grid points from (row, col) on.
   void window(const float* coeff, std::size_t row, std::size_t rows, std::size_t col, std::size_t cols) noexcept {
-    coeff_ = coeff, row_ = row, col_ = col, rows_ = rows, cols_ = cols;
+    coeff_ = coeff, row_ = row, rows_ = rows, cols_ = cols;
+    // Channels first, rows are computed in eights, which begin before ``col`` where they would reach out of the grid.
+    stride_ = proto_.spec->nchw ? std::min((cols + 7) / 8 * 8, width_) : cols;
+    col_ = std::min(col, width_ - stride_), shift_ = col - col_;
     for (std::size_t c = 0; c < k_; ++c) factors_[c] = coeff[c];
     switch (proto_.type) {
       case Type::float32: return reals();
@@ -65,23 +70,22 @@ class Logits {
 
   std::size_t rows() const noexcept { return rows_; }
   std::size_t cols() const noexcept { return cols_; }
-  const std::int8_t* signs(std::size_t y) const noexcept { return signs_ + y * cols_; }
+  // Logits up to a positive factor and an error. Where what is interpolated between them is farther from 0 than ``margin``,
+  // it has the sign of Python's; a negative margin says that they are Python's. ``kSpare`` more may be read behind a row.
+  const float* values(std::size_t y) const noexcept { return values_ + y * stride_ + shift_; }
+  float margin() const noexcept { return margin_; }
 
-  // The logit up to a positive factor.
-  float at(std::size_t y, std::size_t x) noexcept {
-    const std::size_t i = y * cols_ + x;
-    if (signs_[i] & kKept) return values_[i];
-    signs_[i] = static_cast<std::int8_t>(signs_[i] | kKept);
+  // Python's logit, up to a positive factor that all points of a window have in common.
+  float at(std::size_t y, std::size_t x) const noexcept {
+    x += shift_;
     switch (proto_.type) {
-      case Type::float32: return values_[i] = exact<float>(y, x);
-      case Type::int8: return values_[i] = split_ ? whole<std::int8_t>(y, x) : exact<std::int8_t>(y, x);
-      case Type::uint8: return values_[i] = split_ ? whole<std::uint8_t>(y, x) : exact<std::uint8_t>(y, x);
-      case Type::int16: return values_[i] = exact<std::int16_t>(y, x);
+      case Type::float32: return exact<float>(y, x);
+      case Type::int8: return split_ ? whole<std::int8_t>(y, x) : exact<std::int8_t>(y, x);
+      case Type::uint8: return split_ ? whole<std::uint8_t>(y, x) : exact<std::uint8_t>(y, x);
+      case Type::int16: return exact<std::int16_t>(y, x);
     }
     return 0;
   }
-
-  static constexpr std::int8_t kPositive = 1, kNegative = 2, kKept = 4;
 
  private:
   template <class T>
@@ -90,7 +94,7 @@ class Logits {
   }
 
   template <class T>
-  float exact(std::size_t y, std::size_t x) noexcept {
+  float exact(std::size_t y, std::size_t x) const noexcept {
     const T* from = point<T>(y, x);
     if (step_ == 1) {
       for (std::size_t c = 0; c < k_; ++c) point_[c] = double(from[c]) - zero_;
@@ -106,39 +110,41 @@ class Logits {
     return static_cast<float>(part[0] + part[1] + (part[2] + part[3]));
   }
 
-  template <class T>
-  static void signs(const T* sums, T margin, std::int8_t* __restrict out, std::size_t n) noexcept {
-    for (std::size_t x = 0; x < n; ++x) {
-      const int above = sums[x] > margin, below = sums[x] < -margin;
-      out[x] = static_cast<std::int8_t>(above * kPositive + below * kNegative);
+  void unknown() noexcept {
+    split_ = false, margin_ = -1;
+    for (std::size_t y = 0; y < rows_; ++y) {
+      for (std::size_t x = 0; x < cols_; ++x) values_[y * stride_ + shift_ + x] = at(y, x);
     }
   }
 
-  void unknown() noexcept { std::fill(signs_, signs_ + rows_ * cols_, std::int8_t(0)); }
-
-  // Coefficients as integers of 47 bits, in three digits of 16. The sums of the first digit, in 32 bits, are off by half a
-  // step a channel at most; the margin is twice that, far more than what float32 rounds between four corners. Where no
-  // coefficient is 2^14 times another, the sums of all three are what float64 has, exactly.
+  // Coefficients as integers of 47 bits, in three digits of 16. The sums of the first digit, in 32 bits, are off by what the
+  // others are times the largest value at most. They are at most 2^23 a channel, of which float32 rounds off a half each time,
+  // a dozen times from there to a pixel, here and in Python; 16 are allowed. Where no coefficient is 2^14 times another, the
+  // sums of all three are what float64 has, exactly.
   template <class T>
   void integers() noexcept {
     using Limits = std::numeric_limits<T>;
     split_ = zero_ >= Limits::min() && zero_ <= Limits::max() && k_ <= 128 && digits();
     if (!split_) return unknown();
-    const std::int32_t margin = 256 * static_cast<std::int32_t>(k_);
+    double rest = 0;
+    for (std::size_t c = 0; c < k_; ++c) rest += std::fabs(double(digit_[1][c])) + 2;
+    const double most = std::max(zero_ - Limits::min(), Limits::max() - zero_);
+    margin_ = static_cast<float>(rest / 65536 * most * 1.001 + 16 * double(k_));
     for (std::size_t y = 0; y < rows_; ++y) {
-      std::int32_t* sums = sums_ + y * cols_;
-      std::fill(sums, sums + cols_, -shift_[0]);
+      std::int32_t* sums = sums_ + y * stride_;
+      std::fill(sums, sums + stride_, -zeros_[0]);
       if (proto_.spec->nchw) {
         planes(point<T>(y, 0), digit_[0], sums);
       } else {
         const T* from = point<T>(y, 0);
-        for (std::size_t x = 0; x < cols_; ++x, from += k_) sums[x] += k_ == 32 ? dot<32>(from, digit_[0]) : dot<0>(from, digit_[0]);
+        for (std::size_t x = 0; x < stride_; ++x, from += k_) sums[x] += k_ == 32 ? dot<32>(from, digit_[0]) : dot<0>(from, digit_[0]);
       }
-      signs(sums, margin, signs_ + y * cols_, cols_);
+      float* values = values_ + y * stride_;
+      for (std::size_t x = 0; x < stride_; ++x) values[x] = static_cast<float>(sums[x]);
     }
   }
 
-  // Fill ``digit_`` and ``shift_``; false where float64 might round.
+  // Fill ``digit_`` and ``zeros_``; false where float64 might round.
   bool digits() noexcept {
     float most = 0, least = std::numeric_limits<float>::infinity();
     for (std::size_t c = 0; c < k_; ++c) {
@@ -151,17 +157,17 @@ class Logits {
     int exponent;
     std::frexp(most, &exponent);
     const double unit = std::ldexp(1.0, 46 - exponent);
-    for (std::int32_t& shift : shift_) shift = 0;
+    for (std::int32_t& zero : zeros_) zero = 0;
     for (std::size_t c = 0; c < k_; ++c) {
       std::int64_t rest = static_cast<std::int64_t>(factors_[c] * unit);
       for (int d = 2; d >= 0; --d) {
         const std::int64_t digit = ((rest + 32768) & 0xFFFF) - 32768;
         digit_[d][c] = static_cast<std::int16_t>(digit);
-        shift_[d] += static_cast<std::int32_t>(digit);
+        zeros_[d] += static_cast<std::int32_t>(digit);
         rest = (rest - digit) / 65536;
       }
     }
-    for (std::int32_t& shift : shift_) shift *= static_cast<std::int32_t>(zero_);
+    for (std::int32_t& zero : zeros_) zero *= static_cast<std::int32_t>(zero_);
     return true;
   }
 
@@ -185,7 +191,7 @@ class Logits {
         middle += value * digit_[1][c], low += value * digit_[2][c];
       }
     }
-    const std::int64_t first = sums_[y * cols_ + x], second = middle - shift_[1], third = low - shift_[2];
+    const std::int64_t first = sums_[y * stride_ + x], second = middle - zeros_[1], third = low - zeros_[2];
     return static_cast<float>((first * 65536 + second) * 65536 + third);
   }
 
@@ -195,14 +201,14 @@ class Logits {
     std::size_t c = 0;
     for (; c + 8 <= k_; c += 8) {
       const T* line = from + c * plane_;
-      for (std::size_t x = 0; x < cols_; ++x) {
+      for (std::size_t x = 0; x < stride_; ++x) {
         Sum sum = sums[x];
         for (std::size_t i = 0; i < 8; ++i) sum += static_cast<Sum>(line[i * plane_ + x]) * by[c + i];
         sums[x] = sum;
       }
     }
     for (; c < k_; ++c) {
-      for (std::size_t x = 0; x < cols_; ++x) sums[x] += static_cast<Sum>(from[c * plane_ + x]) * by[c];
+      for (std::size_t x = 0; x < stride_; ++x) sums[x] += static_cast<Sum>(from[c * plane_ + x]) * by[c];
     }
   }
 
@@ -212,16 +218,16 @@ class Logits {
     for (std::size_t c = 0; c < k_; ++c) bound += std::fabs(double(coeff_[c]));
     bound *= most_;
     if (!(most_ < 1e30f && bound > 1e-20 && bound < 1e30)) return unknown();
-    const float margin = static_cast<float>(bound * (1.3e-7 * double(k_) + 1e-5));
+    margin_ = static_cast<float>(bound * (1.3e-7 * double(k_) + 1e-5));
     for (std::size_t y = 0; y < rows_; ++y) {
       const float* from = point<float>(y, 0);
+      float* values = values_ + y * stride_;
       if (proto_.spec->nchw) {
-        std::fill(real_, real_ + cols_, 0.0f);
-        planes(from, coeff_, real_);
+        std::fill(values, values + stride_, 0.0f);
+        planes(from, coeff_, values);
       } else {
-        for (std::size_t x = 0; x < cols_; ++x, from += k_) real_[x] = lanes(from);
+        for (std::size_t x = 0; x < stride_; ++x, from += k_) values[x] = lanes(from);
       }
-      signs(real_, margin, signs_ + y * cols_, cols_);
     }
   }
 
@@ -251,17 +257,16 @@ class Logits {
   }
 
   Image proto_;
-  std::size_t k_ = 0, width_ = 0, plane_ = 0, step_ = 1, row_ = 0, col_ = 0, rows_ = 0, cols_ = 0;
+  std::size_t k_ = 0, width_ = 0, plane_ = 0, step_ = 1, row_ = 0, col_ = 0, rows_ = 0, cols_ = 0, stride_ = 0, shift_ = 0;
   double zero_ = 0;
+  float margin_ = -1;
   float most_ = 0;  // no absolute value is above it; a NaN is above all
   const float* coeff_ = nullptr;
   bool split_ = false;  // whether the digits are exact
   std::int16_t* digit_[3] = {nullptr, nullptr, nullptr};
-  std::int32_t shift_[3] = {0, 0, 0};
+  std::int32_t zeros_[3] = {0, 0, 0};
   double *factors_ = nullptr, *point_ = nullptr;
   std::int32_t* sums_ = nullptr;
-  float* real_ = nullptr;
-  std::int8_t* signs_ = nullptr;
   float* values_ = nullptr;
 };
 
