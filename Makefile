@@ -39,7 +39,7 @@ lint: $(STAMP)  ## Lint, formatting, and who imports whom
 
 docs: $(STAMP)  ## Build the docs site into build/docs/site; a broken link is an error
 	$(BIN)/python scripts/make_docs.py build/docs
-	$(BIN)/mkdocs build -q -s -f build/docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -s -f build/docs/mkdocs.yml
 
 types: $(STAMP)  ## Static types
 	$(BIN)/mypy

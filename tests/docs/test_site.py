@@ -1,0 +1,139 @@
+"""The site: it builds strictly, links and quoted messages hold, nothing comes from outside, everybody can read it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _load(file: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+pages = _load(Path(__file__).with_name("pages.py"), "docs_pages")
+chromium = _load(ROOT / "tests" / "targets" / "chromium.py", "chromium_for_docs")
+make_docs = pages.load("make_docs")
+
+
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_into_the_repository_hold(page: Path) -> None:
+    make_docs.with_links(page.read_text(encoding="utf-8"), page, "index.md")
+
+
+def test_a_link_to_nothing_is_an_error() -> None:
+    with pytest.raises(make_docs.Broken, match=r"docs/index\.md: no gone\.md"):
+        make_docs.with_links("see [this](gone.md)", ROOT / "docs" / "index.md", "index.md")
+    assert make_docs.with_links("```\n[this](gone.md)\n```", ROOT / "docs" / "index.md", "index.md")
+
+
+def _said() -> str:
+    """Every text in the sources, a line each; ``…`` stands where a value goes in."""
+    lines = []
+    for file in [*(ROOT / "edgeseg").rglob("*.py"), *(ROOT / "targets").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                lines.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                lines.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+    return "\n".join(line.replace("\n", " ") for line in lines)
+
+
+def test_quoted_messages_still_stand_in_the_sources() -> None:
+    quoted = re.findall(r"^\| `(.+?)` \|", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.M)
+    said = _said()
+    assert len(quoted) >= 30 and [message for message in quoted if message not in said] == []
+    assert "a message that nobody ever wrote" not in said
+
+
+def test_every_target_and_every_command_has_its_page_or_part() -> None:
+    from edgeseg.cli import COMMANDS
+    from edgeseg.registry import targets
+
+    parts = pages.load("docs_parts")
+    assert {f.stem for f in (ROOT / "docs" / "targets").glob("*.md")} == {*targets(), "index"}
+    commands = parts.all_commands()
+    assert all(f"## edgeseg {name}\n" in commands for name, (_, _, panel) in COMMANDS.items() if panel)
+    assert "`--recipe`" in commands and "### edgeseg board add" in commands
+    assert "`--opset` ONNX operator set, 11 to 20 (default 17)" in parts.one_target("onnx")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("docs")
+    make_docs.make(folder)
+    done = _mkdocs(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "site"
+
+
+def _mkdocs(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "-s", "-f", str(folder / "mkdocs.yml")]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_it_builds_strictly_and_takes_nothing_from_outside(site: Path) -> None:
+    built = list(site.rglob("*.html"))
+    assert len(built) > 45 and (site / "targets" / "tflite.html").is_file() and (site / "decisions" / "index.html").is_file()
+    loads = re.compile(r'<(?:link|script|img|iframe)[^>]+(?:href|src)="(?:https?:)?//([^"]+)"')
+    assert {f"{p.name}: {m}" for p in built for m in loads.findall(p.read_text(encoding="utf-8"))} == set()
+    reference = (site / "api.html").read_text(encoding="utf-8")
+    assert all(f'id="edgeseg.{name}"' in reference for name in ("model.Model.export", "export.options.ExportOptions"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["[gone](start.md#no-such-heading)", "[gone](nowhere.md)"])
+def test_a_broken_link_or_anchor_fails_the_build(tmp_path: Path, wrong: str) -> None:
+    pytest.importorskip("mkdocs")
+    make_docs.make(tmp_path)
+    with (tmp_path / "source" / "concepts.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n{wrong}\n")
+    done = _mkdocs(tmp_path)
+    assert done.returncode == 1 and "concepts.md" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="needs chromium")
+def test_in_chromium_search_works_and_nothing_is_wider_than_the_window(site: Path, tmp_path: Path) -> None:
+    view, typed = None, "b.dispatchEvent(new Event('keyup'))"
+    with chromium.served(site) as address:
+        try:
+            view = chromium.Browser(tmp_path)
+            view.send("Page.navigate", url=f"{address}index.html")
+            view.wait("document.readyState === 'complete' && document.querySelector('h1') !== null")
+            for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
+                view.shoot(tmp_path / f"front-{width}-{scheme}.png", width, 900, scheme)
+                assert view.js("document.documentElement.scrollWidth") <= width
+            view.js("document.querySelector('#__search').click()")
+            view.js(f"(b => {{ b.focus(); b.value = 'bytetrack'; {typed} }})(document.querySelector('.md-search__input'))")
+            view.wait("document.querySelectorAll('.md-search-result__item').length > 0")
+            assert view.errors == [] and all(u.startswith((address, "data:", "blob:", "about:")) for u in view.urls)
+        finally:
+            if view is not None:
+                view.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["index.html", "targets/tflite.html"])
+def test_everybody_can_read_it(site: Path, page: str, audit: Callable[..., list[str]]) -> None:
+    with chromium.served(site) as address:
+        assert audit(address + page) == [] and audit(address + page, narrow=True, dark=True) == []
