@@ -49,6 +49,31 @@ COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predic
 QUIET = ("verbose", "workers", "batch")
 
 
+#: What other tools, or people, call an option -> what it is called here, if the command has it.
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(("weights", "checkpoint", "ckpt", "network", "cfg"), "model"),
+    **dict.fromkeys(("img", "img-size", "image-size", "input-size", "size", "width", "height"), "imgsz"),
+    **dict.fromkeys(("batch-size", "bs"), "batch"),
+    **dict.fromkeys(("conf-thres", "conf-threshold", "confidence", "threshold", "score"), "conf"),
+    **dict.fromkeys(("iou-thres", "iou-threshold", "nms-thres"), "iou"),
+    **dict.fromkeys(("max-detections", "topk", "topk-all"), "max-det"),
+    **dict.fromkeys(("fp16", "float16", "half-precision"), "half"),
+    **dict.fromkeys(("quantize", "quantized", "int8-quantize", "ptq"), "int8"),
+    **dict.fromkeys(("include", "formats", "to"), "format"),
+    **dict.fromkeys(("output", "output-dir", "save-dir", "dest", "o"), "out"),
+    **dict.fromkeys(("input", "image", "video", "webcam", "camera"), "source"),
+    **dict.fromkeys(("dataset", "yaml", "data-yaml"), "data"),
+    **dict.fromkeys(("learning-rate", "base-lr"), "lr"),
+    **dict.fromkeys(("optim", "opt"), "optimizer"),
+    **dict.fromkeys(("num-workers", "n-workers"), "workers"),
+    **dict.fromkeys(("view-img", "view", "display"), "show"),
+    "nosave": "no-save",
+    "max-epochs": "epochs",
+    "num-epochs": "epochs",
+    "simplified": "simplify",
+}
+
+
 def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any, str]]) -> None:
     """See that options which ``command`` does not have ask for nothing that it does not do.
 
@@ -65,6 +90,12 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
             continue  # the model says which it is
         if value != same or isinstance(value, bool) != isinstance(same, bool):
             raise EdgesegError(f"{command} cannot do {key}={value}", hint=hint)
+
+
+def is_switch(command: str, word: str, own: bool) -> bool:
+    """Whether a bare word switches an option on (``save_json``), here (``own``) or in other tools; a file is a file."""
+    theirs = COMMANDS.get(command, {}).get(word)
+    return (own or (theirs is not None and isinstance(theirs[0], bool))) and not Path(word).exists()
 
 
 def command_line(argv: Sequence[str], commands: Sequence[str]) -> list[str]:

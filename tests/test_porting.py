@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgeseg
-from edgeseg import YOLO, EdgesegError, Model
+from edgeseg import YOLO, EdgesegError, Model, cli
 from edgeseg.data.dataset import load_dataset
 from edgeseg.porting import followed
 from edgeseg.predict.result import Result
@@ -250,3 +250,29 @@ def test_without_pillow_a_result_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(EdgesegError, match="Pillow is not installed"):
         found().show()
+
+
+def test_the_command_line_takes_their_words(
+    tmp_path: Path, shapes_yaml: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture, model = str(load_dataset(shapes_yaml).images("val")[0]), str(demo_checkpoint())
+    assert (
+        cli.run(["val", f"model={model}", f"data={shapes_yaml}", "limit=2", "save_json", "plots", "agnostic_nms=True"]) == 0
+    )
+    assert {"predictions.json", "BoxPR_curve.png"} <= {p.name for p in Path("runs/validate/exp").iterdir()}
+    assert cli.run(["val", model, f"data={shapes_yaml}", "limit=2", "rect", "save_json=True", "out=o"]) == 0
+    assert [p.name for p in Path("o").iterdir()] == ["predictions.json"] and "saved in o" in capsys.readouterr().out
+    assert cli.run(["predict", model, picture, "agnostic_nms", "rect", "save_crop", "save_txt", "save_conf", "out=p"]) == 0
+    found = Model(model).predict(picture, agnostic_nms=True, rect=True)[0]
+    assert len(list(Path("p/crops").rglob("*.jpg"))) == len(found) > 0
+    text = next(Path("p/labels").iterdir()).read_text()
+    assert [float(line.split()[-1]) for line in text.splitlines()] == pytest.approx(found.boxes.conf.tolist(), rel=1e-4)
+    capsys.readouterr()
+    refused = {
+        "Leave --reference out": ["val", model, f"data={shapes_yaml}", "reference=x.pt", "plots"],
+        "Add --save-json": ["val", model, f"data={shapes_yaml}", "out=q"],
+        "less than 1": ["predict", model, picture, "vid_stride=0"],
+    }
+    for said, argv in refused.items():
+        assert cli.run(argv) == 2 and said in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import COMMANDS, QUIET, check
+from edgeseg.habits import COMMANDS, QUIET, SYNONYMS, check, is_switch
 
 _KEY = re.compile(r"^[A-Za-z][\w-]*$")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -75,6 +75,9 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             if flag not in by_flag and Path(token).exists():
                 out.append(token)
                 continue
+        elif is_switch(name, token, getattr(by_flag.get("--" + token.replace("_", "-")), "is_flag", False)):
+            queue.insert(0, f"{token}=true")
+            continue
         else:
             out.append(token)
             known = by_flag.get(token)
@@ -93,9 +96,9 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             extra.append(f"{key.removeprefix('--').replace('-', '_')}={value if equals else queue.pop(0)}")
             continue
         if flag not in by_flag:
-            words = [f.removeprefix("--") for f in by_flag if f.startswith("--")]
-            hint = did_you_mean(flag.removeprefix("--"), words, f"See: edgeseg {name} --help")
-            raise EdgesegError(f"{name} has no option {key!r}", hint=hint)
+            raise no_option(
+                name, key, [*(f for f in by_flag if f.startswith("--")), *(a for a in arguments if a == "model")]
+            )
         option = by_flag[flag]
         if option.is_flag:
             out.append(_flag(option, flag, value) if equals else flag)
@@ -108,6 +111,14 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
         else:
             raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
     return [*out, *extra]
+
+
+def no_option(name: str, key: str, known: Sequence[str]) -> EdgesegError:
+    """What to say of an option that a command does not have: which one is meant, else all that there are."""
+    words = [k.removeprefix("--").replace("_", "-") for k in known]
+    meant = did_you_mean(key.removeprefix("--"), words, also=SYNONYMS)
+    listed = ", ".join(sorted(w for w in words if not w.startswith("no-")))
+    return EdgesegError(f"{name} has no option {key!r}", hint=f"{meant or f'It has {listed}.'} See: edgeseg {name} --help")
 
 
 def _plain(key: str) -> str:

@@ -110,6 +110,8 @@ MaxDet = Annotated[int, flag("Most detections per image.", panel=DETECTION)]
 AnySize = Annotated[
     str | None, flag("Input size: 640 or height,width. For models that take any size.", metavar="N[,N]", panel=DETECTION)
 ]
+AgnosticNms = Annotated[bool, flag("Boxes of any class exclude each other.", True, "--agnostic-nms", panel=DETECTION)]
+Rect = Annotated[bool, flag("Pad to the stride only, where the model takes any size.", True, "--rect", panel=DETECTION)]
 Input = Annotated[
     str | None, flag("Of another tool's file: bgr, 0..255, or bgr,0..255.", "rgb,0..1", metavar="WORDS", panel=DETECTION)
 ]

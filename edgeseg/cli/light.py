@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from edgeseg.cli.flags import Flag, Word
-from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import COMMANDS, QUIET, check
+from edgeseg.errors import EdgesegError
+from edgeseg.habits import COMMANDS, QUIET, check, is_switch
 
 _OPTION = re.compile(r"(?:--)?([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _MEANING = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
@@ -44,6 +44,9 @@ def arguments(argv: Sequence[str], command: Callable[..., Any]) -> dict[str, Any
         if pair is None and not token.startswith("--"):
             if token.startswith("-") and len(token) > 1:
                 raise _unknown(name, token, known)
+            if is_switch(name, token, kind(known.get(token)) is bool):
+                queue.insert(0, f"{token}=true")
+                continue
             _place(found, name, word, known, token)
             continue
         key = (pair[1] if pair else token[2:]).replace("-", "_")
@@ -143,8 +146,9 @@ def _elsewhere(name: str, key: str, text: str | None, queue: list[str], known: d
 
 
 def _unknown(name: str, key: str, known: dict[str, Any]) -> EdgesegError:
-    options = [n.replace("_", "-") for n, a in known.items() if isinstance(told(a), Flag)]
-    return EdgesegError(f"{name} has no option {key!r}", hint=did_you_mean(key.replace("_", "-"), options, _see(name)))
+    from edgeseg.cli.arguments import no_option
+
+    return no_option(name, key, [n for n, a in known.items() if isinstance(told(a), Flag)])
 
 
 def _see(name: str) -> str:

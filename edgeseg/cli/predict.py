@@ -33,8 +33,13 @@ def predict(
     max_det: flags.MaxDet = 300,
     imgsz: flags.AnySize = None,
     classes: Annotated[str | None, flag("Only these: names or numbers, with commas.", panel="Detection")] = None,
+    agnostic_nms: flags.AgnosticNms = False,
+    rect: flags.Rect = False,
+    vid_stride: Annotated[int, flag("Of a video's frames only each so many-th.", panel="Detection")] = 1,
     save: Annotated[bool, flag("Save pictures and videos.", panel="Results")] = True,
     save_txt: Annotated[bool, flag("Save labels as YOLO polygons.", True, "--save-txt", panel="Results")] = False,
+    save_conf: Annotated[bool, flag("Scores in them.", True, "--save-conf", panel="Results")] = False,
+    save_crop: Annotated[bool, flag("Save what is inside each box.", True, "--save-crop", panel="Results")] = False,
     save_as: Annotated[
         str | None,
         flag("One dataset file of: fiftyone, labelstudio, cvat.", False, metavar="TOOL", panel="Results"),
@@ -60,6 +65,8 @@ def predict(
         from edgeseg.running.open import open_model, parse_imgsz
 
         check_detection(conf, iou, max_det)
+        if vid_stride < 1:
+            raise EdgesegError(f"vid-stride {vid_stride} is less than 1")
         if show:
             need_display()
         which, sources = model_and_source(words or [], model, source)
@@ -67,9 +74,10 @@ def predict(
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
     need_masks = save or save_txt or show or (json or save_as) is not None
-    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted)
+    how = {"agnostic": agnostic_nms, "rect": rect}
+    pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted, **how)
     to = console.people(json)
-    stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0])
+    stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0], vid_stride)
     skipped: list[dict[str, str]] = []
     total, found, times = 0, 0, dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)
     many = count(sources)
@@ -86,7 +94,7 @@ def predict(
         Stopping() as stopping,
         console.json_file(json) as document,
         saved_as(save_as, folder, opened.path.name) as dataset,
-        Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons) as writer,
+        Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons, scores=save_conf) as writer,
     ):
         try:
             while True:
@@ -99,6 +107,8 @@ def predict(
                     skipped.append({"path": item.path, "reason": item.reason})
                     continue
                 writer.write(item)
+                if save_crop:
+                    item.save_crop(folder() / "crops")
                 if dataset is not None:
                     dataset.write(item)
                 total, found = total + 1, found + len(item)

@@ -10,6 +10,7 @@ import typer
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
 from edgeseg.cli.predict import check_detection
+from edgeseg.errors import EdgesegError
 
 SPEED = ("preprocess", "inference", "postprocess")
 
@@ -25,6 +26,11 @@ def validate(
     iou: flags.Iou = 0.7,
     max_det: flags.MaxDet = 300,
     imgsz: flags.AnySize = None,
+    agnostic_nms: flags.AgnosticNms = False,
+    rect: flags.Rect = False,
+    save_json: Annotated[bool, flag("Detections as a COCO results file.", True, "--save-json", panel="Results")] = False,
+    plots: Annotated[bool, flag("Curves and confusion as PNG files.", True, "--plots", panel="Results")] = False,
+    out: Annotated[str | None, flag("Where those two go.", "runs/validate/expN", metavar="FOLDER", panel="Results")] = None,
     per_class: Annotated[bool, flag("One more table, with a row per class.", True, "--per-class", panel="Results")] = False,
     json: flags.Json = None,
     reference: Annotated[
@@ -49,6 +55,12 @@ def validate(
     size = parse_imgsz(imgsz)
     to = console.people(json)
     files = [*(models or []), *([model] if model else [])] or [newest_checkpoint()]
+    written: dict[str, Any] = {"save_json": save_json, "plots": plots, "agnostic_nms": agnostic_nms, "rect": rect}
+    if reference is not None and any(written.values()):
+        asked = ", ".join(k.replace("_", "-") for k, v in written.items() if v)
+        raise EdgesegError(f"{asked}: not where models are put side by side", hint="Leave --reference out")
+    if out and not (save_json or plots):
+        raise EdgesegError("nothing is written into --out", hint="Add --save-json or --plots")
     if reference is not None:
         from edgeseg.cli.compare import compare_models
 
@@ -62,10 +74,13 @@ def validate(
         for file in files:
             one = Model(file, threads=threads, input=input)
             console.inferred(one.opened.manifest)
-            given: dict[str, Any] = {"split": split, "limit": limit, "imgsz": size, "device": device, "input": input}
+            given: dict[str, Any] = {"split": split, "limit": limit, "imgsz": size, "device": device}
+            if out:  # the folder itself; of several models one in it each
+                place = Path(out) / Path(file).stem if len(files) > 1 else Path(out)
+                given |= {"project": place.parent, "name": place.name, "exist_ok": True}
             with console.progress(f"validating {file}") as bar:
                 given |= {"conf": conf, "iou": iou, "max_det": max_det, "progress": bar.update, "cluster": cluster}
-                result = one.validate(data or one.default_data(), **given)
+                result = one.validate(data or one.default_data(), **given, **written)
             for path, reason in result.skipped:
                 console.warn(f"{path}: {reason}; skipped")
             for warning in result.warnings:
@@ -92,9 +107,9 @@ def validate(
     )
     truth = first["truth"] if first["truth"] == "labels" else f"annotations in {first['truth']}"
     console.say(f"truth: {truth}; {result.inventory}", to=to)
-    for kind, place in (("page", html), ("JSON", json)):
-        if place:
-            console.say(f"{kind} in {place}", to=to)
+    for kind, where in (("page", html), ("JSON", json), ("saved", result.save_dir)):
+        if where:
+            console.say(f"{kind} in {where}", to=to)
 
 
 HEADER = (

@@ -49,6 +49,7 @@ def command() -> object:
         (["go", "--conf=0.5"], ["go", "--conf", "0.5"]),
         (["go", "half=True"], ["go", "--half"]),
         (["go", "half=false"], ["go", "--no-half"]),
+        (["go", "a.pt", "half", "save_txt"], ["go", "a.pt", "--half", "--save-txt"]),
         (["go", "--no-half=1"], ["go", "--no-half"]),
         (["go", "--no-half=0"], ["go", "--half"]),
         (["go", "--half=on", "x"], ["go", "--half", "x"]),
