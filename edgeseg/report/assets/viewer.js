@@ -99,7 +99,7 @@ class Viewer {
       this.stage,
       make("div", {class: "ev-row ev-tools"},
         make("fieldset", {class: "ev-switches"}, make("legend", {}, "Show"), ...switches),
-        make("div", {class: "ev-zoom"}, zoom("−", "Zoom out", 1 / 1.5), zoom("+", "Zoom in", 1.5), zoom("Fit", "Show the whole picture", 0))),
+        make("div", {class: "ev-zoom"}, zoom("−", "Zoom out", 1 / 1.5), zoom("+", "Zoom in", 1.5), zoom("Fit", "Fit the whole picture", 0))),
       list, make("p", {class: "ev-hint"}, KEYS));
     element.replaceChildren(this.root);
   }
