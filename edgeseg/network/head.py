@@ -81,7 +81,8 @@ class Head(Branches):
                 else Proto(levels[0], hidden, COEFFS, act=act)
             )
         if plan.reg_max > 1:
-            self.bins = nn.Parameter(torch.arange(plan.reg_max, dtype=torch.float32), requires_grad=False)
+            # Not torch.arange: on the device "meta" it imports torch's compiler, which takes as long as torch itself.
+            self.bins = nn.Parameter(torch.tensor([float(i) for i in range(plan.reg_max)]), requires_grad=False)
         if plan.single and not definition.end2end:
             self.single = Branches(definition)
         self.init_bias()

@@ -8,23 +8,22 @@ the score sigmoid.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgeseg.quantize.flow import Flow, Node
 from edgeseg.quantize.kinds import kind_of, silu_slope
 from edgeseg.quantize.observe import Scores
-from edgeseg.quantize.simulate import QParams, operate, round_to
+from edgeseg.quantize.simulate import Each, QParams, Simulator, operate, round_to, side_by_side, to_tensor
 
 if TYPE_CHECKING:
     import torch
 
     Pair = tuple[torch.Tensor, torch.Tensor]
-    Kept = tuple[torch.Tensor, torch.Tensor, float]
+    Kept = tuple[torch.Tensor, torch.Tensor, float] | None  # None: handed over
 
 PRIOR = 50.0
 """Weight, in positions, of the belief that a channel errs as its layer does: rare classes are seen too seldom to judge."""
@@ -38,8 +37,6 @@ class Adjusted:
     bias: np.ndarray
 
 
-CHUNK = 4
-"""Images that go through a layer at once."""
 POSITIONS = 6400
 """Positions of a tensor and image that are compared; the largest maps that give scores have no more."""
 
@@ -64,14 +61,14 @@ def sequential(
     """
     import torch
 
-    from edgeseg.quantize.simulate import to_tensor
+    q = params.get(flow.input)
 
-    with torch.no_grad():
-        live: dict[str, list[Kept]] = {flow.input: []}
-        stream, q = iter(images), params.get(flow.input)
-        while few := list(itertools.islice(stream, CHUNK)):
-            x = to_tensor(few).contiguous(memory_format=torch.channels_last)
-            live[flow.input].append((x.half(), *_pack(round_to(x, q), q)))
+    def enter(image: np.ndarray) -> Kept:
+        x = to_tensor([image]).contiguous(memory_format=torch.channels_last)
+        return (x.half(), *_pack(round_to(x, q), q))
+
+    with side_by_side() as each:
+        live: dict[str, list[Kept]] = {flow.input: list(each(enter, images))}
         gates = {y: x for x, y in flow.silu_inputs.items()}
         skip = {s for y in gates for s in flow.producer[y].inputs if s != gates[y]}
         steps = [n for n in flow.nodes if n.output not in skip]
@@ -79,27 +76,27 @@ def sequential(
         last = {name: i for i, n in enumerate(steps) for name in reads[n.output]}
         found: dict[str, Adjusted] = {}
         for i, node in enumerate(steps):
-            # Tensors that nothing reads later are handed over, and vanish chunk by chunk.
+            # Tensors that nothing reads later are handed over, and vanish image by image.
             taken = [live.pop(k) if last[k] == i else list(live[k]) for k in reads[node.output]]
             q = params.get(node.output)
             if node.weight is not None and node.bias is not None:
-                adjusted, out = _convolution(flow, node, rounded[node.output], taken[0], q, method)
+                adjusted, out = _convolution(flow, node, rounded[node.output], taken[0], q, method, each)
                 found[node.output] = adjusted
             else:
                 gate = next((params.get(s) for s in node.inputs if s in skip), None)
-                out = [_plain(node, pairs, q, gate) for pairs in _drain(taken)]
+                out = _plain(node, taken, q, gate, each)
             if node.output in last:
                 live[node.output] = out
             progress((i + 1) / len(steps))
     return found
 
 
-def _drain(lists: list[list[Kept]]) -> Iterator[list[Pair]]:
-    """The pairs of one chunk after the other, in float, dropped from their lists."""
-    for source in lists:
-        source.reverse()
-    while lists[0]:
-        yield [(exact.float(), rough.float().mul_(step)) for exact, rough, step in (source.pop() for source in lists)]
+def _take(kept: list[Kept], i: int) -> Pair:
+    """The pair of one image, in float, dropped from the list."""
+    found = kept[i]
+    kept[i] = None
+    exact, rough, step = cast("tuple[torch.Tensor, torch.Tensor, float]", found)
+    return exact.float(), rough.float().mul_(step)
 
 
 def _pack(rough: torch.Tensor, q: QParams | None) -> tuple[torch.Tensor, float]:
@@ -108,42 +105,56 @@ def _pack(rough: torch.Tensor, q: QParams | None) -> tuple[torch.Tensor, float]:
     return (rough * (1 / step)).half(), step
 
 
-def _plain(node: Node, pairs: Sequence[Pair], q: QParams | None, gate: QParams | None) -> Kept:
-    """An operator without weights on one chunk; a SiLU's product (one input given) makes its own sigmoid."""
+def _plain(node: Node, taken: list[list[Kept]], q: QParams | None, gate: QParams | None, each: Each) -> list[Kept]:
+    """An operator without weights; a SiLU's product (one input given) makes its own sigmoid."""
+    import torch
     import torch.nn.functional as f
 
-    exact, rough = [p[0] for p in pairs], [p[1] for p in pairs]
-    if len(pairs) < len(node.inputs):
-        rough.append(round_to(rough[0].sigmoid(), gate))
-        made = f.silu(exact[0])
-    else:
-        made = operate(node, exact, None, None)
-    return made.half(), *_pack(round_to(operate(node, rough, None, None), q), q)
+    @torch.no_grad()
+    def one(i: int) -> Kept:
+        pairs = [_take(kept, i) for kept in taken]
+        exact, rough = [p[0] for p in pairs], [p[1] for p in pairs]
+        if len(pairs) < len(node.inputs):
+            rough.append(round_to(rough[0].sigmoid(), gate))
+            made = f.silu(exact[0])
+        else:
+            made = operate(node, exact, None, None)
+        return (made.half(), *_pack(round_to(operate(node, rough, None, None), q), q))
+
+    return list(each(one, range(len(taken[0]))))
 
 
 def _convolution(
-    flow: Flow, node: Node, weight: np.ndarray, kept: list[Kept], q: QParams | None, method: str
+    flow: Flow, node: Node, weight: np.ndarray, kept: list[Kept], q: QParams | None, method: str, each: Each
 ) -> tuple[Adjusted, list[Kept]]:
     import torch
 
     arrays = (np.array(v, np.float32) for v in (node.weight, weight, node.bias))
     exact_w, rough_w, bias = (torch.from_numpy(v) for v in arrays)
     slope, sums = _slope(flow, node.output), Moments(bias.numel(), method == "affine")
-    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for ((exact, rough),) in _drain([kept]):
+
+    @torch.no_grad()
+    def run(i: int) -> tuple[torch.Tensor, torch.Tensor, list[np.ndarray]]:
+        exact, rough = _take(kept, i)
         exact, rough = operate(node, [exact], exact_w, bias), operate(node, [rough], rough_w, None)
         x, y = _some(exact), _some(rough)
-        sums.add(slope(x), x - bias[:, None, None], y)
-        waiting.append((exact.half(), rough))
+        return exact.half(), rough, sums.of(slope(x), x - bias[:, None, None], y)
+
+    waiting: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+    for exact, rough, part in each(run, range(len(kept))):
+        sums.add(part)
+        waiting.append((exact, rough))
     gain, shift = sums.fit()
     adjusted = Adjusted(gain.astype(np.float32), (shift + bias.numpy()).astype(np.float32))
     g, b = (torch.from_numpy(v)[:, None, None] for v in (adjusted.gain, adjusted.bias))
-    waiting.reverse()
-    made = []
-    while waiting:
-        exact, rough = waiting.pop()
-        made.append((exact, *_pack(round_to(rough.mul_(g).add_(b), q), q)))
-    return adjusted, made
+
+    @torch.no_grad()
+    def finish(i: int) -> Kept:
+        exact, rough = cast("tuple[torch.Tensor, torch.Tensor]", waiting[i])
+        waiting[i] = None
+        return (exact, *_pack(round_to(rough.mul_(g).add_(b), q), q))
+
+    return adjusted, list(each(finish, range(len(waiting))))
 
 
 def _some(t: torch.Tensor) -> torch.Tensor:
@@ -158,12 +169,16 @@ class Moments:
     def __init__(self, channels: int, gains: bool) -> None:
         self.sums, self.gains = np.zeros((5, channels)), gains
 
-    def add(self, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Count tensors (n, channels, h, w)."""
+    def of(self, w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> list[np.ndarray]:
+        """The sums of tensors (n, channels, h, w), for ``add``."""
         wx = w * x
         products = [w, wx, w * y, *((wx * x, wx * y) if self.gains else ())]
-        for i, t in enumerate(products):
-            self.sums[i] += t.sum((0, 2, 3)).double().numpy()
+        return [t.sum((0, 2, 3)).double().numpy() for t in products]
+
+    def add(self, part: list[np.ndarray]) -> None:
+        """Count what ``of`` gave."""
+        for total, one in zip(self.sums, part):
+            total += one
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """(gain, shift) per channel such that ``gain * y + shift`` is right on average at every true value.
@@ -202,18 +217,24 @@ def level_scores(
         images: letterboxed uint8 RGB (h, w, 3), one in memory at a time.
         exact: the float network's scores on each of them (see ``Observed``).
     """
-    from edgeseg.quantize.simulate import Simulator, to_tensor
-
     rough = Simulator(flow.with_weights(weights), params)
     names = [name for name, role in zip(flow.outputs, flow.roles) if role == "score"]
     mass, total = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for image, scores in zip(images, exact):
+
+    def look(given: tuple[np.ndarray, Scores]) -> dict[str, tuple[float, float]]:
+        found, (image, scores) = {}, given
         for name, logits in zip(flow.outputs, rough.run(to_tensor([image]))):
             if name in mass:
                 at, s = scores[name]
                 # Errors of scores, turned into logits by the slope: one logit far off must not outweigh many.
-                total[name] += float((s - logits.flatten()[at].sigmoid().numpy()).sum())
-                mass[name] += float((s * (1 - s)).sum())
+                found[name] = float((s - logits.flatten()[at].sigmoid().numpy()).sum()), float((s * (1 - s)).sum())
+        return found
+
+    with side_by_side() as each:
+        for found in each(look, zip(images, exact)):
+            for name, (error, slope) in found.items():
+                total[name] += error
+                mass[name] += slope
     common = sum(total.values()) / max(sum(mass.values()), 1e-9)
     few = PRIOR / 4
     return {name: (total[name] + few * common) / (mass[name] + few) for name in names} if sum(mass.values()) > few else {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
     from edgeseg.quantize.probe import Seen
 
-Found = TypeVar("Found")
 BINS = 4096
 
 
@@ -90,8 +87,6 @@ POSITIONS = 400
 """Positions (pixels) of each tensor and image that are counted; minima and maxima are taken over all."""
 SEEN = 0.1
 """Scores from here on count when scores are levelled: what lies below is no candidate at any usual threshold."""
-AT_ONCE = 2
-"""Images that are looked at side by side; each holds all activations of the network, with what their gradients need."""
 LEVELLING = 48
 """Images, beyond those that correct the layers, on which scores are levelled."""
 
@@ -170,7 +165,7 @@ def observe(
     import torch
 
     from edgeseg.quantize.probe import probe
-    from edgeseg.quantize.simulate import Simulator, to_tensor
+    from edgeseg.quantize.simulate import Simulator, side_by_side, to_tensor
 
     simulator = Simulator(flow)
 
@@ -188,35 +183,16 @@ def observe(
 
     found: dict[str, Histogram] = {}
     scores: list[Scores] = []
-    for number, (seen, outputs) in enumerate(_side_by_side(look, images)):
-        for name, s in seen.items():
-            if s.squared is not None:
-                share = s.positions / s.values[0, 0].numel()
-                found.setdefault(name, Histogram()).add(s.values.numpy(), s.squared.numpy() * share, (s.low, s.high))
-        if number in levelling:
-            scores.append({n: _confident(y) for n, r, y in zip(flow.outputs, flow.roles, outputs) if r == "score"})
-        progress(number + 1)
+    with side_by_side() as each:
+        for number, (seen, outputs) in enumerate(each(look, enumerate(images))):
+            for name, s in seen.items():
+                if s.squared is not None:
+                    share = s.positions / s.values[0, 0].numel()
+                    found.setdefault(name, Histogram()).add(s.values.numpy(), s.squared.numpy() * share, (s.low, s.high))
+            if number in levelling:
+                scores.append({n: _confident(y) for n, r, y in zip(flow.outputs, flow.roles, outputs) if r == "score"})
+            progress(number + 1)
     return Observed(found, scores)
-
-
-def _side_by_side(look: Callable[[tuple[int, np.ndarray]], Found], images: Iterable[np.ndarray]) -> Iterator[Found]:
-    """What ``look`` finds on each image, in order: two images at once on one thread each are faster than one on two."""
-    import torch
-
-    threads = torch.get_num_threads()
-    at_once = min(threads, AT_ONCE)
-    torch.set_num_threads(max(1, threads // at_once))
-    try:
-        with ThreadPoolExecutor(at_once) as pool:
-            waiting: deque[Future[Found]] = deque()
-            for numbered in enumerate(images):
-                waiting.append(pool.submit(look, numbered))
-                if len(waiting) >= at_once:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _confident(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

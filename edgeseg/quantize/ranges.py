@@ -141,9 +141,9 @@ def weight_scale(weight: np.ndarray, axis: int = 0, bits: int = 8, pairwise: boo
         s = (peak / level)[:, None]
         values = np.clip(np.rint(rows / s), -top, top)
         gap = ((values * s - rows) ** 2).sum(1)
-        if pairwise:
-            gap[_crowded(values, weight.shape[1 - axis])] = np.inf
         better = gap < best * (1 - 1e-9)
+        if pairwise and better.any():
+            better[better] = ~_crowded(values[better], weight.shape[1 - axis])
         best, scale = np.where(better, gap, best), np.where(better, s[:, 0], scale)
     return scale
 
@@ -171,10 +171,10 @@ def _rows(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _crowded(values: np.ndarray, inputs: int) -> np.ndarray:
-    found = np.zeros(len(values), bool)
+    steps, found = values.astype(np.int16), np.zeros(len(values), bool)
     # An odd number of input channels is padded by some kernels and not by others: then both ways to pair them count.
     for before in (0, 1) if inputs % 2 else (0,):
-        pairs = np.pad(values, ((0, 0), (before, (values.shape[1] + before) % 2))).reshape(len(values), -1, 2)
-        for sign in (1, -1):
-            found |= (np.maximum(sign * pairs, 0).sum(2) > PAIR).any(1)
+        padded = np.pad(steps, ((0, 0), (before, (steps.shape[1] + before) % 2)))
+        # No weight alone is beyond PAIR, so two of different signs never are.
+        found |= (np.abs(padded[:, ::2] + padded[:, 1::2]) > PAIR).any(1)
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +16,43 @@ from edgeseg.quantize.kinds import channels, kind_of
 
 if TYPE_CHECKING:
     import torch
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+AT_ONCE = 2
+"""Images that are looked at side by side; each may hold all activations of the network, with what their gradients need."""
+
+
+class Each(Protocol):
+    """``map`` over images: what a function finds on each, in order."""
+
+    def __call__(self, function: Callable[[Given], Found], given: Iterable[Given], /) -> Iterator[Found]:
+        """Results as they are asked for; only a few of ``given`` are taken ahead."""
+
+
+@contextmanager
+def side_by_side() -> Iterator[Each]:
+    """A ``map`` that does a few images at once: two on one thread each are faster than one on two threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    at_once = min(threads, AT_ONCE)
+
+    def each(function: Callable[[Given], Found], given: Iterable[Given]) -> Iterator[Found]:
+        waiting: deque[Future[Found]] = deque()
+        for one in given:
+            waiting.append(pool.submit(function, one))
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    torch.set_num_threads(max(1, threads // at_once))
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            yield each
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from edgeseg.quantize.flow import Flow, Node
 torch = pytest.importorskip("torch")
 
 from edgeseg.quantize.correct import Moments, level_scores, sequential  # noqa: E402
-from edgeseg.quantize.decide import Decisions, choose_ranges, decide, rounded_weights, weight_scales  # noqa: E402
+from edgeseg.quantize.decide import Decisions, choose_ranges, decide, level, rounded_weights, weight_scales  # noqa: E402
 from edgeseg.quantize.observe import observe  # noqa: E402
 from edgeseg.quantize.probe import probe  # noqa: E402
 from edgeseg.quantize.ranges import overflows  # noqa: E402
@@ -187,6 +187,38 @@ def test_correction_takes_away_a_constant_error(flow: Flow) -> None:
             assert np.abs(w / s - np.rint(w / s)).max() < 1e-3
 
 
+def test_images_side_by_side_give_what_one_after_the_other_gives(flow: Flow) -> None:
+    images = pictures(5)
+    recipe = load_recipe("int8")
+
+    def made(threads: int) -> list[np.ndarray]:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            seen = observe(flow, images, levelling=range(len(images)))
+            plan = Decisions(
+                choose_ranges(flow, seen.histograms, recipe),
+                dict.fromkeys(flow.channels, 8),
+                weight_scales(flow, recipe),
+                {},
+                {},
+            )
+            rounded = rounded_weights(flow, plan.weight_scales)
+            fitted = sequential(flow, rounded, plan.params(flow), images, "affine")
+            done = level(flow, plan.adjusted(flow, rounded, fitted), images, seen.scores)
+            return (
+                [h.counts for h in seen.histograms.values()]
+                + [v for a in fitted.values() for v in (a.gain, a.bias)]
+                + [*done.biases.values()]
+            )
+        finally:
+            torch.set_num_threads(usual)
+
+    # Two images at once, on one thread each.
+    for one, two in zip(made(1), made(2), strict=True):
+        assert np.array_equal(one, two)
+
+
 @pytest.mark.parametrize("gains", [False, True])
 def test_moments_find_a_line_whatever_the_noise(gains: bool) -> None:
     rng = np.random.default_rng(0)
@@ -194,7 +226,7 @@ def test_moments_find_a_line_whatever_the_noise(gains: bool) -> None:
     y = (x - 0.3) / (1.1 if gains else 1.0) + rng.normal(0, 0.8, x.shape)
     m = Moments(3, gains)
     a, b = (torch.from_numpy(v[None, :, :, None]) for v in (x, y))
-    m.add(torch.ones_like(a), a, b)
+    m.add(m.of(torch.ones_like(a), a, b))
     gain, shift = m.fit()
     assert np.allclose(gain, 1.1 if gains else 1.0, atol=0.02)
     assert np.allclose((gain[:, None] * y + shift[:, None] - x).mean(1), 0, atol=0.02)
@@ -204,7 +236,7 @@ def test_a_rare_channel_leans_on_its_layer() -> None:
     m, weight = Moments(2, False), torch.zeros(1, 2, 10_000, 1, dtype=torch.float64)
     weight[0, 0], weight[0, 1, 0] = 1, 1  # the second channel is active at one position
     exact = torch.tensor([0.5, 9.0], dtype=torch.float64)[None, :, None, None].expand_as(weight)
-    m.add(weight, exact, torch.zeros_like(weight))
+    m.add(m.of(weight, exact, torch.zeros_like(weight)))
     _, shift = m.fit()
     assert shift[0] == pytest.approx(0.5, abs=0.01)
     assert shift[1] == pytest.approx(0.67, abs=0.05)

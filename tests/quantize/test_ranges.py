@@ -145,6 +145,24 @@ def test_pairwise_scales_let_no_two_neighbours_overflow_16_bits(seed: int, input
     assert np.array_equal(s[free], ranges.weight_scale(w)[free])
 
 
+@pytest.mark.parametrize("inputs", [3, 4])
+def test_pairwise_scales_are_those_of_the_plain_search(inputs: int) -> None:
+    """Every candidate of every channel tried, and every pair of products added up."""
+    w = np.random.default_rng(inputs).normal(0, 1, (12, inputs, 3, 3))
+    found = ranges.weight_scale(w, pairwise=True)
+    for channel, scale in zip(w.transpose(0, 2, 3, 1).reshape(len(w), -1), found):
+        best = (np.inf, 0.0)
+        for level in (*range(127, 31, -1), *(127 / np.linspace(0.8, 0.98, 10))):
+            s = np.abs(channel).max() / level
+            q = np.clip(np.rint(channel / s), -127, 127)
+            pairs = [q[i : i + 2] for first in ((0, 1) if inputs % 2 else (0,)) for i in range(first, len(q), 2)]
+            fits = all(np.maximum(sign * p, 0).sum() <= ranges.PAIR for p in pairs for sign in (1, -1))
+            gap = float(((q * s - channel) ** 2).sum())
+            if fits and gap < best[0] * (1 - 1e-9):
+                best = gap, s
+        assert scale == best[1]
+
+
 def test_overflow_is_a_matter_of_signs_and_places() -> None:
     one = np.ones(1)
 
