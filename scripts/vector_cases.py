@@ -52,8 +52,8 @@ def smooth(seed: int, shape: Sequence[int]) -> np.ndarray:
 def output(role: str, values: np.ndarray, kind: str, layout: str, stride: int | None = None) -> tuple[np.ndarray, Output]:
     """(array, Output) of channels-first ``values`` in a dtype and layout; integers get the scale of the values' range."""
     scale = zero = None
-    if kind == "float32":
-        q = values.astype(np.float32)
+    if kind.startswith("float"):
+        q = values.astype(kind)
     else:
         limits = np.iinfo(kind)
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0, 1e-3)
@@ -143,7 +143,7 @@ SOURCES = ((427, 640), (41, 150), (33, 47), (64, 96), (201, 77), (1, 1))
 
 def usual() -> Iterator[Case]:
     """Every head in every dtype and layout, on pictures that are reduced, enlarged, wide and narrow."""
-    for i, kind in enumerate(("float32", "int8", "uint8", "int16")):
+    for i, kind in enumerate(("float32", "int8", "uint8", "int16", "float16")):
         for j, layout in enumerate(("nchw", "nhwc")):
             seed, end = 1000 * i + 100 * j, f"{kind}-{layout}"
             source, other = SOURCES[(2 * i + j) % 5], SOURCES[(2 * i + j + 2) % 6]
@@ -184,6 +184,8 @@ def limits() -> Iterator[Case]:
     yield raw("many-int8", 51, "int8", "nhwc", size=(224, 160), nc=20, mean=1, source=(321, 199), settings=many)
     most = {"conf": 0.0, "iou": 0.6, "multi_label": True}  # more than 30,000 candidates
     yield raw("more-than-candidates", 52, "int8", "nhwc", size=(640, 640), nc=5, reg_max=1, task="detect", settings=most)
+    stay = {"conf": 0.3, "iou": 0.9, "max_det": 20_000, "masks": False}
+    yield raw("more-than-few-stay", 62, "int8", "nhwc", size=(320, 320), nc=2, reg_max=1, mean=1, task="detect", settings=stay)
     yield replace(raw("second-of-batch", 53, batch=2), settings={"index": 1})
     yield replace(raw("second-of-batch-int8", 54, "int8", "nhwc", batch=2), settings={"index": 1})
     yield raw("one-class", 55, nc=1)
@@ -236,6 +238,10 @@ def hostile() -> Iterator[Case]:
     proto = [((0, 3, 2), nan), ((0, 4, 5), inf), ((0, 5, 5), inf), ((0, 6, 7), -inf)]
     yield changed(raw("proto-not-finite", 80), "proto", proto)
     yield changed(raw("coeff-zero", 81, settings={"conf": 0.4}), "coeff", [((0,), 0.0)], 8)
+    halves = [((0, 3, 2), nan), ((0, 4, 5), inf), ((0, 6, 7), -inf), ((0, 8, ALL, slice(0, 6)), 3e-7), ((0, 9, ALL, 0), 65504.0)]
+    yield changed(raw("halves", 82, "float16"), "proto", halves)
+    yield changed(raw("halves-small", 83, "float16", "nhwc"), "proto", [((0, ALL, slice(0, 12)), 1e-7), ((0, 5), -6e-8)])
+    yield changed(raw("halves-scores", 84, "float16"), "score", [*everywhere, ((0, 1, 0), 6e4)], 8)
     yield from misfits()
 
 

@@ -116,7 +116,8 @@ class Mutator {
     if (chance(10)) s.classes = kClasses, s.class_count = below(5);
   }
 
-  static constexpr edgeseg::Type kTypes[] = {edgeseg::Type::float32, edgeseg::Type::int8, edgeseg::Type::uint8, edgeseg::Type::int16};
+  static constexpr edgeseg::Type kTypes[] = {edgeseg::Type::float32, edgeseg::Type::int8, edgeseg::Type::uint8, edgeseg::Type::int16,
+                                            edgeseg::Type::float16};
   static constexpr int kSides[] = {-1, 0, 1, 2, 31, 640, 5000, 1 << 20, 2147483647};
   static constexpr std::int64_t kDims[] = {-1, 0, 1, 2, 3, 64, 1 << 20, std::numeric_limits<std::int64_t>::max()};
   static constexpr int kCounts[] = {-1, 0, 1, 2, 300, 2147483647};

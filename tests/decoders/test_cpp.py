@@ -21,6 +21,7 @@ HEADERS = ROOT / "edgeseg" / "decoders" / "cpp"
 STRICT = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{HEADERS}")
 SANE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 MASKS_OF_ALL = 500_000_000  # pixels that the vectors compare
+COUNTED = ("demo-seg-320-int8", "demo-seg-320-float32", "many-int8", "many-float32")  # many: 300 detections
 
 Build = Callable[..., Path]
 
@@ -162,7 +163,7 @@ def test_at_most_a_third_of_pythons_instructions_on_boards(
         pytest.skip(str(e))
     for machine in machines:
         qemu = ("qemu-aarch64", "-plugin", str(plugin))
-        for case in ("demo-seg-320-int8", "demo-seg-320-float32"):
+        for case in COUNTED:
             words = [vectors / case, "4"]
             path = (place, ROOT)
             theirs = replace(machine, qemu=qemu).run(path, [HERE / "count.py", *words], capture_output=True)
@@ -177,7 +178,7 @@ def test_at_most_a_third_of_pythons_instructions_on_boards(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ("demo-seg-320-int8", "demo-seg-320-float32"))
+@pytest.mark.parametrize("case", COUNTED)
 def test_at_most_a_third_of_pythons_instructions_here(case: str, build: Build, vectors: Path, tmp_path: Path) -> None:
     """On this CPU, counted by Valgrind: what one more picture costs, the start of both left out."""
     if shutil.which("valgrind") is None:

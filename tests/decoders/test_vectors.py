@@ -48,9 +48,9 @@ def test_they_cover_what_decoders_must_read(vectors: Path) -> None:
             (x, y), (h, w) = tile["corner"], tile["size"]
             assert sum(tile["runs"]) == h * w and x + w <= case["source"][1] and y + h <= case["source"][0]
             assert abs(box[0] - x) <= 0.5 or w == 0
-    assert most == 300 and none >= 5 and errors >= 9
+    assert most > 512 and none >= 5 and errors >= 9
     for head in ("raw", "decoded", "nms"):
-        for dtype in ("float32", "int8", "uint8"):
+        for dtype in ("float32", "float16", "int8", "uint8"):
             for layout in ("nchw", "nhwc"):
                 assert (head, "segment", dtype, layout) in seen
     assert {s[0] for s in seen if s[1] == "detect"} == {"raw", "decoded", "nms"}

@@ -47,7 +47,8 @@ inline edgeseg::Type type_of(const std::string& name) {
   return name == "float32" ? edgeseg::Type::float32
          : name == "int8"  ? edgeseg::Type::int8
          : name == "uint8" ? edgeseg::Type::uint8
-                           : edgeseg::Type::int16;
+         : name == "int16" ? edgeseg::Type::int16
+                           : edgeseg::Type::float16;
 }
 
 // Bytes at an address that fits every type, with nothing behind them that a sanitizer would not see.

@@ -5,7 +5,7 @@ import path from "node:path";
 import { EdgesegError, Letterbox, Postprocessor, Preprocessor, readManifest } from "../../../edgeseg/decoders/js/edgeseg.js";
 
 const root = process.argv[2];
-const KINDS = { float32: Float32Array, int8: Int8Array, uint8: Uint8Array, int16: Int16Array, int32: Int32Array };
+const KINDS = { float32: Float32Array, int8: Int8Array, uint8: Uint8Array, int16: Int16Array, float16: Uint16Array };
 const json = (...parts) => JSON.parse(fs.readFileSync(path.join(root, ...parts), "utf8"));
 const bytes = (...parts) => new Uint8Array(fs.readFileSync(path.join(root, ...parts)));
 const farthest = (a, b) => Math.max(0, ...Array.from(a, (value, i) => Math.abs(value - b[i])));

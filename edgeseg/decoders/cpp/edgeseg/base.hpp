@@ -17,10 +17,10 @@ struct Status {
   explicit operator bool() const noexcept { return code == Error::none; }
 };
 
-enum class Type : unsigned char { float32, int8, uint8, int16 };
+enum class Type : unsigned char { float32, int8, uint8, int16, float16 };
 
 inline std::size_t size_of(Type type) noexcept {
-  return type == Type::float32 ? 4 : type == Type::int16 ? 2 : 1;
+  return type == Type::float32 ? 4 : type == Type::int16 || type == Type::float16 ? 2 : 1;
 }
 
 // One output of the model, batch axis first, C order. ``data`` stays the caller's and is aligned for its type.

@@ -102,6 +102,7 @@ struct Scan {
       case Type::int8: return all<std::int8_t>();
       case Type::uint8: return all<std::uint8_t>();
       case Type::int16: return all<std::int16_t>();
+      case Type::float16: return;  // is float32 by now
     }
   }
 

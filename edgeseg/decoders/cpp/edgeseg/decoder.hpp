@@ -48,7 +48,7 @@ class Decoder {
     arena_.reset();
     Heads heads;
     detail::Found found;
-    if (Status s = detail::sorted(manifest_, tensors, count, settings.index, heads); !s) return s;
+    if (Status s = detail::sorted(manifest_, tensors, count, settings.index, arena_, heads); !s) return s;
     if (Status s = read(heads, settings, found); !s) return s;
     detail::sift(settings, found);
     return finish(heads, letterbox, settings, found, out);

@@ -18,12 +18,13 @@ inline Status too_many(std::size_t cells) noexcept {
 }
 
 // Sort the outputs by role and stride. As in a dictionary, the last of two equal ones counts.
-inline Status sorted(const Manifest& m, const Tensor* tensors, std::size_t count, int index, Heads& out) noexcept {
+inline Status sorted(const Manifest& m, const Tensor* tensors, std::size_t count, int index, Arena& arena, Heads& out) noexcept {
   if (count != m.outputs.size()) return {Error::tensors, "the model gave another number of outputs than its manifest names"};
   for (std::size_t i = 0; i < count; ++i) {
     const Spec& spec = m.outputs[i];
     Image image;
     if (Status s = Image::of(tensors[i], spec, index, image); !s) return s;
+    if (!image.widen(arena)) return kNoRoom;
     if (spec.role == Role::proto) {
       if (image.rank != 3) return {Error::tensors, "a prototype has four dimensions"};
       if (!image.channels() || !image.cells()) return {Error::tensors, "the prototype is empty"};

@@ -65,6 +65,7 @@ class Logits {
       case Type::int8: return integers<std::int8_t>();
       case Type::uint8: return integers<std::uint8_t>();
       case Type::int16: return unknown();
+      case Type::float16: return;  // is float32 by now
     }
   }
 
@@ -83,6 +84,7 @@ class Logits {
       case Type::int8: return split_ ? whole<std::int8_t>(y, x) : exact<std::int8_t>(y, x);
       case Type::uint8: return split_ ? whole<std::uint8_t>(y, x) : exact<std::uint8_t>(y, x);
       case Type::int16: return exact<std::int16_t>(y, x);
+      case Type::float16: break;
     }
     return 0;
   }

@@ -19,7 +19,8 @@ struct Image {
 
   static Status of(const Tensor& t, const Spec& spec, int index, Image& out) noexcept {
     if (t.rank < 3 || t.rank > 4) return {Error::tensors, "an output has neither three nor four dimensions"};
-    if (t.type != Type::float32 && !spec.quantized) return {Error::tensors, "an output of integers has no scale in the manifest"};
+    const bool whole_numbers = t.type != Type::float32 && t.type != Type::float16;
+    if (whole_numbers && !spec.quantized) return {Error::tensors, "an output of integers has no scale in the manifest"};
     std::size_t count = 1;
     const std::size_t most = t.bytes / size_of(t.type);
     for (int i = 0; i < t.rank; ++i) {
@@ -38,6 +39,27 @@ struct Image {
     out.rank = t.rank - 1;
     out.spec = &spec;
     return {};
+  }
+
+  // Halves become float32, for which IEEE 754 has all their values. False without memory.
+  bool widen(Arena& arena) noexcept {
+    if (type != Type::float16) return true;
+    std::size_t count = 1;
+    for (int i = 0; i < rank; ++i) count *= shape[i];
+    const std::uint16_t* from = static_cast<const std::uint16_t*>(data);
+    std::uint32_t* to = arena.take<std::uint32_t>(count);
+    if (!to) return false;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::uint32_t size = from[i] & 0x7FFFu, sign = std::uint32_t(from[i] & 0x8000u) << 16;
+      std::uint32_t bits = size << 13;
+      float value;
+      std::memcpy(&value, &bits, 4);
+      value *= 5192296858534827628530496329220096.0f;  // 2^112: the exponents count from 15 and from 127
+      std::memcpy(&bits, &value, 4);
+      to[i] = sign | (size >= 0x7C00u ? (size << 13) | 0x7F800000u : bits);
+    }
+    data = to, type = Type::float32;
+    return true;
   }
 
   std::size_t channels() const noexcept { return shape[spec->nchw ? 0 : rank - 1]; }
@@ -88,6 +110,7 @@ struct Table {
       case Type::int8: return copy<std::int8_t>(cell, out);
       case Type::uint8: return copy<std::uint8_t>(cell, out);
       case Type::int16: return copy<std::int16_t>(cell, out);
+      case Type::float16: return;  // is float32 by now
     }
   }
 
