@@ -44,7 +44,8 @@ class Subject:
         self._opened: Opened | None = open()
         self._pipeline: Pipeline | None = None
         self._lowest = LOWEST
-        self.path, self.manifest, self.size = self._opened.path, self._opened.manifest, self._opened.size
+        self.path, self.manifest = self._opened.path, self._opened.manifest
+        self.title, self.size = self._opened.title, self._opened.size
 
     def at(self, imgsz: tuple[int, int], lowest: float) -> None:
         """Run at this size (height, width), where it takes any, and find from this score on."""
@@ -115,18 +116,13 @@ class Gallery:
         return [printable(os.path.relpath(p.absolute(), root)) for p in self.images]
 
     def about(self) -> list[dict[str, Any]]:
-        """Each model for people: ``name``, ``format``, ``precision``, ``bytes``; the labels too."""
-        known = [s.path.name for s in self.subjects]
+        """Each model for people: ``name``, ``format`` with its precision, ``bytes``; the labels too."""
+        names = [s.path.name for s in self.subjects]
         models = [
-            {
-                "name": n if known.count(n) == 1 else str(s.path),
-                "format": s.manifest.format,
-                "precision": s.manifest.precision,
-                "bytes": s.size,
-            }
-            for n, s in zip(known, self.subjects)
+            {"name": n if names.count(n) == 1 else str(s.path), "format": s.title, "bytes": s.size}
+            for n, s in zip(names, self.subjects)
         ]
-        return models + ([{"name": "labels", "format": "", "precision": "", "bytes": 0}] if self.labels else [])
+        return models + ([{"name": "labels", "format": "", "bytes": 0}] if self.labels else [])
 
     def warm(self) -> None:
         """Run every model once, so that the first picture need not wait for it; what fails is told with the picture."""

@@ -87,7 +87,7 @@ function figures(picture) {
   at("rows").replaceChildren(...about.models.map((model, m) => {
     const row = element("tr", undefined, {class: m === left ? "left" : m === right ? "right" : ""});
     const head = element("th", model.name, {scope: "row"});
-    head.append(" ", element("small", [model.format, model.precision].filter(Boolean).join(" ")));
+    head.append(" ", element("small", [model.format, model.bytes ? `${(model.bytes / 1e6).toFixed(1)} MB` : ""].filter(Boolean).join(", ")));
     row.append(head);
     const {error, ms} = picture.about[m], list = above(picture.found[m]);
     if (error) {
@@ -239,7 +239,7 @@ function bring(files) {
 
 function keys(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input[type=search], select")) return;
+  if (event.target.matches?.("input[type=search], select")) return;
   const act = {n: () => turn(1), p: () => turn(-1), "/": () => at("search").focus(), o: () => at("file").click(),
     "[": () => rescore(score - 0.05), "]": () => rescore(score + 0.05), s: () => choose(right, left)}[event.key];
   if (!act) return;
@@ -260,7 +260,7 @@ function listen() {
   document.addEventListener("keydown", keys);
   document.addEventListener("paste", event => {
     const files = [...event.clipboardData.files];
-    if (files.length || !event.target.matches("input")) bring(files);
+    if (files.length || !event.target.matches?.("input")) bring(files);
   });
   let depth = 0;
   const over = by => { depth = by ? Math.max(0, depth + by) : 0; at("dropping").hidden = !depth; };
@@ -273,11 +273,9 @@ function listen() {
 async function begin() {
   about = await answer(fetch("/about"));
   const many = about.models.length;
+  const title = model => [model.name, model.format].filter(Boolean).join(" · ");
   for (const side of ["left", "right"]) {
-    at(side).append(...about.models.map((model, m) => {
-      const words = [model.name, model.format, model.precision].filter(Boolean).join(" · ");
-      return element("option", words, {value: m});
-    }));
+    at(side).append(...about.models.map((model, m) => element("option", title(model), {value: m})));
     at(`${side}Box`).hidden = many < 2;
   }
   at("models").textContent = about.models.map(model => model.name).join(", ");
