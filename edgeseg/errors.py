@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n\r"}
@@ -27,12 +27,44 @@ def brief(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def did_you_mean(word: str, known: Iterable[str], listed: str = "") -> str:
-    """A hint with the nearest known word, if one is near, and then what is ``listed``."""
-    from difflib import get_close_matches  # only where something went wrong
+def did_you_mean(word: str, known: Iterable[str], listed: str = "", also: Mapping[str, str] | None = None) -> str:
+    """A hint with the word that was meant, if that is clear, and then what is ``listed``.
 
-    near = get_close_matches(word, list(known), n=1)
-    return " ".join(filter(None, [f"Did you mean {near[0]!r}?" if near else "", listed]))
+    Clear is a synonym of ``also``, or a word with few letters wrong, left out, doubled or swapped: one of 3 to 5, two of 6
+    to 10, three of more.
+    """
+    same = {_folded(k): k for k in known}
+    typed = _folded(word)
+    meant = (also or {}).get(typed)
+    near = same.get(typed) or (same.get(meant) if meant else None) or _nearest(typed, same)
+    return " ".join(filter(None, [f"Did you mean {near!r}?" if near else "", listed]))
+
+
+def _folded(word: str) -> str:
+    return word.lower().strip().replace("_", "-")
+
+
+def _nearest(word: str, known: Mapping[str, str]) -> str | None:
+    """The known word with the fewest letters wrong; of equals the one that begins as ``word`` does."""
+    found = sorted((distance(word, k), k[:1] != word[:1], k) for k in known)
+    return next((known[k] for wrong, _, k in found if wrong <= _allowed(max(len(word), len(k)))), None)
+
+
+def _allowed(letters: int) -> int:
+    return 0 if letters < 3 else 1 if letters < 6 else 2 if letters < 11 else 3
+
+
+def distance(a: str, b: str) -> int:
+    """Letters to add, drop, change or swap with their neighbour (optimal string alignment)."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y)))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 class EdgesegError(Exception):

@@ -44,6 +44,10 @@ EXPORT: Mapping[str, tuple[Any, str]] = {
     "task": (TASKS, "Only segmentation and detection are done"),
     "mode": ("export", "Type the command itself"),
 }
+BENCHMARK: Mapping[str, tuple[Any, str]] = {
+    "device": ("cpu", "Leave it out: the runtimes of edge targets are timed on the CPU"),
+    "task": (TASKS, "Only segmentation and detection are done"),
+}
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
 QUIET = ("verbose", "workers", "batch")

@@ -182,7 +182,8 @@ def run(argv: Sequence[str]) -> int:
         if type(e).__name__ == "Abort":  # typer's word for Ctrl-C at a question
             return _interrupted(argv)
         if hasattr(e, "format_message"):  # a usage error of click, wherever this typer keeps it
-            return _fail(f"{str(e.format_message()).rstrip('.')}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2)
+            what = str(e.format_message()).rstrip(".")  # none where the help was shown in its stead
+            return _fail(f"{what}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2) if what else 2
         first = (str(e).strip() or "no message").splitlines()[0]
         return _fail(f"unexpected {type(e).__name__}: {first} (set EDGESEG_DEBUG=1 for the traceback)", UNEXPECTED)
 

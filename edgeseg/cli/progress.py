@@ -113,7 +113,7 @@ class _Live:
     def _text(self) -> Any:
         from rich.text import Text
 
-        columns, rows = (width_of(sys.__stderr__ or sys.stderr) or 80) - 1, max(3, self._console.size.height - 2)
+        columns, rows = (width_of(sys.__stderr__ or sys.stderr) or 80) - 4, max(3, self._console.size.height - 2)
         lines = [job(columns) for job in list(self._jobs.values())]
         more = len(lines) - rows
         if more > 0:

@@ -79,7 +79,10 @@ def train(
         "project",
         "name",
     )
-    flat = {**further(context.args), **{k: context.params[k] for k in named}, "model": model, "freeze": freeze}
+    words = list(context.args)
+    if model and "=" in model and not os.path.exists(model):  # no model was named: click gave it the first further option
+        words, model = [model, *words], None
+    flat = {**further(words), **{k: context.params[k] for k in named}, "model": model, "freeze": freeze}
     options = TrainOptions.from_flat(flat)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts many of us; the first one talks
         run(options)
@@ -146,6 +149,7 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
             def __init__(self) -> None:
                 self.begun, self.batches, self.after = 0.0, 0, 0.0  # when, how many since, and seconds of validations
                 self.ended: float | None = None  # when the batches of this epoch were done
+                self.told = False
 
             def on_data(self, split: str, inventory: Any, warnings: Sequence[str]) -> None:
                 console.note(f"{split}: {inventory}")
@@ -155,6 +159,9 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
             def on_batch(self, trainer: Any, batch: Any, rates: Any) -> None:
                 p, epochs, all_batches = trainer.position, trainer.settings.epochs, max(1, len(trainer.batches))
                 now = time.monotonic()
+                if trainer.stop_requested and not self.told:
+                    self.told = True
+                    console.note("stopping after this step; Ctrl-C again stops at once")
                 if not self.begun:
                     self.begun, self.first = now, p.epoch
                     line("training", 0.0, "")
