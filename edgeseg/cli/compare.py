@@ -82,7 +82,6 @@ def compare_models(
                 verdicts = cluster.compare(subject, others, images, truth, **more)
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else new_folder("runs/validate") / "report.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
     write_comparison(page, verdicts, reference, where, title="Cross-format validation")
     with console.json_file(json) as stream:
         name = chosen if dataset is None else str(dataset.yaml)

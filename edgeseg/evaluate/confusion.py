@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,15 @@ class Confusion:
     """Counts (n + 1, n + 1) int64 of n classes: rows are what was found, columns what is there.
 
     The last row counts objects that nothing found, the last column detections where nothing is; the corner of both is 0.
-    ``conf`` is the lowest score and ``iou`` the least box IoU that counted, 0..1.
+    ``conf`` is the lowest score and ``iou`` the least box IoU that counted, 0..1. ``mistakes`` counts, for each image, what
+    is not found, found where nothing is, or found as something else.
     """
 
     matrix: np.ndarray
     names: tuple[str, ...]
     conf: float = CONF
     iou: float = IOU
+    mistakes: Mapping[Any, int] = field(default_factory=dict)
 
     def normalized(self) -> np.ndarray:
         """(n + 1, n + 1) float64: shares 0..1 of each column, of what is there of a class; 0 where there is nothing."""
@@ -60,26 +62,30 @@ def confusion(
         conf: lowest score that counts, 0..1.
         iou: least IoU of the boxes, 0..1.
     """
-    nothing = len(names)
-    matrix = np.zeros((nothing + 1, nothing + 1), np.int64)
+    matrix, mistakes, wrong = np.zeros((len(names) + 1, len(names) + 1), np.int64), {}, 0
     there, seen = _by_image(annotations), _by_image(f for f in found if f["score"] >= conf)
     for image in dict.fromkeys([*there, *seen]):
-        every = there.get(image, [])
-        objects, crowds = [a for a in every if not a["iscrowd"]], [a for a in every if a["iscrowd"]]
-        free = np.ones(len(objects), bool)
-        detections = _best_only(seen.get(image, []))
-        overlaps = box_iou(_corners(detections), _corners(objects))
-        for d, overlap in zip(detections, overlaps):
-            overlap = np.where(free, overlap, -1.0)
-            best = int(np.argmax(overlap)) if len(objects) else -1
-            if best >= 0 and overlap[best] >= iou:
-                free[best] = False
-                matrix[d["category_id"] - 1, objects[best]["category_id"] - 1] += 1
-            elif not _in_a_crowd(d, crowds, iou):
-                matrix[d["category_id"] - 1, nothing] += 1
-        for i in np.flatnonzero(free).tolist():
-            matrix[nothing, objects[i]["category_id"] - 1] += 1
-    return Confusion(matrix, tuple(names), conf, iou)
+        _count(matrix, there.get(image, []), _best_only(seen.get(image, [])), iou)
+        before, wrong = wrong, int(matrix.sum() - matrix.trace())
+        mistakes[image] = wrong - before
+    return Confusion(matrix, tuple(names), conf, iou, mistakes)
+
+
+def _count(matrix: np.ndarray, there: list[Mapping[str, Any]], found: list[Mapping[str, Any]], iou: float) -> None:
+    """Add one image; ``found`` by falling score."""
+    nothing = len(matrix) - 1
+    objects, crowds = [a for a in there if not a["iscrowd"]], [a for a in there if a["iscrowd"]]
+    free = np.ones(len(objects), bool)
+    for d, overlap in zip(found, box_iou(_corners(found), _corners(objects))):
+        overlap = np.where(free, overlap, -1.0)
+        best = int(np.argmax(overlap)) if len(objects) else -1
+        if best >= 0 and overlap[best] >= iou:
+            free[best] = False
+            matrix[d["category_id"] - 1, objects[best]["category_id"] - 1] += 1
+        elif not _in_a_crowd(d, crowds, iou):
+            matrix[d["category_id"] - 1, nothing] += 1
+    for i in np.flatnonzero(free).tolist():
+        matrix[nothing, objects[i]["category_id"] - 1] += 1
 
 
 def _by_image(rows: Iterable[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:

@@ -155,7 +155,7 @@ class MetricsMeter:
         told = detections if isinstance(detections, Told) else Told.of(detections)
         height, width = told.shape
         key = len(self._images) + 1
-        self._images.append({"id": key, "file_name": image.name, "height": height, "width": width})
+        self._images.append({"id": key, "file_name": str(image), "height": height, "width": width})
         there = self.truth.of(image, (height, width))
         for a in there:
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
@@ -199,6 +199,7 @@ class MetricsMeter:
         seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
         mixed = confusion(self._truths, self._found, self.truth.names)
+        mixed = replace(mixed, mistakes={i["file_name"]: mixed.mistakes.get(i["id"], 0) for i in self._images})
         return Metrics(box, seg, self.truth.names, len(self._images), instances, mixed)
 
     def warnings(self) -> tuple[str, ...]:

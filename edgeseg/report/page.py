@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
-from edgeseg.store import write_atomically
+from edgeseg.store import disk_error, make_folder, write_atomically
 
 ASSETS = Path(__file__).with_name("assets")
 STYLES = ("page.css", "viewer.css")
@@ -43,7 +43,11 @@ def write_page(path: Path, title: str, about: Facts, sections: Sequence[Section]
     Raises:
         EdgesegError: the file cannot be written.
     """
-    write_atomically(path, page(title, about, sections, note=note))
+    make_folder(path.parent)
+    try:
+        write_atomically(path, page(title, about, sections, note=note))
+    except OSError as e:
+        raise disk_error(e, path) from e
     return path
 
 
@@ -55,7 +59,7 @@ def page(title: str, about: Facts, sections: Sequence[Section], *, note: str = "
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     parts = {
         "policy": f"{policy}; base-uri 'none'; form-action 'none'",
-        "title": html.escape(title),
+        "title": html.escape(_written(title)),
         "style": style,
         "data": embedded(data),
         "script": script,
@@ -81,7 +85,12 @@ def embedded(data: Any) -> str:
     text = json.dumps(_known(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text.encode("utf-8", "replace").decode("utf-8")  # names of files may hold lone surrogates
+    return _written(text)
+
+
+def _written(text: str) -> str:
+    """Text that UTF-8 can hold: names of files may have lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _known(value: Any) -> Any:

@@ -37,6 +37,7 @@ def test_each_kind_of_mistake_has_its_place() -> None:
     wanted[3, 1] = 1  # the dog's only box has too low a score
     wanted[1, 3] = 1  # a dog in an image without objects
     assert np.array_equal(got.matrix, wanted)
+    assert got.mistakes == {1: 2, 2: 1, 3: 1}
     assert (
         got.normalized()[0, 2] == 1 and got.normalized()[3, 1] == 1 and got.normalized()[:, 3].tolist() == [0, 0.5, 0.5, 0]
     )

@@ -71,6 +71,7 @@ def test_drawn_images_are_measured_as_if_they_were_the_dataset() -> None:
     for ap in (m.box, m.seg):  # the area below a curve is the class's AP at IoU 0.50
         assert ap.curves.shape == (3, 101) and np.allclose(ap.curves.mean(1), ap.maps50, equal_nan=True, atol=1e-6)
     assert m.confusion is not None and m.confusion.matrix[:, :3].sum() == 12
+    assert list(m.confusion.mistakes) == [f"{i}.png" for i in range(6)]
     draws = np.random.default_rng(0)
     for i in range(8):
         slow = measure([images[j] for j in draws.integers(0, 6, 6)])
