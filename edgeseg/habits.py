@@ -48,6 +48,16 @@ BENCHMARK: Mapping[str, tuple[Any, str]] = {
     "device": ("cpu", "Leave it out: the runtimes of edge targets are timed on the CPU"),
     "task": (TASKS, "Only segmentation and detection are done"),
 }
+PLOT: Mapping[str, tuple[Any, str]] = {
+    "color_mode": (("class", "instance"), "There are class and instance"),
+    "font": ("Arial.ttf", "Leave it out: labels are drawn in OpenCV's font"),
+    "font_size": (None, "Leave it out: labels grow with the image"),
+    "txt_color": ((255, 255, 255), "Leave it out: the text is dark or light, as it is seen best"),
+    "kpt_radius": (5, "Leave it out: there are no keypoints"),
+    "kpt_line": (True, "Leave it out: there are no keypoints"),
+    "probs": (True, "Leave it out: nothing is classified"),
+    "im_gpu": (None, "Leave it out"),
+}
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
 QUIET = ("verbose", "workers", "batch")
@@ -90,8 +100,8 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
         if key not in known:
             raise EdgesegError(f"{command} has no option {key!r}", hint=f"See: edgeseg {command} --help")
         same, hint = known[key]
-        if key == "task" and value in same:
-            continue  # the model says which it is
+        if key in ("task", "color_mode") and value in same:
+            continue  # the model says which task it is
         if value != same or isinstance(value, bool) != isinstance(same, bool):
             raise EdgesegError(f"{command} cannot do {key}={value}", hint=hint)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import PREDICTION, check
+from edgeseg.habits import BENCHMARK, PREDICTION, check
 from edgeseg.runs import new_folder
 from edgeseg.store import put
 
 if TYPE_CHECKING:
+    from edgeseg.export.benchmark import Measured
     from edgeseg.predict.result import Result
     from edgeseg.predict.views import Names
     from edgeseg.running.open import Opened
@@ -35,6 +36,9 @@ class Ported:
     """Methods that ``Model`` has for their sake."""
 
     predict: Callable[..., Any]
+    path: Path
+    threads: int | None
+    default_data: Callable[[], str]
     _device: str | int | None
     if TYPE_CHECKING:
 
@@ -126,9 +130,51 @@ class Ported:
             self._tracker = Tracker()
         return self.predict(source, conf=conf, tracker=self._tracker, **options)
 
-    def benchmark(self, *args: Any, **options: Any) -> Any:
-        """Refused: it is a command."""
-        raise EdgesegError("a benchmark is a command", hint="edgeseg benchmark MODEL --int8")
+    def benchmark(
+        self,
+        data: str | Path | None = None,
+        format: str | Sequence[str] = "",
+        *,
+        imgsz: int | Sequence[int] = 640,
+        half: bool | None = None,
+        int8: bool | None = None,
+        split: str = "val",
+        limit: int | None = None,
+        out: str | Path | None = None,
+        **others: Any,
+    ) -> Measured:
+        """Export to formats (default: all), then measure size, accuracy, agreement with this network and speed of each.
+
+        Args:
+            data: dataset YAML or name; by default what the model was trained on.
+            format: names, with commas or as a list. half, int8: their precision.
+            limit: only the first so many images of ``split``.
+            out: where the artifacts go; by default ``runs/benchmark/expN``.
+
+        Returns:
+            The table of ``edgeseg benchmark``: ``rows()`` for a data frame, ``print`` for people.
+
+        Raises:
+            EdgesegError: bad options or data; a format that fails keeps its line with the reason.
+        """
+        from edgeseg.export.benchmark import measure
+        from edgeseg.export.options import ExportOptions
+        from edgeseg.running.open import parse_imgsz
+
+        check("benchmark", others, BENCHMARK)
+        names = format.split(",") if isinstance(format, str) else format
+        options = ExportOptions(imgsz=parse_imgsz(imgsz), half=half, int8=int8)
+        return measure(
+            str(self.path),
+            self.opened,
+            str(data or self.default_data()),
+            [n.strip() for n in names if n.strip()],
+            options,
+            folder=lambda: Path(out) if out else new_folder("runs/benchmark"),
+            split=split,
+            limit=limit,
+            threads=self.threads,
+        )
 
     def _listeners(self) -> list[Listener]:
         """The callbacks as training takes them."""
@@ -157,6 +203,7 @@ class Saving:
     labels: bool = False
     scores: bool = False
     crops: bool = False
+    frames: bool = False
     show: bool = False
     project: str = "runs/predict"
     name: str = "exp"
@@ -172,7 +219,13 @@ class Saving:
         Raises:
             EdgesegError: it does.
         """
-        words = {"save": "pictures", "save_txt": "labels", "save_conf": "scores", "save_crop": "crops"}
+        words = {
+            "save": "pictures",
+            "save_txt": "labels",
+            "save_conf": "scores",
+            "save_crop": "crops",
+            "save_frames": "frames",
+        }
         words |= {k: k for k in ("show", "project", "name", "exist_ok", "tracker")}
         given = {ours: options.pop(theirs) for theirs, ours in words.items() if theirs in options}
         drawing = {ours: options.pop(theirs) for theirs, ours in DRAWING.items() if theirs in options}
@@ -181,11 +234,16 @@ class Saving:
 
     def each(self, results: Iterator[Result]) -> Iterator[Result]:
         """The results, each written and shown as it comes."""
+        from edgeseg.predict.window import need_display, shown
+
         if self.tracker is not None:
             results = followed(results, self.tracker)
-        if not (self.pictures or self.labels or self.crops or self.show):
+        if self.show:
+            need_display()
+        if not (self.pictures or self.labels or self.crops or self.frames or self.show):
             yield from results
             return
+        from edgeseg.predict.result import write_image
         from edgeseg.predict.writer import Writer
 
         with Writer(self._folder, pictures=self.pictures, labels=self.labels, scores=self.scores, drawing=self.drawing) as w:
@@ -193,9 +251,14 @@ class Saving:
                 w.write(result)
                 if self.crops:
                     result.save_crop(self._folder() / "crops")
-                if self.show:
-                    result.show()
-                yield result
+                if self.frames and result.number is not None:
+                    place = self._folder() / f"{Path(result.name).stem}_frames"
+                    place.mkdir(exist_ok=True)
+                    write_image(place / f"{result.number}.jpg", result.plot(**self.drawing))
+                going = not self.show or shown(result)
+                yield result if self.folder is None else replace(result, save_dir=str(self.folder))
+                if not going:
+                    return
 
     def _folder(self) -> Path:
         if self.folder is None:

@@ -206,8 +206,6 @@ def test_what_cannot_be_says_what_to_use(tmp_path: Path) -> None:
     model = Model(demo_checkpoint())
     with pytest.raises(EdgesegError, match="Did you mean 'on_train_end'"):
         model.add_callback("on_train_ends", print)
-    with pytest.raises(EdgesegError, match="edgeseg benchmark"):
-        model.benchmark()
     with pytest.raises(EdgesegError, match="task 'pose'"):
         YOLO("x.pt", task="pose")
     with pytest.raises(EdgesegError, match="for task segment, not detect"):
@@ -276,3 +274,51 @@ def test_the_command_line_takes_their_words(
     }
     for said, argv in refused.items():
         assert cli.run(argv) == 2 and said in capsys.readouterr().err
+
+
+def test_plot_does_what_it_is_told(tmp_path: Path) -> None:
+    r = found()
+    by_class, by_object = r.plot(labels=False), r.plot(labels=False, color_mode="instance")
+    assert not np.array_equal(by_class, by_object) and np.array_equal(by_object, r.plot(labels=False, color_mode="instance"))
+    same = replace(r, detections=Detections(r.detections.boxes, r.boxes.conf, np.zeros(2), None, ("a",), (40, 60)))
+    colours = {tuple(same.plot(labels=False, color_mode="instance")[y, x].tolist()) for x, y in ((10, 5), (31, 22))}
+    assert len(colours) == 2 and len({tuple(same.plot(labels=False)[y, x].tolist()) for x, y in ((10, 5), (31, 22))}) == 1
+    assert np.array_equal(r.plot(line_width=1.6), r.plot(line_width=2)) and r.plot(kpt_radius=5, probs=True).shape == (
+        40,
+        60,
+        3,
+    )
+    drawn = r.plot(save=True, filename=tmp_path / "a.png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png")), drawn)
+    for wrong in ({"font_size": 9}, {"color_mode": "rainbow"}, {"txt_color": (0, 0, 0)}):
+        with pytest.raises(EdgesegError, match="plot cannot do"):
+            r.plot(**wrong)
+
+
+def test_frames_of_a_video_are_saved_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = cv2.VideoWriter(str(tmp_path / "f.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (96, 64))
+    for i in range(6):
+        film.write(np.full((64, 96, 3), 40 * i, np.uint8))
+    film.release()
+    model, out = Model(demo_checkpoint()), {"project": tmp_path, "name": "r", "imgsz": 96}
+    got = model.predict(str(tmp_path / "f.mp4"), save_frames=True, vid_stride=2, **out)
+    assert [r.number for r in got] == [0, 2, 4] and {r.save_dir for r in got} == {str(tmp_path / "r")}
+    assert sorted(p.name for p in (tmp_path / "r" / "f_frames").iterdir()) == ["0.jpg", "2.jpg", "4.jpg"]
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform == "linux":
+        with pytest.raises(EdgesegError, match="there is no display"):
+            model.predict(str(tmp_path / "f.mp4"), show=True, **out)
+
+
+def test_a_benchmark_gives_the_table(shapes_yaml: str, tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    table = YOLO(demo_checkpoint()).benchmark(
+        data=shapes_yaml, format="torchscript", imgsz=160, limit=1, out=tmp_path, verbose=False, device="cpu"
+    )
+    first, second = table.rows()
+    assert (first["format"], second["format"]) == ("network", "torchscript") and second["agreement"] == 1.0
+    assert list(table) == [first, second] and len(str(table).splitlines()) == 3 and first["ms"] > 0
+    assert (tmp_path / "demo-seg.torchscript").exists()
+    with pytest.raises(EdgesegError, match="timed on the CPU"):
+        YOLO(demo_checkpoint()).benchmark(data=shapes_yaml, device=0)

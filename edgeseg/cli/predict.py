@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -68,6 +66,8 @@ def predict(
         if vid_stride < 1:
             raise EdgesegError(f"vid-stride {vid_stride} is less than 1")
         if show:
+            from edgeseg.predict.window import need_display, shown
+
             need_display()
         which, sources = model_and_source(words or [], model, source)
         opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
@@ -161,25 +161,6 @@ def check_detection(conf: float, iou: float, max_det: int) -> None:
             raise EdgesegError(f"{name} {value:g} is not between 0 and 1")
     if max_det < 1:
         raise EdgesegError(f"max-det {max_det} is less than 1")
-
-
-def need_display() -> None:
-    """Refuse ``--show`` where no window can open."""
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise EdgesegError("there is no display here for --show", hint="Leave --show out: pictures are saved in a folder")
-
-
-def shown(result: Any) -> bool:
-    """Show one picture; False once the person has typed q or Escape."""
-    import cv2
-
-    try:
-        cv2.imshow("edgeseg", result.plot())
-        key = cv2.waitKey(1 if result.number is not None else 0) & 0xFF
-    except cv2.error as e:
-        hint = "pip install opencv-python in place of opencv-python-headless, or leave --show out"
-        raise EdgesegError("this OpenCV cannot open windows", hint=hint) from e
-    return key not in (27, ord("q"))
 
 
 def _line(item: Any, number: int, many: int | None, to: Any) -> None:

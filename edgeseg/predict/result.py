@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.habits import PLOT, check
 from edgeseg.predict.sources import Frame, Unreadable, frames
 from edgeseg.predict.views import Boxes, Masks, Names
 from edgeseg.record import dataclass
@@ -33,6 +34,7 @@ class Result:
     what is saved. ``number`` and ``fps`` belong to frames of a video. ``speed`` holds milliseconds under ``preprocess``,
     ``inference`` and ``postprocess``. ``time`` belongs to frames of a loop (``edgeseg.live``): when it was captured, in
     seconds since 1970, of a recording since its beginning. ``ids`` are (n,) int64 from 1 where objects are followed.
+    ``save_dir`` is the folder into which ``predict`` wrote.
     """
 
     detections: Detections
@@ -44,6 +46,7 @@ class Result:
     speed: Mapping[str, float] = field(default_factory=dict)
     time: float | None = None
     ids: np.ndarray | None = None
+    save_dir: str | None = None
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -105,9 +108,14 @@ class Result:
         labels: bool = True,
         boxes: bool = True,
         masks: bool = True,
-        line_width: int | None = None,
+        line_width: float | None = None,
         img: np.ndarray | None = None,
         pil: bool = False,
+        color_mode: str = "class",
+        show: bool = False,
+        save: bool = False,
+        filename: str | Path | None = None,
+        **others: Any,
     ) -> Any:
         """A copy of the image, uint8 BGR, with boxes, masks and labels drawn.
 
@@ -116,16 +124,27 @@ class Result:
             line_width: of boxes, in pixels.
             img: draw on this image, of the same size, in place of the source.
             pil: give a PIL image (RGB).
+            color_mode: a colour for each ``class`` or ``instance``.
+            show: open it in a viewer too. save: write it to ``filename`` (``results_NAME`` here) too.
+            others: options of YOLO tools that ask for what is done anyway.
 
         Raises:
-            EdgesegError: ``pil``, and Pillow is not installed.
+            EdgesegError: ``pil`` or ``show``, and Pillow is not installed; another option.
         """
         from edgeseg.vision.draw import draw
 
-        kinds: dict[str, Any] = {"labels": labels, "scores": conf, "boxes": boxes, "masks": masks, "line_width": line_width}
+        check("plot", {"color_mode": color_mode, **others}, PLOT)
+        kinds: dict[str, Any] = {"labels": labels, "scores": conf, "boxes": boxes, "masks": masks}
+        kinds |= {"line_width": line_width and max(1, round(line_width)), "instances": color_mode == "instance"}
         picture = draw(self.image if img is None else img, self.detections, ids=self.ids, **kinds)
-        if not pil:
-            return picture
+        if save:
+            write_image(Path(filename or f"results_{self.name}"), picture)
+        if show:
+            self._pil(picture).show()
+        return self._pil(picture) if pil else picture
+
+    @staticmethod
+    def _pil(picture: np.ndarray) -> Any:
         try:
             from PIL import Image
         except ImportError as e:
@@ -149,29 +168,29 @@ class Result:
         write_image(path, self.plot(**drawing))
         return path
 
-    def save_txt(self, file: str | Path, save_conf: bool = False) -> Path:
+    def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> Path:
         """Append the detections to a label file: YOLO's polygons (boxes of a detector), one line each."""
-        path = Path(file)
+        path = Path(txt_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.writelines(f"{line}\n" for line in self.detections.to_yolo(scores=save_conf))
         return path
 
-    def save_crop(self, folder: str | Path, name: str | None = None) -> list[Path]:
-        """Write what is inside each box to ``folder/CLASS/NAME-1.jpg``; the files."""
-        stem, found = Path(name or self.name).stem, []
+    def save_crop(self, save_dir: str | Path, file_name: str | Path | None = None) -> list[Path]:
+        """Write what is inside each box to ``save_dir/CLASS/NAME-1.jpg``; the files."""
+        stem, found = Path(file_name or self.name).stem, []
         for number, (box, cls) in enumerate(zip(self.detections.boxes, self.detections.classes), 1):
             x1, y1 = np.floor(box[:2]).astype(int)
             x2, y2 = np.ceil(box[2:]).astype(int)
-            place = Path(folder) / "".join(c if c.isalnum() or c in " -_" else "_" for c in self.names[cls])
+            place = Path(save_dir) / "".join(c if c.isalnum() or c in " -_" else "_" for c in self.names[cls])
             place.mkdir(parents=True, exist_ok=True)
             write_image(file := place / f"{stem}-{number}.jpg", np.ascontiguousarray(self.image[y1:y2, x1:x2]))
             found.append(file)
         return found
 
-    def show(self) -> None:
+    def show(self, **drawing: Any) -> None:
         """Open the drawn image in the viewer of the desktop (Pillow's; in a notebook, the result shows itself)."""
-        self.plot(pil=True).show()
+        self.plot(show=True, **drawing)
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
         """One mapping a detection: ``name``, ``class``, ``confidence``, ``box`` (x1 y1 x2 y2), ``segments`` (x, y) of masks,

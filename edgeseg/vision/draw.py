@@ -33,6 +33,7 @@ def draw(
     masks: bool = True,
     line_width: int | None = None,
     ids: np.ndarray | None = None,
+    instances: bool = False,
 ) -> np.ndarray:
     """Draw detections on a copy of their image.
 
@@ -44,6 +45,7 @@ def draw(
         boxes: draw boxes. masks: draw masks and their outlines.
         line_width: of boxes, in pixels; None: by the size of the image.
         ids: (n,) of the objects, written before their names as ``#7``.
+        instances: a colour for each object (by its id where there is one), not for each class.
 
     Returns:
         uint8 BGR (H, W, 3).
@@ -58,7 +60,8 @@ def draw(
     thin, thick = line_width or max(1, round(unit)), max(1, round(1.6 * unit))
     tiles = detections.tiles if masks else None
     worst_first = range(len(detections) - 1, -1, -1)
-    colours = [colour_of(int(c)) for c in detections.classes]
+    kinds = (range(len(detections)) if ids is None else ids) if instances else detections.classes
+    colours = [colour_of(int(c)) for c in kinds]
     if tiles is not None:
         for i in worst_first:
             _fill(picture, tiles.tiles[i], tiles.corners[i], colours[i], alpha)
