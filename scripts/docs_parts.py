@@ -74,7 +74,7 @@ def one_target(name: str) -> str:
     if target.kit_extra:
         rows.append(("the kit's network runs with", f'`pip install "edgeseg[{target.kit_extra}]"`'))
     uses = [(b, u) for b in boards().values() for u in b.use if u.format == name]
-    text = table(("", ""), rows)
+    text = table(rows[0], rows[1:])
     if uses:
         text += "\n\nRecommended, not measured, by `edgeseg doctor --board`:\n\n"
         text += table(
