@@ -50,6 +50,9 @@ def train(
     seed: Annotated[int | None, flag("Seed of everything random.", "0", panel=RUN)] = None,
     project: Annotated[str | None, flag("Where runs go.", "runs/train", metavar="FOLDER", panel=RUN)] = None,
     name: Annotated[str | None, flag("Name of this run.", "exp", panel=RUN)] = None,
+    log: Annotated[
+        str | None, flag("Follow the run with wandb, mlflow, tensorboard.", False, metavar="A,B", panel=RUN)
+    ] = None,
     json: flags.Json = None,
 ) -> None:
     """Train a network; further options (augmentation, loss gains, schedule ...) are given as key=value.
@@ -78,6 +81,7 @@ def train(
         "seed",
         "project",
         "name",
+        "log",
     )
     words = list(context.args)
     if model and "=" in model and not os.path.exists(model):  # no model was named: click gave it the first further option

@@ -90,6 +90,8 @@ def _own(key: str, value: Any) -> Any:
         return str(value)
     if key == "freeze":
         return frozen_parts(value)
+    if key == "log":
+        return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else tuple(value)
     return value
 
 

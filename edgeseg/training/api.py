@@ -30,6 +30,7 @@ from edgeseg.training.options import TrainOptions
 from edgeseg.training.record import Checkpoints, Results, left_behind, new_folder, newest_trained
 from edgeseg.training.schedule import Schedule
 from edgeseg.training.statistics import measure
+from edgeseg.training.trackers import checked, trackers
 from edgeseg.training.transfer import start_network
 from edgeseg.training.validation import Validator
 
@@ -76,6 +77,7 @@ def train(
         wished = options
         options, state = _resumed(options)
         left = wished.left_out(options)
+    checked(options.log)
     processes = Processes.start(options.device)
     try:
         result = _train(options, state, processes, listeners, progress)
@@ -225,11 +227,7 @@ def _recorders(folder: Path, options: TrainOptions, names: tuple[str, ...], clos
         from edgeseg.training.plots import Charts, Sheets
 
         own += [Sheets(folder, names, closing), *([Charts(folder, names)] if Charts.available() else [])]
-    if options.tensorboard:
-        from edgeseg.training.plots import TensorBoard
-
-        own += [TensorBoard(folder)] if TensorBoard.available() else []
-    return own
+    return [*own, *trackers(folder, options)]
 
 
 def _missing(options: TrainOptions) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class TrainOptions:
         validate_every: epochs between validations, 0 for the last one only.
         project, name: the run goes to ``project/name`` (``name-2`` and so on when it exists, unless ``exist_ok``).
         plots, tensorboard: whether to write them. sync_bn: batch statistics over all processes.
+        log: what follows the run beside ``tensorboard``: ``mlflow``, ``wandb``.
         augment, gains: see there.
     """
 
@@ -85,6 +86,7 @@ class TrainOptions:
     exist_ok: bool = False
     plots: bool = True
     tensorboard: bool = True
+    log: tuple[str, ...] = ()
     sync_bn: bool = True
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     gains: LossGains = field(default_factory=LossGains)
@@ -122,7 +124,7 @@ class TrainOptions:
     def to_flat(self) -> dict[str, Any]:
         """All options in one flat mapping of plain values, as the command line and ``from_flat`` take them."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("augment", "gains")}
-        flat["freeze"] = list(self.freeze)
+        flat["freeze"], flat["log"] = list(self.freeze), list(self.log)
         return {**flat, **asdict(self.augment), **{_GAIN_KEYS[k]: v for k, v in asdict(self.gains).items()}}
 
     @classmethod

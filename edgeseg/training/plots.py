@@ -75,35 +75,6 @@ class Charts(Listener):
                 matrix(self.folder / "confusion_matrix.png", trainer.validate.confusion.normalized(), self.names)
 
 
-class TensorBoard(Listener):
-    """Figures for TensorBoard, in the run's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: Any = None
-
-    @staticmethod
-    def available() -> bool:
-        """Whether tensorboard is installed."""
-        return importlib.util.find_spec("tensorboard") is not None
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Open the event file; what was written after the epoch that a run resumes from is to be ignored."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.folder), purge_step=trainer.position.epoch + 1)
-
-    def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
-        """One point for each figure."""
-        for key, value in row.items():
-            if key != "epoch":
-                self.writer.add_scalar(key, value, int(row["epoch"]))
-
-    def on_stop(self, trainer: Trainer) -> None:
-        """Close the file."""
-        self.writer.close()
-
-
 def batch_sheet(batch: Batch, names: tuple[str, ...]) -> np.ndarray:
     """Pictures of a batch with exactly what the loss sees: boxes, classes and the index map's masks."""
     tiles = []
