@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
@@ -92,7 +93,8 @@ class RemoteRuntime:
         """End the child. Further runs are errors."""
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(OSError):  # what a child that has ended did not take
+                    pipe.close()
         try:
             self._child.wait(5)
         except subprocess.TimeoutExpired:
