@@ -59,13 +59,14 @@ def compare_models(
     from edgeseg.report.sections import write_comparison
 
     to = console.people(json)
-    first = Model(reference, threads=threads)
-    chosen = data or first.default_data()
-    images, dataset = pictures(chosen, split)
-    images = images[:limit]
-    truth = None if dataset is None else truth_if_any(dataset.for_task(first.opened.manifest.task), split, images)
-    where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
     with ExitStack() as stack:
+        bar = stack.enter_context(console.progress(f"comparing {len(files)} models with {reference}"))
+        first = Model(reference, threads=threads)
+        chosen = data or first.default_data()
+        images, dataset = pictures(chosen, split)
+        images = images[:limit]
+        truth = None if dataset is None else truth_if_any(dataset.for_task(first.opened.manifest.task), split, images)
+        where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
         subject = first.opened.on(device).sized(size)
         others: list[Opened] = []
         failed: list[Verdict] = []
@@ -74,12 +75,11 @@ def compare_models(
                 others.append(open_apart(file, threads, stack, input))
             except EdgesegError as e:
                 failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
-        with console.progress(f"comparing {len(others)} models with {reference}") as bar:
-            if cluster is None:
-                verdicts = compare(subject, others, images, truth, progress=bar.update)
-            else:
-                more: dict[str, Any] = {"threads": threads, "input": input, "progress": bar.update}
-                verdicts = cluster.compare(subject, others, images, truth, **more)
+        if cluster is None:
+            verdicts = compare(subject, others, images, truth, progress=bar.update)
+        else:
+            more: dict[str, Any] = {"threads": threads, "input": input, "progress": bar.update}
+            verdicts = cluster.compare(subject, others, images, truth, **more)
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else new_folder("runs/validate") / "report.html"
     write_comparison(page, verdicts, reference, where, title="Cross-format validation")

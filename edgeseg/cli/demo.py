@@ -26,7 +26,8 @@ def demo(
     checkpoint = demo_checkpoint()
     size = Model(checkpoint).opened.manifest.imgsz[0]
     console.say(f"1/4  {TRAIN + VAL} generated images in {folder / 'shapes'}", to=to)
-    data = make_shapes(folder / "shapes", train=TRAIN, val=VAL, size=size, seed=SEED)
+    with console.progress("drawing"):
+        data = make_shapes(folder / "shapes", train=TRAIN, val=VAL, size=size, seed=SEED)
     console.say(f"2/4  exporting {checkpoint.name}", to=to)
     made = _exports(checkpoint, data, folder)
     console.say("3/4  validating", to=to)
@@ -73,8 +74,8 @@ def _validated(path: Path, data: Path, reference: Path) -> dict[str, Any]:
     model = Model(path)
     with console.progress(f"validating {path.name}") as bar:
         result = model.validate(data, progress=bar.update)
-    facts = report(model, result)
-    return facts if path == reference else {**facts, "fidelity": model.compare(reference, data).to_dict()}
+        facts = report(model, result)
+        return facts if path == reference else {**facts, "fidelity": model.compare(reference, data).to_dict()}
 
 
 def _pictures(path: Path, data: Path, folder: Path) -> list[Path]:

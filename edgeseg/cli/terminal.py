@@ -28,7 +28,7 @@ def width_of(stream: IO[str]) -> int | None:
         return max(20, shutil.get_terminal_size().columns)
     try:
         return max(20, os.get_terminal_size(stream.fileno()).columns or 80)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # an emulation without a size
         return 80
 
 
@@ -57,13 +57,20 @@ def shorten(path: str, columns: int) -> str:
     name = parts[-1]
     if wide(name) <= columns:
         return name
-    keep = max(columns - 3, 2)
-    head, tail = name, ""
-    while name and wide(head) > keep // 2:
-        head = head[:-1]
-    while wide(head) + wide(tail) < keep and len(tail) < len(name):
-        tail = name[-len(tail) - 1 :]
-    return f"{head}...{tail if wide(head + tail) <= keep else tail[1:]}"[: max(columns, 1)]
+    head, tail = name[: len(name) // 2], name[len(name) // 2 :]
+    while len(head) > 1 and wide(head) + 3 + wide(tail) > columns:
+        head, tail = (head[:-1], tail) if len(head) >= len(tail) else (head, tail[1:])
+    return f"{head}...{tail}"
+
+
+def shortened(text: str, columns: int) -> str:
+    """Words in so many columns: the longest of them, a path mostly, gives way."""
+    words = text.split(" ")
+    longest = max(range(len(words)), key=lambda k: wide(words[k]))
+    if (over := wide(text) - columns) > 0:
+        words[longest] = shorten(words[longest], max(8, wide(words[longest]) - over))
+        text = " ".join(words)
+    return text if wide(text) <= columns else f"{text[: max(columns - 3, 1)]}..."
 
 
 def flowing(text: str, columns: int | None) -> str:

@@ -23,7 +23,9 @@ def list_() -> None:
     from edgeseg.environments.toolchains import list_toolchains
 
     rows = []
-    for s in list_toolchains():
+    with console.progress("looking at toolchains"):
+        found = list_toolchains()
+    for s in found:
         where = "this environment" if s.where == "current" else s.where or f"missing: {', '.join(s.unmet[:3])}"
         rows.append((s.toolchain.name, ", ".join(s.formats), where, console.size(s.size) if s.size else ""))
     console.table("", ("toolchain", "makes", "where", "size"), rows)
