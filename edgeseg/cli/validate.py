@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
 from edgeseg.cli.predict import check_detection
 from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.evaluate.validate import ValidationResult
+    from edgeseg.model import Model
 
 SPEED = ("preprocess", "inference", "postprocess")
 
@@ -69,16 +73,16 @@ def validate(
             code = compare_models(files, reference, data, input=input, html=html, json=json, cluster=cluster, **more)
         raise typer.Exit(code)
     summary: list[dict[str, Any]] = []
-    done: list[tuple[Model, Any]] = []
+    done: list[tuple[Model, ValidationResult]] = []
     with connect(ray) as cluster:
         for file in files:
-            one = Model(file, threads=threads, input=input)
-            console.inferred(one.opened.manifest)
             given: dict[str, Any] = {"split": split, "limit": limit, "imgsz": size, "device": device}
             if out:  # the folder itself; of several models one in it each
                 place = Path(out) / Path(file).stem if len(files) > 1 else Path(out)
                 given |= {"project": place.parent, "name": place.name, "exist_ok": True}
             with console.progress(f"validating {file}") as bar:
+                one = Model(file, threads=threads, input=input)
+                console.inferred(one.opened.manifest)
                 given |= {"conf": conf, "iou": iou, "max_det": max_det, "progress": bar.update, "cluster": cluster}
                 result = one.validate(data or one.default_data(), **given, **written)
             for path, reason in result.skipped:
@@ -90,9 +94,7 @@ def validate(
     with console.json_file(json) as stream:
         console.write_json(stream, summary[0] if len(summary) == 1 else {"models": summary})
     if html:
-        from edgeseg.report.sections import write_validation
-
-        write_validation(Path(html), [(m.opened, result) for m, result in done])
+        write_page(Path(html), done, size, split)
     if json == "-":
         return
     console.table("", HEADER, [row(d) for d in summary], to=to)
@@ -110,6 +112,18 @@ def validate(
     for kind, where in (("page", html), ("JSON", json), ("saved", result.save_dir)):
         if where:
             console.say(f"{kind} in {where}", to=to)
+
+
+def write_page(path: Path, done: list[tuple[Model, ValidationResult]], size: tuple[int, int] | None, split: str) -> None:
+    """The page of models that were measured, with the pictures on which they are wrong most often."""
+    from edgeseg.data.dataset import load_dataset
+    from edgeseg.report.sections import write_validation
+    from edgeseg.view.mistakes import mistakes
+
+    where = done[0][1].dataset
+    beside = [(m.opened.sized(size), result) for m, result in done if result.dataset == where]
+    pictures = mistakes([m for m, _ in beside], [r.metrics for _, r in beside], load_dataset(where), split)
+    write_validation(path, beside, pictures)
 
 
 HEADER = (

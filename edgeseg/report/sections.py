@@ -50,12 +50,15 @@ def write_comparison(path: Path, verdicts: Sequence[Verdict], reference: str, da
     return write_page(path, title, about, sections, note=NOTE)
 
 
-def write_validation(path: Path, validated: Sequence[tuple[Opened, ValidationResult]]) -> Path:
+def write_validation(
+    path: Path, validated: Sequence[tuple[Opened, ValidationResult]], pictures: Sequence[Section] = ()
+) -> Path:
     """Write a page of models that were each measured by themselves on the same split.
 
     Args:
         path: the file, replaced if it exists.
         validated: models and what ``edgeseg.evaluate.validate.validate`` found of them, one at least.
+        pictures: sections with pictures.
     """
     first = validated[0][1]
     about = [("Images", f"{first.images} of {Path(first.dataset).name} ({first.split})"), ("Truth", first.truth), *here()]
@@ -77,7 +80,7 @@ def write_validation(path: Path, validated: Sequence[tuple[Opened, ValidationRes
         *({"label": f"{stage.capitalize()}, ms", "digits": 1} for stage in STAGES),
         {"label": "MB", "digits": 2},
     ]
-    sections = [_models(columns, rows), *([_plane(points, _APS)] if len(points) > 1 else []), *measured(subjects)]
+    sections = [_models(columns, rows), *([_plane(points, _APS)] if len(points) > 1 else []), *pictures, *measured(subjects)]
     note = "AP is the mean over IoU 0.50 to 0.95 by the COCO protocol. Milliseconds are medians an image."
     return write_page(path, "Validation", about, sections, note=note)
 

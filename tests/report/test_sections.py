@@ -126,12 +126,18 @@ def page_of(file: Path) -> dict[str, Any]:
 def test_the_commands_write_pages(shapes_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = str(demo_checkpoint())
-    words = ["validate", model, f"data={shapes_yaml}", "imgsz=96", "--json", "found.json", "--html"]
+    words = ["validate", model, f"data={shapes_yaml}", "imgsz=64", "--json", "found.json", "--html"]
     assert run([*words, "alone.html"]) == 0
     found, page = json.loads(Path("found.json").read_text()), page_of(Path("alone.html"))
     kinds = [s["kind"] for s in page["sections"]]
     assert kinds[0] == "table" and {"choice", "curves"} <= set(kinds)
     table = page["sections"][0]
+    (viewer,) = (s for s in page["sections"] if s["kind"] == "viewer")
+    assert viewer["models"][0]["name"] == "labels" and len(viewer["pictures"]) == len(viewer["orders"][1]) > 0
+    for picture in viewer["pictures"]:
+        labels, found_there = picture["found"]
+        assert labels and all(o["score"] == 1 and o["rings"] for o in labels)
+        assert {d["pair"] for d in found_there} <= {-1, *range(len(labels))}
     assert cells(table, "Box AP") == [pytest.approx(found["metrics"]["box"]["map"], abs=1e-6)]
     assert run([*words, "beside.html", "--reference", model]) == 0
     page = page_of(Path("beside.html"))

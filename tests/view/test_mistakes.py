@@ -23,7 +23,7 @@ def test_the_pictures_with_most_mistakes_come_first(shapes_dataset: Dataset) -> 
     metrics = [validate(m.pipeline, shapes_dataset).metrics for m in models]
     (section,) = mistakes(models, metrics, shapes_dataset, "val")
     names = [p["name"] for p in section["pictures"]]
-    assert len(set(names)) == len(names) and [m["name"] for m in section["models"]][0] == "labels"
+    assert len(set(names)) == len(names) and section["models"][0]["name"] == "labels"
     for m, order in zip(metrics, section["orders"][1:]):
         by_name = {path.rsplit("/", 1)[-1]: n for path, n in m.confusion.mistakes.items()}
         counts = [by_name[names[i]] for i in order]

@@ -44,6 +44,9 @@ function states(list, model, otherModel, otherList) {
   return list.map((_, i) => kept.has(i) ? "matched" : "missing");
 }
 
+// What is certain is a label.
+const score = one => one.score < 1 ? ` ${one.score.toFixed(2)}` : "";
+
 function ring(points) {
   let path = "";
   for (let i = 0; i < points.length; i += 2) path += `${i ? "L" : "M"}${points[i]} ${points[i + 1]}`;
@@ -186,7 +189,7 @@ class Viewer {
     const [x1, y1, x2, y2] = one.box, name = this.names[one.class] ?? String(one.class);
     const group = shape("g", {class: `ev-found ev-is-${kind}${ghost ? " ev-ghost" : ""}`});
     group.style.setProperty("--own", colour(one.class));
-    const words = `${kind === "matched" ? "" : `${kind}: `}${name} ${one.score.toFixed(2)}`;
+    const words = `${kind === "matched" ? "" : `${kind}: `}${name}${score(one)}`;
     const title = shape("title");
     title.textContent = words;
     group.append(title);
@@ -205,7 +208,7 @@ class Viewer {
     }));
     const said = lines.map(([kind, one, where]) => {
       const item = make("li");
-      item.textContent = `${this.names[one.class] ?? one.class} ${one.score.toFixed(2)}, ${kind === "missing" ? "only in" : "extra in"} ${where}`;
+      item.textContent = `${this.names[one.class] ?? one.class}${score(one)}, ${kind === "missing" ? "only in" : "extra in"} ${where}`;
       return item;
     });
     const counts = lists.map((list, i) => `${model(i)}: ${list.length}`);
