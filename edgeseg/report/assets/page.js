@@ -25,7 +25,7 @@ function shape(tag, attributes = {}, ...children) {
 // A number with as many decimals as its column has, else with four digits that count.
 function number(value, digits) {
   if (value === null || value === undefined) return "–";
-  if (digits !== undefined && digits !== null) return value.toFixed(digits);
+  if (digits !== undefined && digits !== null) return value.toFixed(digits).replace(/^-(?=[0.]+$)/, "");  // no minus before nothing
   return String(Number(value.toPrecision(4)));
 }
 
