@@ -73,7 +73,7 @@ class ViewPage:
     def _routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/", _index)
         router.add_get("/about", self._about)
-        router.add_get(r"/picture/{index:\d{1,9}}", self._picture)
+        router.add_get("/picture/{index:[0-9]{1,9}}", self._picture)
         router.add_post("/picture", self._brought)
 
     async def _about(self, request: web.Request) -> web.Response:
