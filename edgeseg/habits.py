@@ -27,18 +27,34 @@ VALIDATION: Mapping[str, tuple[Any, str]] = {
     "save_txt": (False, "Use edgeseg predict --save-txt"),
     "save_conf": (False, "Use edgeseg predict --json"),
     "save_hybrid": (False, "Leave it out"),
+    "classes": (None, "Give a data.yaml with these classes"),
+    "retina_masks": (True, "Leave it out: masks always have the size of the image"),
+    "visualize": (False, "Use --html FILE for a page with pictures"),
+    **dict.fromkeys(("project", "name"), (None, "Use --out FOLDER")),
+    "exist_ok": (False, "Use --out FOLDER"),
+    **dict.fromkeys(("nms", "quantize", "end2end"), (None, "Export with it and give the exported file")),
+    "channels_last": (None, "Leave it out"),
     "mode": ("val", "Type the command itself"),
 }
 PREDICTION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
-    "vid_stride": (1, "Leave it out: every frame is looked at"),
     "stream_buffer": (False, "Leave it out"),
-    "visualize": (False, "Leave it out"),
+    "visualize": (False, "Leave it out, or look into model.model, the network"),
+    "embed": (None, "Leave it out, or take a feature from model.model, the network"),
+    "project": (None, "Use --out FOLDER"),
+    "name": (None, "Use --out FOLDER"),
+    "exist_ok": (False, "Use --out FOLDER"),
+    "save_frames": (False, "In Python: predict(save_frames=True)"),
+    "line_width": (None, "In Python: predict(line_width=N)"),
+    **dict.fromkeys(("show_labels", "show_conf", "show_boxes"), (True, "In Python: predict(show_labels=False)")),
+    **dict.fromkeys(("nms", "quantize", "end2end"), (None, "Export with it and give the exported file")),
+    "channels_last": (None, "Leave it out"),
     "retina_masks": (True, "Leave it out: masks always have the size of the image"),
     "mode": ("predict", "Type the command itself"),
 }
 EXPORT: Mapping[str, tuple[Any, str]] = {
-    "device": ("cpu", "Leave it out: exports are made on the CPU; an engine is built where it will run"),
+    "device": (lambda value: not str(value).startswith("dla"), "Leave it out: an engine is built for the GPU of its board"),
+    "quantize": (None, "Use int8=True or half=True"),
     "fraction": (1.0, "Use images=N: so many calibration images"),
     "agnostic_nms": (False, "Leave it out"),
     "task": (TASKS, "Only segmentation and detection are done"),
@@ -57,6 +73,25 @@ PLOT: Mapping[str, tuple[Any, str]] = {
     "kpt_line": (True, "Leave it out: there are no keypoints"),
     "probs": (True, "Leave it out: nothing is classified"),
     "im_gpu": (None, "Leave it out"),
+}
+#: Options of other YOLO tools by what they are options of.
+BELONGS: Mapping[str, tuple[str, ...]] = {
+    "train": (
+        *("epochs", "time", "patience", "save_period", "cache", "pretrained", "cls_remap", "optimizer", "seed", "val"),
+        *("deterministic", "cos_lr", "close_mosaic", "resume", "amp", "freeze", "multi_scale", "overlap_mask", "mask_ratio"),
+        *("dropout", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
+        *("distill_model", "dis", "box", "cls", "cls_pw", "dfl", "pose", "kobj", "rle", "angle", "nbs", "profile"),
+        *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr"),
+        *("mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode", "auto_augment", "erasing", "label_smoothing"),
+    ),
+    "val": ("split", "save_json", "plots", "save_hybrid", "data"),
+    "predict": (
+        *("source", "vid_stride", "stream_buffer", "visualize", "embed", "show", "save_frames", "save_txt", "save_conf"),
+        *("save_crop", "show_labels", "show_conf", "show_boxes", "line_width", "retina_masks", "stream"),
+        *("classes", "conf", "iou", "max_det", "agnostic_nms", "augment", "dnn"),
+    ),
+    "export": ("format", "keras", "optimize", "dynamic", "simplify", "opset", "workspace", "nms", "fraction", "quantize"),
+    "track": ("tracker", "persist"),
 }
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
@@ -98,12 +133,22 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
         if key in QUIET or value is None:
             continue
         if key not in known:
-            raise EdgesegError(f"{command} has no option {key!r}", hint=f"See: edgeseg {command} --help")
+            raise EdgesegError(
+                f"{command} has no option {key!r}", hint=belongs(command, key) or f"See: edgeseg {command} --help"
+            )
         same, hint = known[key]
+        if callable(same) and same(value):
+            continue
         if key in ("task", "color_mode") and value in same:
             continue  # the model says which task it is
         if value != same or isinstance(value, bool) != isinstance(same, bool):
             raise EdgesegError(f"{command} cannot do {key}={value}", hint=hint)
+
+
+def belongs(command: str, key: str) -> str:
+    """Of which command an option is that ``command`` does not have; "" where none is known."""
+    other = next((c for c, keys in BELONGS.items() if key in keys and c != {"validate": "val"}.get(command, command)), None)
+    return f"It is an option of {other}" if other else ""
 
 
 def is_switch(command: str, word: str, own: bool) -> bool:

@@ -54,6 +54,7 @@ class Model(Ported):
         self._task = task
         self._device: str | int | None = None
         self._opened: Opened | None = None
+        self.trainer: TrainResult | None = None  # the latest training: best, last, save_dir
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
@@ -332,6 +333,8 @@ class Model(Ported):
         if self._scratch is not None:
             running.setdefault("out", Path.cwd())
         given = ExportOptions.of(**options)
+        if wish and not limits:
+            raise EdgesegError(f"{', '.join(wish)}: of a search", hint="Give max_drop or min_agreement too, or leave it out")
         if limits:
             from edgeseg.export.mixed import cheapest_options
             from edgeseg.export.search import Limits
@@ -358,10 +361,13 @@ class Model(Ported):
         running = {k: options.pop(k) for k in ("listeners", "progress") if k in options}
         running["listeners"] = [*running.get("listeners", ()), *self._listeners()]
         flat = {"data": None if data is None else str(data), **options}
+        if options.get("resume") is True and self.is_checkpoint and self.path.exists():
+            options["resume"] = str(self.path)
         if not options.get("resume"):  # a run that goes on has both
             flat = {"model": str(self.path), **flat, "data": str(data or DEFAULT_DATA)}
         result = train(TrainOptions.from_flat(flat), **running)
         self.path, self._opened = result.best if result.best.is_file() else result.last, None
+        self.trainer = result
         return result
 
     def _need_torch(self) -> None:

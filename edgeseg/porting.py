@@ -226,7 +226,8 @@ class Saving:
             "save_crop": "crops",
             "save_frames": "frames",
         }
-        words |= {k: k for k in ("show", "project", "name", "exist_ok", "tracker")}
+        words |= {k: k for k in ("show", "project", "name", "exist_ok")}
+        words |= {} if isinstance(options.get("tracker"), str) else {"tracker": "tracker"}
         given = {ours: options.pop(theirs) for theirs, ours in words.items() if theirs in options}
         drawing = {ours: options.pop(theirs) for theirs, ours in DRAWING.items() if theirs in options}
         check("predict", options, PREDICTION)

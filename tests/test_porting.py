@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,15 +16,21 @@ import pytest
 import edgeseg
 from edgeseg import YOLO, EdgesegError, Model, cli
 from edgeseg.data.dataset import load_dataset
+from edgeseg.export.options import ExportOptions
+from edgeseg.habits import EXPORT
 from edgeseg.porting import followed
 from edgeseg.predict.result import Result
 from edgeseg.predict.sources import Frame, frames
 from edgeseg.predict.views import Names
 from edgeseg.resources import demo_checkpoint
+from edgeseg.training import TrainOptions
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.track import Tracker
 
 pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).with_name("porting")))
+from options import DOES, SAME, VALUES
+
 CALLS = Path(__file__).with_name("porting") / "calls.py"
 REFUSED = {
     "model.predict(half=True)": "Export with half=True",
@@ -322,3 +329,50 @@ def test_a_benchmark_gives_the_table(shapes_yaml: str, tmp_path: Path) -> None:
     assert (tmp_path / "demo-seg.torchscript").exists()
     with pytest.raises(EdgesegError, match="timed on the CPU"):
         YOLO(demo_checkpoint()).benchmark(data=shapes_yaml, device=0)
+
+
+@pytest.mark.parametrize("mode", DOES)
+def test_every_option_of_theirs_does_what_it_says_or_is_refused(mode: str, shapes_yaml: str, tmp_path: Path) -> None:
+    """All that they document: run with a value that is not the default, or refused with a hint."""
+    model, here = Model(demo_checkpoint()), {"project": str(tmp_path / "r"), "exist_ok": True}
+    picture = str(load_dataset(shapes_yaml).images("val")[0])
+    does, same = DOES[mode].split(), SAME[mode].split()
+    for key, value in VALUES.items():
+        value = {"data": shapes_yaml, "project": here["project"]}.get(key, value)
+        if key == "show" and not os.environ.get("DISPLAY"):
+            continue  # it needs a display: see above
+        refused = None
+        try:
+            if mode in ("predict", "track"):
+                list(getattr(model, mode)(picture, **{**here, "imgsz": 96, key: value}))
+            elif mode == "val":
+                model.val(**{**here, "data": shapes_yaml, "limit": 1, "imgsz": 96, key: value})
+            elif mode == "train":
+                TrainOptions.from_flat({"model": str(demo_checkpoint()), "data": shapes_yaml, key: value})
+            elif key in does:
+                ExportOptions.of(**{k: v for k, v in {key: value}.items() if k not in EXPORT and k != "format"})
+            else:
+                model.export(format="onnx", **{key: value, "out": tmp_path})
+        except EdgesegError as e:
+            refused = e
+        if key in does or (key in same and mode != "export"):
+            assert refused is None, (key, str(refused))
+        elif key not in same:
+            assert refused is not None and refused.hint and key in str(refused), key
+
+
+def test_options_of_another_mode_say_so() -> None:
+    model = Model(demo_checkpoint())
+    for mode, key in (("predict", "epochs"), ("val", "vid_stride"), ("export", "lr0"), ("predict", "tracker")):
+        with pytest.raises(EdgesegError, match=r"It is an option of (train|predict|track)"):
+            getattr(model, mode)("x.yaml", **{key: VALUES[key]}) if mode != "export" else model.export(**{key: 1})
+    with pytest.raises(EdgesegError, match="It is an option of predict"):
+        TrainOptions.from_flat({"data": "x.yaml", "conf": 0.3})
+    with pytest.raises(EdgesegError, match="split: of a search"):
+        model.export(split="train")
+    with pytest.raises(EdgesegError, match="built for the GPU of its board"):
+        model.export(device="dla:0")
+    assert (
+        TrainOptions.from_flat({"resume": True}).resume == "true"
+        and TrainOptions.from_flat({"data": "x.yaml", "resume": False}).resume is None
+    )

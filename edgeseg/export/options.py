@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgeseg.errors import EdgesegError, did_you_mean
+from edgeseg.habits import belongs
 from edgeseg.manifest import HEADS
 from edgeseg.registry import Target, own_options, targets
 
@@ -75,7 +76,7 @@ class ExportOptions:
     own: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, **values: Any) -> ExportOptions:
+    def of(cls, /, **values: Any) -> ExportOptions:
         """Options by name, shared ones and those that formats declare.
 
         Raises:
@@ -85,7 +86,7 @@ class ExportOptions:
         for name in values:
             if name not in shared and name not in own_options():
                 known = [*sorted(shared), *own_options()]
-                hint = did_you_mean(name, known, f"Options: {', '.join(known)}")
+                hint = belongs("export", name) or did_you_mean(name, known, f"Options: {', '.join(known)}")
                 raise EdgesegError(f"export has no option {name!r}", hint=hint)
         own = {k: v for k, v in values.items() if k not in shared and v is not None}
         return cls(**{k: v for k, v in values.items() if k in shared}, own=own)

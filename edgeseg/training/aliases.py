@@ -12,7 +12,7 @@ RENAMED = {"lr0": "lr", "lrf": "final_lr", "nbs": "nominal_batch", "cls": "score
 
 MOST_LAYERS = 100
 
-WITHOUT_EFFECT = ("verbose", "pose", "kobj", "erasing", "auto_augment", "profile", "compile")
+WITHOUT_EFFECT = ("verbose", "pose", "kobj", "rle", "angle", "erasing", "auto_augment", "profile", "compile")
 """They change nothing of a segmentation training, here as there."""
 
 # What training does here in any case: another value is refused, with what to do instead.
@@ -55,6 +55,8 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         out[key] = value
 
     for key, value in values.items():
+        if key == "resume" and value is False:
+            continue
         if key in RENAMED:
             put(RENAMED[key], value, key)
         elif key == "box":
@@ -77,6 +79,8 @@ def _own(key: str, value: Any) -> Any:
     """A value of one of our own options, as other tools write it."""
     if key == "cache" and isinstance(value, bool):
         return "ram" if value else "none"
+    if key == "resume" and value is True:
+        return "true"
     if key == "optimizer" and isinstance(value, str):
         return value.lower()
     if key == "multi_scale" and isinstance(value, bool):

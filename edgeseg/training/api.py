@@ -56,6 +56,16 @@ class TrainResult:
     metrics: dict[str, float]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def save_dir(self) -> Path:
+        """The same as ``folder``."""
+        return self.folder
+
+    @property
+    def results_dict(self) -> dict[str, float]:
+        """The same as ``metrics``."""
+        return self.metrics
+
 
 def train(
     options: TrainOptions, *, listeners: Sequence[Listener] = (), progress: Callable[[str, int, int], None] | None = None
