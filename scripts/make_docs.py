@@ -93,8 +93,8 @@ def filled(text: str) -> str:
     return GENERATED.sub(lambda m: docs_parts.PARTS[m[1]](*([m[2]] if m[2] else [])), text)
 
 
-def configuration(source: Path, site: Path) -> dict[str, Any]:
-    """``mkdocs.yml`` for the generated source: the decisions one by one, without pages that are not there."""
+def configuration() -> dict[str, Any]:
+    """``mkdocs.yml`` for the generated source beside it: the decisions one by one, without pages that are not there."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     there = {place for _, place in pages()}
 
@@ -113,7 +113,7 @@ def configuration(source: Path, site: Path) -> dict[str, Any]:
             yield {title: value}
 
     settings["nav"] = list(kept(settings["nav"]))
-    settings |= {"docs_dir": str(source), "site_dir": str(site)}
+    settings |= {"docs_dir": "source", "site_dir": "site"}
     for plugin in settings["plugins"]:
         if isinstance(plugin, dict) and "mkdocstrings" in plugin:
             plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
@@ -129,7 +129,7 @@ def make(folder: Path) -> None:
         text = with_links(filled(file.read_text(encoding="utf-8")), file, place, source)
         (source / place).parent.mkdir(parents=True, exist_ok=True)
         (source / place).write_text(text, encoding="utf-8")
-    settings = yaml.safe_dump(configuration(source, folder / "site"), sort_keys=False)
+    settings = yaml.safe_dump(configuration(), sort_keys=False)
     (folder / "mkdocs.yml").write_text(settings, encoding="utf-8")
 
 
