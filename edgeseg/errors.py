@@ -45,8 +45,8 @@ def _folded(word: str) -> str:
 
 
 def _nearest(word: str, known: Mapping[str, str]) -> str | None:
-    """The known word with the fewest letters wrong; of equals the one that begins as ``word`` does."""
-    found = sorted((distance(word, k), k[:1] != word[:1], k) for k in known)
+    """The known word with the fewest letters wrong; of equals the one that is like ``word`` for longest."""
+    found = sorted((distance(word, k), -len(os.path.commonprefix([word, k])), k) for k in known)
     return next((known[k] for wrong, _, k in found if wrong <= _allowed(max(len(word), len(k)))), None)
 
 

@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 class Pace:
     """How far a job is, never backwards, and how long it still takes at the speed of the last half minute."""
 
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
     done: float = 0.0
     marks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=500))
 

@@ -115,16 +115,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     across = [max(map(wide, columns)), *(_least(k, [row[k] for row in turned], False) for k in range(1, len(cells)))]
     if rows and sum(across) + len(GAP) * (len(across) - 1) <= room:
         return [_block(turned, across, [False] * len(cells), room)]
-    blocks, at = [], 1
-    while at < len(columns):
-        take, used = [0], min(least[0], room)
-        while at < len(columns) and (len(take) == 1 or used + len(GAP) + least[at] <= room):
+    first = min(least[0], max(8, room - len(GAP) - max(least[1:], default=0)))
+    least = [first, *(min(n, room - first - len(GAP)) for n in least[1:])]
+    blocks: list[Block] = []
+    at = 1
+    while at < len(columns) or not blocks:
+        take, used = [0], first
+        while at < len(columns) and used + len(GAP) + least[at] <= room:
             used += len(GAP) + least[at]
             take.append(at)
             at += 1
-        part = [[row[k] for k in take] for row in cells]
-        blocks.append(_block(part, [min(least[k], room) for k in take], [right[k] for k in take], room))
-    return blocks or [_block(cells, least, right, room)]
+        blocks.append(
+            _block([[row[k] for k in take] for row in cells], [least[k] for k in take], [right[k] for k in take], room)
+        )
+    return blocks
 
 
 def _least(k: int, column: Sequence[str], figures: bool) -> int:
@@ -167,4 +171,10 @@ def _fitted(cell: str, columns: int) -> list[str]:
         return [cell]
     if is_path(cell):
         return [shorten(cell, columns)]
-    return [line[i : i + columns] for line in _filled(cell, columns) for i in range(0, len(line), columns)] or [""]
+    lines: list[str] = []
+    for line in _filled(cell, columns):
+        while wide(line) > columns:  # a word without a place to break
+            cut = next(n for n in range(len(line), 0, -1) if wide(line[:n]) <= columns or n == 1)
+            lines, line = [*lines, line[:cut]], line[cut:]
+        lines.append(line)
+    return lines or [""]
