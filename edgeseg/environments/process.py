@@ -19,6 +19,7 @@ import psutil
 _PROGRESS = re.compile(rb"@progress ([0-9.]+)(?: (.*))?$")
 _NOTE = re.compile(rb"@note (.+)$")
 _POLL_S = 0.05
+_LOOK_S = 0.2  # between two looks at the memory of a session, which go through all processes
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,14 @@ def run_process(
     memory_mb: float,
     on_progress: Callable[[float, str], None],
     cancelled: threading.Event,
+    waits: Callable[[], bool] = lambda: False,
 ) -> Ended:
     """Run a command in a session of its own and see it to its end.
 
     Lines ``@progress 0.25 words`` and ``@note words`` on its stdout are taken; all else goes to ``log``, as does stderr.
     Its stdin stays open until this process ends, which is how it notices that (see ``worker``). At its time limit, its
     memory limit (resident memory of its whole session, polled; not enforced where there are no sessions) or when
-    ``cancelled`` is set, every process of its session is killed.
+    ``cancelled`` is set, every process of its session is killed. While ``waits()`` its time does not run.
     """
     notes: list[str] = []
     with open(log, "ab") as sink:
@@ -68,10 +70,12 @@ def run_process(
         )
         reader = threading.Thread(target=_read, args=(process.stdout, sink, on_progress, notes), daemon=True)
         reader.start()
-        reason, peak, start = "", 0.0, time.monotonic()
+        reason, peak, start, looked = "", 0.0, time.monotonic(), 0.0
         try:
             while process.poll() is None:
-                peak = max(peak, memory_of_session(process.pid))
+                start = time.monotonic() if waits() else start
+                if time.monotonic() - looked > _LOOK_S:
+                    looked, peak = time.monotonic(), max(peak, memory_of_session(process.pid))
                 if peak > memory_mb:
                     reason = f"took more than its {memory_mb:.0f} MB of memory"
                 elif time.monotonic() - start > timeout_s:

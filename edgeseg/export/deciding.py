@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FOLDER = PACKAGE / "quantize"
 # Everything that is quantized waits for the observation, so it gets every core.
 OBSERVATION = Target("observation", "Observation", _FOLDER, ".npz", (), ("int8",), settings={"all_cores": True})
-DECISIONS = Target("decisions", "Decisions", _FOLDER, ".json", (), ("int8",))
+DECISIONS = Target("decisions", "Decisions", _FOLDER, ".json", (), ("int8",), settings={"all_cores": True})
 OWN = {t.name: t for t in (OBSERVATION, DECISIONS)}
 
 
@@ -53,7 +53,7 @@ def decided(job: Job, flow: Flow, recipe: Recipe) -> Carried:
     from edgeseg.quantize.observe import Observed
 
     constraints = Constraints.of(job.options["constraints"])
-    observed = None if job.given is None else Observed.load(job.given)
+    observed = None if job.given is None else lambda: Observed.load(job.awaited())
     say = lambda d, what: job.progress(0.1 + 0.85 * d, what)  # noqa: E731
     made = decide(flow, recipe, job.calibration, job.imgsz, say, constraints=constraints, observed=observed)
     network, images = content_hash(job.source), job.calibration_info

@@ -6,6 +6,7 @@ A job crosses a process boundary as JSON, so it holds paths and plain values onl
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.quantize.carried import Carried
+
+STEM = "model"
+"""What artifacts are called while they are in work and in the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Job:
         calibration: paths of the calibration images, in order.
         calibration_info: what goes into the manifest: ``{"hash", "images", "source"}``.
         given: the decisions that a quantized precision writes down (``decisions``); for decisions, the observation.
+        early: ``given`` may be missing yet (``awaited``).
         work: a scratch folder of this step's own.
     """
 
@@ -51,6 +56,7 @@ class Job:
     calibration: tuple[Path, ...] = ()
     calibration_info: Mapping[str, Any] | None = None
     given: Path | None = None
+    early: bool = False
 
     def to_json(self) -> str:
         """The job as JSON, paths as strings."""
@@ -75,12 +81,22 @@ class Job:
         """
         from edgeseg.quantize.carried import load
 
-        if self.given is None:
-            raise EdgesegError("this step was given no decisions", hint="Export with edgeseg export --int8")
-        (found,) = load(self.given)
+        (found,) = load(self.awaited())
         for said in found.notes:
             self.note(said)
         return found
+
+    def awaited(self) -> Path:
+        """``given``, as soon as it is there; whoever runs the step ends it where that will never be.
+
+        Raises:
+            EdgesegError: the step was given nothing.
+        """
+        if self.given is None:
+            raise EdgesegError("this step was given no decisions", hint="Export with edgeseg export --int8")
+        while self.early and not self.given.exists():
+            time.sleep(0.05)
+        return self.given
 
     def progress(self, done: float, what: str = "") -> None:
         """Tell the runner how far the step is (0..1) and what it is doing; the runner draws it."""

@@ -24,7 +24,8 @@ class Task:
     """One job, ready in a folder of its own.
 
     ``place`` holds what the job reads and where it writes: ``source/``, ``given/``, ``out/``, ``work/``, ``tmp/``. ``log``
-    is the file for what the converter says. ``needs_mb`` is the memory to set aside, ``threads`` what it may use.
+    is the file for what the converter says. ``needs_mb`` is the memory to set aside, ``threads`` what it may use. ``waits``:
+    whether the job waits for what it will be given; its time does not run then.
     """
 
     job: Job
@@ -33,6 +34,7 @@ class Task:
     threads: int
     needs_mb: float
     offline: bool = False
+    waits: Callable[[], bool] | None = None
 
 
 class Performer(Protocol):
@@ -73,6 +75,7 @@ class Here:
             memory_mb=min(target.memory_mb, 0.9 * total_mb()),
             on_progress=progress,
             cancelled=cancelled,
+            waits=task.waits or (lambda: False),
         )
         return ended, used
 

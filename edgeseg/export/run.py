@@ -23,7 +23,8 @@ from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache, scratch
 from edgeseg.export.calibrate import Calibration
 from edgeseg.export.deciding import OBSERVATION
-from edgeseg.export.job import Job
+from edgeseg.export.early import Awaited, Early, not_made
+from edgeseg.export.job import STEM, Job
 from edgeseg.export.keeping import Kept
 from edgeseg.export.performing import Here, Performer, Task
 from edgeseg.export.plan import Plan, Step
@@ -32,7 +33,6 @@ from edgeseg.export.worker import RESULT
 from edgeseg.registry import NETWORK
 from edgeseg.resources import cache_root
 
-STEM = "model"
 _LOGS_KEPT = 200
 # A converter that ran out of disk often says so in words of its own; this little space says it for them.
 _NO_SPACE = 1 << 20
@@ -95,10 +95,15 @@ class Run:
     no_calibration: EdgesegError | None = None
     kept: Kept | None = None
     performer: Performer | None = None
-    outcomes: dict[Step, Outcome] = field(default_factory=dict, init=False)
+    _early: Early = field(default_factory=Early, init=False)
     _keys: dict[Step, str] = field(default_factory=dict, init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
     _emitting: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @property
+    def outcomes(self) -> dict[Step, Outcome]:
+        """How each step ended that has."""
+        return self._early.outcomes
 
     def go(self) -> dict[Step, Outcome]:
         """Run all steps that are needed and return how each ended. A failed step ends its branch only."""
@@ -181,7 +186,7 @@ class Run:
         return entry
 
     def _ended(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.step] = outcome
+        self._early.ended(outcome)
         kind = "failed" if outcome.error is not None else "cached" if outcome.cached else "built"
         self.emit(Event(kind, outcome.step.label, 1.0, str(outcome.error or "")))
         if outcome.step in self.plan.wanted and self.on_outcome is not None:
@@ -203,10 +208,10 @@ class Run:
                         failed = next((s for s in sources if s is not None and s.error is not None), None)
                         if failed is not None:
                             pending.remove(step)
-                            why = f"{step.label} was not made: {failed.step.label}, which it reads, failed ({failed.error})"
-                            self._ended(Outcome(step, error=StepFailed(why, path=failed.log), log=failed.log))
+                            self._ended(Outcome(step, error=not_made(step, failed), log=failed.log))
                             continue
-                        if None in sources:
+                        early = elsewhere is None and self._early.may(step, self.sources(step), running.values(), beside)
+                        if None in sources and not early:
                             continue
                         reserved = sum(needs_mb(s) for s in running.values())
                         if len(running) >= jobs or (running and reserved + needs_mb(step) > budget):
@@ -222,6 +227,7 @@ class Run:
                         self._ended(future.result())
             except BaseException:
                 self._cancelled.set()
+                self._early.cancel()
                 raise
 
     def _step(self, step: Step, folder: Path, threads: int) -> Outcome:
@@ -268,9 +274,12 @@ class Run:
             return cache.write(key, output.parent, output.name, what={"step": step.label})
         place = store.make_folder(folder / f"{step.format}-{key[:12]}")
         try:
-            task = Task(self._job(step, place), place, log, threads, needs_mb(step), self.offline)
+            awaited = self._early.expect(step.given if step.given in self.sources(step) else None, place / "given")
+            job = self._job(step, place, awaited)
+            task = Task(job, place, log, threads, needs_mb(step), self.offline, awaited.waits if awaited else None)
             perform = Here() if self.performer is None or _machine(step) else self.performer
-            ended, used = perform(task, progress, self._cancelled)
+            ended, used = perform(task, progress, self._cancelled if awaited is None else awaited.stop)
+            self._early.check(step, awaited)
             output = _result(step, ended, place, log)
             # What convert left beside its artifact under other names is no part of it.
             for other in output.parent.iterdir():
@@ -304,14 +313,14 @@ class Run:
             scratch.link_or_copy(part, folder / part.name)
         return folder / outcome.entry.artifact
 
-    def _job(self, step: Step, place: Path) -> Job:
+    def _job(self, step: Step, place: Path, awaited: Awaited | None) -> Job:
         path, source_format = self._entry(step, step.source, place / "source"), step.source_format
         if path is not None and step.source is not None:
             source_format = step.source.format
         elif source_format != NETWORK:
             path = place / "source" / self.source.name
             scratch.link_or_copy(self.source.resolve(), path)
-        given = self._entry(step, step.given, place / "given")
+        given = self._entry(step, step.given, place / "given") if awaited is None else awaited.path
         calibration = self._calibration(step)
         out, work = store.make_folder(place / "out"), store.make_folder(place / "work")
         return Job(
@@ -329,6 +338,7 @@ class Run:
             calibration=() if calibration is None else calibration.images,
             calibration_info=None if calibration is None else calibration.info,
             given=given,
+            early=awaited is not None,
         )
 
 

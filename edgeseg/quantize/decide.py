@@ -107,7 +107,7 @@ def decide(
     report: Report = lambda done, what: None,
     *,
     constraints: Constraints | None = None,
-    observed: Observed | None = None,
+    observed: Observed | Callable[[], Observed] | None = None,
 ) -> Decisions:
     """Calibrate a network by a recipe.
 
@@ -118,7 +118,7 @@ def decide(
         imgsz: (height, width) in pixels.
         report: called with 0..1 and what is being done.
         constraints: what the backend's integers can follow; None: the flow says it already.
-        observed: what ``look`` found on these images; None: looked at here.
+        observed: what ``look`` found on these images, or what gives it when it is needed; None: looked at here.
 
     Raises:
         EdgesegError: no images where the recipe needs some.
@@ -134,7 +134,8 @@ def decide(
     if learned and all(name in learned for name, b in bits.items() if b != FLOAT):
         # Weights and biases were trained for these very ranges: there is nothing left to correct.
         return Decisions(learned, bits, scales, {}, {})
-    seen = observed or look(flow, recipe, images, imgsz, lambda done, what: report(0.6 * done, what))
+    seen = observed() if callable(observed) else observed
+    seen = seen or look(flow, recipe, images, imgsz, lambda done, what: report(0.6 * done, what))
     flow = equalized(given, seen.factors)
     scales = _scales(flow, recipe, constraints) if seen.factors else scales
     chosen = {**choose_ranges(flow, seen.histograms, recipe), **learned}

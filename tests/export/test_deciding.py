@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.deciding import OBSERVATION, OWN
 from edgeseg.export.draw import plan_text
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.plan import make_plan
@@ -62,6 +64,38 @@ def test_one_observation_serves_every_format(formats, shapes_yaml, tmp_path) -> 
     again = ExportOptions(int8=True, data=str(shapes_yaml), imgsz=64, images=3, recipe="int8-accurate")
     assert all(r.ok for r in formats.export("plain", options=again, out=tmp_path, gate=False))
     assert "observation" not in built(formats) and any(s.startswith("decisions") for s in built(formats))
+
+
+WAITS = """
+def convert(job):
+    job.progress(0.5, "there yet: " + str(job.given.exists()))
+    job.output.write_bytes(job.awaited().read_bytes()[:2])
+"""
+
+
+def test_a_step_begins_before_what_it_is_given_is_made(formats, shapes_yaml, tmp_path) -> None:
+    formats.add("waits", WAITS, quantize={"rounds": "inside"}, precisions=["fp32", "int8"], options=["int8", "imgsz"])
+    options = ExportOptions(int8=True, data=str(shapes_yaml), imgsz=64, images=3)
+    (made,) = formats.export("waits", options=options, out=tmp_path, gate=False, jobs=3)
+    assert made.ok and made.path.read_bytes() == b"{\n"
+    order = [(e.kind, e.step.split()[0]) for e in formats.events if e.kind in ("start", "built")]
+    assert order.index(("start", "decisions")) < order.index(("built", "observation")) < order.index(("built", "decisions"))
+    assert order.index(("start", "waits")) < order.index(("built", "decisions"))
+    assert "there yet: False" in [e.text for e in formats.events]
+    # Alone, one after the other, it makes the same.
+    (again,) = formats.export("waits", options=options, out=tmp_path / "b", gate=False, jobs=1, rebuild=True)
+    order = [e.kind for e in formats.events if e.kind in ("start", "built")]
+    assert again.path.read_bytes() == made.path.read_bytes() and order == ["start", "built"] * 3
+
+
+def test_a_step_that_waits_ends_with_what_it_waits_for(formats, shapes_yaml, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(OWN, "observation", replace(OBSERVATION, timeout_s=0.5))
+    formats.add("waits", WAITS, quantize={"rounds": "inside"}, precisions=["fp32", "int8"], options=["int8", "imgsz"])
+    options = ExportOptions(int8=True, data=str(shapes_yaml), imgsz=64, images=3)
+    (made,) = formats.export("waits", options=options, out=tmp_path, gate=False, jobs=3)
+    assert {e.step.split()[0] for e in formats.events if e.kind == "start"} == {"observation", "decisions", "waits"}
+    assert "decisions (inside), which it reads, failed" in str(made.error) and "its limit of 0.5 s" in str(made.error)
+    assert not [e for e in formats.events if e.kind == "built"] and formats.hidden() == []
 
 
 def test_decisions_are_kept_in_a_file_and_taken_from_it(formats, shapes_yaml, tmp_path, monkeypatch) -> None:
