@@ -20,7 +20,7 @@ import numpy as np
 from edgeseg.data.images import read_ahead
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
-from edgeseg.evaluate.metrics import Metrics, MetricsMeter
+from edgeseg.evaluate.metrics import Metrics, MetricsMeter, Told
 from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order, whole
 from edgeseg.evaluate.truth import Truth
 from edgeseg.quantize.floors import EXACT, floors_of
@@ -33,18 +33,24 @@ from edgeseg.vision.postprocess import postprocess
 
 AP_SETTINGS = {"conf": 0.001, "iou": 0.7, "max_det": 300, "multi_label": True}
 CONF = 0.25
-WORST = 8
+WORST = 20
 """Pictures of a model that are kept."""
+ALIKE = 0.01
+"""``Disagreement.badness`` up to which there is nothing to be seen."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image on which a model and its reference differ; ``badness`` is missing + extra + the mean loss of box IoU."""
+    """An image on which a model and its reference differ; ``badness`` is missing + extra + the mean loss of box IoU.
+
+    What both found is kept as run lengths; ``names`` are those of the classes: the reference's, unless the model has more.
+    """
 
     badness: float
     image: Path
-    reference: Detections
-    other: Detections
+    reference: Told
+    other: Told
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -264,7 +270,7 @@ class Seen:
             speed_ms={k: float(np.median(v)) for k, v in times.items()},
             p95_ms={k: float(np.percentile(v, 95)) for k, v in times.items()},
             diverges=first_divergence(m.precision, judged, fidelity),
-            worst=tuple(w for _, _, w in sorted(self.worst, key=lambda t: (-t[0], -t[1])) if w.badness > 0.01),
+            worst=tuple(w for _, _, w in sorted(self.worst, key=lambda t: (-t[0], -t[1]))),
         )
 
 
@@ -352,8 +358,12 @@ class _Run:
             self.seen.boxes.append(float(np.abs(reference.boxes[i] - other.boxes[j]).max()) * ratio)
         unmatched = len(reference) + len(other) - 2 * len(pairs)
         badness = unmatched + float(np.mean([1 - p[2] for p in pairs])) if pairs else float(unmatched)
-        item = (badness, -len(self.seen.speed["inference"]), Disagreement(badness, path, reference, other))
-        (heapq.heappush if len(self.seen.worst) < WORST else heapq.heappushpop)(self.seen.worst, item)
+        order, worst = (badness, -len(self.seen.speed["inference"])), self.seen.worst
+        full = len(worst) >= WORST
+        if badness > ALIKE and not (full and order < worst[0][:2]):
+            names = max(reference.names, other.names, key=len)
+            kept = Disagreement(badness, path, Told.of(reference), Told.of(other), names)
+            (heapq.heapreplace if full else heapq.heappush)(worst, (*order, kept))
 
 
 def first_divergence(precision: str, tensors: dict[str, Closeness], fidelity: Fidelity) -> str:

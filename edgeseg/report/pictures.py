@@ -14,7 +14,10 @@ import numpy as np
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import match
+from edgeseg.evaluate.metrics import Told
 from edgeseg.vision.detections import Detections
+from edgeseg.vision.masks import Tiles
+from edgeseg.vision.rle import decode
 
 LONGEST = 1024
 """Pixels of a stored picture's longer side, and of the grid on which outlines of larger ones are traced."""
@@ -67,6 +70,16 @@ def picture(
         "src": "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii"),
         "found": [None if d is None else _plain(d, p, grid) for d, p in zip(found, _partners(found, pairs))],
     }
+
+
+def restored(told: Told, names: tuple[str, ...]) -> Detections:
+    """Detections as they were before they were kept as run lengths; ``names`` are those of their classes."""
+    tiles = None
+    if told.runs is not None:
+        each = [Tiles.of(decode(run)[None].astype(bool)) for run in told.runs]
+        corners = np.concatenate([t.corners for t in each]) if each else np.zeros((0, 2), np.intp)
+        tiles = Tiles(told.shape, corners, tuple(t.tiles[0].copy() for t in each))
+    return Detections(told.boxes, told.scores, told.classes, tiles, names, told.shape)
 
 
 def _small(pixels: np.ndarray, longest: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from edgeseg.evaluate.metrics import AveragePrecision, Metrics
 from edgeseg.evaluate.parity import Disagreement, Verdict
 from edgeseg.evaluate.validate import STAGES, ValidationResult
 from edgeseg.report.page import Section, here, write_page
-from edgeseg.report.pictures import picture
+from edgeseg.report.pictures import picture, restored
 from edgeseg.running.open import Opened
 
 PICTURES = 20
@@ -210,13 +210,13 @@ def viewer(verdicts: Sequence[Verdict], names: Sequence[str]) -> list[Section]:
     pictures = []
     for (image, _), by_model in groups.items():
         first = next(iter(by_model.values()))
-        found = [first.reference, *(by_model[m].other if m in by_model else None for m in range(1, len(shown)))]
-        pictures.append(picture(image, found))
+        told = [first.reference, *(by_model[m].other if m in by_model else None for m in range(1, len(shown)))]
+        pictures.append(picture(image, [None if t is None else restored(t, first.names) for t in told]))
     orders[0] = list(range(len(pictures)))
     models = [{"name": names[i], "format": verdicts[i].format, "precision": verdicts[i].precision} for i in shown]
     most = max(range(1, len(shown)), key=lambda m: sum(w.badness for w in verdicts[shown[m]].worst))
     note = "The pictures on which the model on the right differs most from the reference, the worst first, at score 0.25."
-    about = {"kind": "viewer", "title": "Where they differ", "note": note, "names": list(first.reference.names)}
+    about = {"kind": "viewer", "title": "Where they differ", "note": note, "names": list(first.names)}
     return [{**about, "models": models, "pictures": pictures, "orders": orders, "right": most}]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeseg.evaluate.confusion import Confusion
 from edgeseg.evaluate.fidelity import FidelityMeter
-from edgeseg.evaluate.metrics import AveragePrecision, Metrics
+from edgeseg.evaluate.metrics import AveragePrecision, Metrics, Told
 from edgeseg.evaluate.parity import Disagreement, Verdict
 from edgeseg.report.sections import write_comparison
 from edgeseg.vision.detections import Detections
@@ -57,7 +57,9 @@ def verdict(path: str, precision: str, ms: float, size: int, pairs: list[tuple[P
         metrics=Metrics(ap, ap, NAMES, len(pairs), 16, confusion),
         speed_ms={"preprocess": 1.0, "inference": ms, "postprocess": 1.0},
         p95_ms={"inference": ms + 1},
-        worst=tuple(Disagreement(badness, image, a, b) for badness, image, a, b in sorted(lost, key=lambda w: -w[0])),
+        worst=tuple(
+            Disagreement(n, image, Told.of(a), Told.of(b), NAMES) for n, image, a, b in sorted(lost, key=lambda w: -w[0])
+        ),
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.report.pictures import picture
+from edgeseg.evaluate.metrics import Told
+from edgeseg.report.pictures import picture, restored
 from edgeseg.vision.detections import Detections
 
 SHAPE = (60, 80)
@@ -84,3 +85,11 @@ def test_detections_of_another_picture_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 50, 3), np.uint8))
     with pytest.raises(EdgesegError, match="the image is 50x50 pixels, the detections are of one of 80x60"):
         picture(tmp_path / "a.png", [found()])
+
+
+def test_what_was_kept_as_run_lengths_comes_back() -> None:
+    for one in (found((5, 5, 30, 30), (40, 10, 70, 50)), found((5, 5, 30, 30), masks=False), found()):
+        again = restored(Told.of(one), one.names)
+        assert np.array_equal(again.boxes, one.boxes) and np.array_equal(again.scores, one.scores)
+        assert np.array_equal(again.classes, one.classes) and again.shape == one.shape
+        assert (again.masks is None) == (one.masks is None) and (one.masks is None or np.array_equal(again.masks, one.masks))
