@@ -60,6 +60,15 @@ def test_quoted_messages_still_stand_in_the_sources() -> None:
     assert "a message that nobody ever wrote" not in said
 
 
+def test_every_pip_extra_that_is_named_exists() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
+    texts = [*pages.pages(), ROOT / "targets" / "boards.toml"]
+    found = [m for t in texts for m in re.findall(r"edgeseg\[([a-z,]+)\]", t.read_text(encoding="utf-8"))]
+    named = {extra for words in found for extra in words.split(",")}
+    assert named - extras == set() and "tflite" in named
+
+
 def test_every_target_and_every_command_has_its_page_or_part() -> None:
     from edgeseg.cli import COMMANDS
     from edgeseg.registry import targets
