@@ -4,79 +4,26 @@
 //   segment draw MANIFEST.json PICTURE.ppm RESULT.ppm OUTPUT.bin:int8:1x20x20x64 ...
 //
 // MANIFEST.json is the text under the key "edgeseg" of the artifact's metadata. Between the two, LiteRT, ONNX Runtime or ncnn
-// runs the file: INPUT.bin is what its input holds, OUTPUT.bin what its outputs hold, in the manifest's order, with the
-// outputs' dtypes (float32, int8, uint8, int16) and shapes. In a program of one piece the bytes never leave the memory.
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <sstream>
-#include <string>
-#include <vector>
-
-#include "edgeseg.hpp"
+// runs the file (segment_onnx, segment_tflite and segment_ncnn do all in one): INPUT.bin is what its input holds, OUTPUT.bin what its outputs hold, in the manifest's order, with the
+// outputs' dtypes (float32, int8, uint8, int16, float16) and shapes. In a program of one piece the bytes never leave the memory.
+#include "common.hpp"
 
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-  std::fprintf(stderr, "error: %s\n", what.c_str());
-  std::exit(2);
-}
-
-void check(const edgeseg::Status& status) {
-  if (!status) fail(status.what);
-}
-
-std::string read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail("cannot read " + path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write(const std::string& path, const void* data, std::size_t bytes) {
-  std::ofstream file(path, std::ios::binary);
-  if (!file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes))) fail("cannot write " + path);
-}
-
-struct Image {
-  int width = 0, height = 0;
-  std::vector<std::uint8_t> rgb;
-};
-
-// A binary PPM of 8 bits without comments.
-Image read_ppm(const std::string& path) {
-  const std::string text = read(path);
-  std::istringstream header(text);
-  std::string magic;
-  int most = 0;
-  Image image;
-  header >> magic >> image.width >> image.height >> most;
-  if (!header || magic != "P6" || most != 255 || image.width < 1 || image.height < 1) fail(path + " is no binary PPM of 8 bits");
-  const std::size_t start = static_cast<std::size_t>(header.tellg()) + 1;
-  const std::size_t bytes = std::size_t(image.width) * std::size_t(image.height) * 3;
-  if (text.size() < start || text.size() - start < bytes) fail(path + " is cut off");
-  image.rgb.assign(text.begin() + std::ptrdiff_t(start), text.begin() + std::ptrdiff_t(start + bytes));
-  return image;
-}
-
-void prepare(const edgeseg::Manifest& manifest, const Image& image, const std::string& path) {
-  edgeseg::Preprocessor preprocess(manifest);
-  std::vector<float> input(preprocess.bytes() / 4 + 1);  // aligned for every type
-  edgeseg::Picture picture;
-  picture.pixels = image.rgb.data(), picture.height = image.height, picture.width = image.width;
-  edgeseg::Letterbox box;
-  check(preprocess.run(picture, input.data(), preprocess.bytes(), box));
-  write(path, input.data(), preprocess.bytes());
-}
+using example::check;
+using example::fail;
+using example::Image;
+using example::read;
+using example::write;
 
 // "FILE:dtype:1x2x3": the shape, the bytes, and where they are from.
 edgeseg::Tensor tensor(const std::string& word, std::vector<std::string>& kept) {
-  static const char* const kTypes[] = {"float32", "int8", "uint8", "int16"};
+  static const char* const kTypes[] = {"float32", "int8", "uint8", "int16", "float16"};
   const std::size_t shape = word.rfind(':'), type = shape == std::string::npos ? shape : word.rfind(':', shape - 1);
   if (type == std::string::npos) fail(word + " is not FILE:dtype:1x2x3");
   edgeseg::Tensor out;
   int at = -1;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 5; ++i) {
     if (word.substr(type + 1, shape - type - 1) == kTypes[i]) at = i;
   }
   if (at < 0) fail(word + " has an unknown dtype");
@@ -119,11 +66,12 @@ void draw(const edgeseg::Manifest& manifest, Image& image, const std::vector<edg
 int main(int count, char** words) {
   const std::string what = count > 1 ? words[1] : "";
   if (count < 5 || (what != "prepare" && what != "draw")) fail("segment prepare|draw MANIFEST.json PICTURE.ppm RESULT [OUTPUT ...]");
-  const std::string text = read(words[2]);
-  edgeseg::Manifest manifest;
-  check(edgeseg::Manifest::parse(text.data(), text.size(), manifest));
-  Image image = read_ppm(words[3]);
-  if (what == "prepare") return prepare(manifest, image, words[4]), 0;
+  const edgeseg::Manifest manifest = example::manifest_of(read(words[2]));
+  Image image = example::read_ppm(words[3]);
+  if (what == "prepare") {
+    const example::Input input = example::prepared(manifest, image);
+    return write(words[4], input.data.data(), input.bytes), 0;
+  }
   std::vector<std::string> kept;
   kept.reserve(std::size_t(count));
   std::vector<edgeseg::Tensor> tensors;
