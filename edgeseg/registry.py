@@ -31,7 +31,7 @@ CHECKPOINTS = (".pt", ".pth", *DEFINITIONS)
 
 SETTINGS = {
     *("source_precision", "weights_only", "int8_heads", "runtime_files", "toolchain", "python", "executes"),
-    *("needs_mb", "all_cores"),
+    *("needs_mb", "all_cores", "readers"),
 }
 """What ``[settings]`` may say; each is explained where it is read."""
 

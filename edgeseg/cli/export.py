@@ -63,6 +63,10 @@ def export(
     boxes_only: Annotated[
         bool | None, flag("Leave the masks out, for tools that read detectors; decoded.", False, panel=SHAPE)
     ] = None,
+    reader: Annotated[
+        str | None,
+        flag("What will run it: frigate, deepstream.", False, "--for", metavar="READER", panel=SHAPE),
+    ] = None,
     half: flags.Half = None,
     int8: flags.Int8 = None,
     data: Annotated[str | None, flag("Dataset that calibrates INT8.", "coco128-seg", metavar="YAML", panel=QUANT)] = None,
@@ -125,12 +129,18 @@ def export(
         seed=seed,
         **{name: value for name, value in own.items() if value is not None},
     )
+    formats = split_list(format)
+    if reader is not None:
+        from edgeseg.ecosystem.readers import for_reader
+
+        formats, options = for_reader(reader, formats, options)
     sources = expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())]
     running: dict[str, Any] = {"jobs": jobs, "offline": offline}
     with connect(ray) as running["performer"]:
         if max_drop is not None or min_agreement is not None:
-            if decisions is not None or len(sources) > 1:
-                what = "--decisions excludes a search" if decisions is not None else "a search is for one model"
+            if decisions is not None or reader is not None or len(sources) > 1:
+                named = "--for" if reader is not None else "--decisions" if decisions is not None else ""
+                what = f"{named} excludes a search" if named else "a search is for one model"
                 raise EdgesegError(what, hint="A search decides for itself, for each model anew")
             from edgeseg.cli.mixed import export_mixed
             from edgeseg.export.search import Limits
@@ -138,14 +148,15 @@ def export(
             places: dict[str, Any] = {"out": out, "json": json, "judge": judge, "storage": storage}
             limits = Limits(max_drop, min_agreement)
             measured: dict[str, Any] = {"split": split, "limit": limit}
-            formats = split_list(format)
             code = export_mixed(sources[0], formats, options, limits, force=force, running=running, **places, **measured)
             raise typer.Exit(code)
 
+        beside: list[Any] = []
+
         def one(source: str, on_event: Any) -> list[ExportResult]:
-            return run(
+            made = run(
                 source,
-                split_list(format) or ["torchscript"],
+                formats or ["torchscript"],
                 options,
                 out=out,
                 on_event=on_event,
@@ -155,12 +166,29 @@ def export(
                 judge=judge,
                 **running,
             )
+            if reader is not None:
+                from edgeseg.ecosystem.readers import write_beside
+
+                beside.extend(write_beside(reader, r.path) for r in made if r.path is not None)
+            return made
 
         if len(sources) > 1:
-            raise typer.Exit(export_many(sources, one, running["performer"], out=out, json=json))
-        with shown_events() as on_event:
-            results = one(sources[0], on_event)
-    raise typer.Exit(_shown(sources[0], results, json))
+            code = export_many(sources, one, running["performer"], out=out, json=json)
+        else:
+            with shown_events() as on_event:
+                results = one(sources[0], on_event)
+            code = _shown(sources[0], results, json)
+    _show_beside(beside, console.people(json))
+    raise typer.Exit(code)
+
+
+def _show_beside(written: list[Any], to: Any) -> None:
+    """What a reader needs to be told, and where that lies."""
+    for texts, stay in written:
+        *_, (name, text) = texts.items()
+        console.say(f"beside it: {', '.join(texts)}\n\n{name}:\n{text}", to=to)
+        for path in stay:
+            console.warn(f"{path} says something else and stays as it is")
 
 
 def _shown(source: str, results: list[ExportResult], json: str | None) -> int:

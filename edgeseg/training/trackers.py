@@ -171,17 +171,16 @@ class WandB(Tracker):
             self.run = wandb.run
             self.run.config.update(self.options.to_flat(), allow_val_change=True)
             return
-        key = self.known or wandb.util.generate_id()
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "edgeseg"),
             name=self.folder.name,
             dir=str(self.folder),
-            id=key,
+            id=self.known,
             resume="allow",
             config=self.options.to_flat(),
             settings=wandb.Settings(console="off"),
         )
-        self.remember(key)
+        self.remember(self.run.id)
 
     def point(self, figures: Mapping[str, float], epoch: int) -> None:
         """The history of the run, a step an epoch."""
