@@ -112,7 +112,8 @@ class Site:
         door = _Door(self._host, self._port, self._token, self._command)
         app = web.Application(middlewares=[_guard(door)], client_max_size=self._body)
         routes(app.router)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=LEAVE_S)
+        # Whoever goes away does not keep those waiting who are still there.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=LEAVE_S, handler_cancellation=True)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         await self._over.wait()

@@ -85,7 +85,7 @@ class ViewPage:
         index = int(request.match_info["index"])
         if index >= len(self._gallery.images):
             return _error(404, f"there are {len(self._gallery.images)} pictures")
-        return await self._looked(request, lambda: self._gallery.of(index))
+        return await self._looked(lambda: self._gallery.of(index))
 
     async def _brought(self, request: web.Request) -> web.Response:
         from aiohttp import web
@@ -100,20 +100,15 @@ class ViewPage:
         except web.HTTPRequestEntityTooLarge:
             return _error(413, large)
         name = request.query.get("name", "")[:200] or "picture"
-        return await self._looked(request, lambda: self._gallery.of_file(data, name))
+        return await self._looked(lambda: self._gallery.of_file(data, name))
 
-    async def _looked(self, request: web.Request, look: Callable[[], bytes]) -> web.Response:
-        """The answer of the models' thread; whoever went away meanwhile is not looked at."""
+    async def _looked(self, look: Callable[[], bytes]) -> web.Response:
+        """The answer of the models' thread; what nobody waits for any more is not looked at."""
         if self._waiting >= WAITING:
             return _error(503, f"{WAITING} pictures are waiting already. Try again in a moment")
-
-        def work() -> bytes:
-            gone = request.transport is None or request.transport.is_closing()
-            return b"" if gone else look()
-
         self._waiting += 1
         try:
-            data = await asyncio.get_running_loop().run_in_executor(self._models, work)
+            data = await asyncio.get_running_loop().run_in_executor(self._models, look)
         except EdgesegError as e:
             return _error(422, str(e))
         except MemoryError:

@@ -203,7 +203,8 @@ def test_too_many_at_once_are_refused_and_who_left_is_not_looked_at(
             for task in first[1:]:  # the browser went on to another picture
                 task.cancel()
             await asyncio.gather(*first[1:], return_exceptions=True)
-            await asyncio.sleep(0.1)
+            while page._waiting > 1:
+                await asyncio.sleep(0.01)
             go.set()
             return [*refused, await first[0]]
 
