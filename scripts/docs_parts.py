@@ -12,6 +12,7 @@ from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import Option, Target, target_by_name, targets
 
 ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"int": "N", "float": "NUMBER", "str": "TEXT", "path": "FILE"}
 HEADS = {"raw": "raw", "decoded": "decoded", "nms": "with suppression inside"}
 
 
@@ -148,10 +149,11 @@ def _command(word: str, command: Any) -> str:
     rows = []
     for p in options:
         words = [*p.opts, *p.secondary_opts] if p.param_type_name == "option" else [p.metavar or p.name.upper()]
-        value = p.metavar if p.param_type_name == "option" and p.metavar else ""
+        value = p.metavar or KINDS.get(getattr(p.type, "name", ""), "") if p.param_type_name == "option" else ""
+        value = "" if getattr(p, "is_flag", False) else value
         default = p.show_default if isinstance(p.show_default, str) else p.default
         plain = isinstance(default, (str, int, float)) and not isinstance(default, bool) and p.show_default and default != ""
-        rows.append((_code(words), value or "", _plain(p.help), f"{default}" if plain else ""))
+        rows.append(("<br>".join(f"`{w}`" for w in words), value, _plain(p.help), f"{default}" if plain else ""))
     if rows:
         text.append(table(("option", "value", "what", "default"), rows))
     return "\n\n".join(text)

@@ -77,7 +77,7 @@ def test_every_target_and_every_command_has_its_page_or_part() -> None:
     assert {f.stem for f in (ROOT / "docs" / "targets").glob("*.md")} == {*targets(), "index"}
     commands = parts.all_commands()
     assert all(f"## edgeseg {name}\n" in commands for name, (_, _, panel) in COMMANDS.items() if panel)
-    assert "`--recipe`" in commands and "### edgeseg board add" in commands
+    assert "| `--recipe` | NAME |" in commands and "| `--opset` | N |" in commands and "### edgeseg board add" in commands
     assert "`--opset` ONNX operator set, 11 to 20 (default 17)" in parts.one_target("onnx")
 
 
