@@ -32,6 +32,23 @@ EVENTS = {
 DRAWING = {"line_width": "line_width", "show_labels": "labels", "show_conf": "conf", "show_boxes": "boxes"}
 
 
+class Device(str):
+    """``cpu`` or ``cuda:0``, which knows its ``type`` and ``index``."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """``cpu``, ``cuda``."""
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:  # type: ignore[override]
+        """Which of several; None of one."""
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+
 class Ported:
     """Methods that ``Model`` has for their sake."""
 
@@ -63,9 +80,9 @@ class Ported:
         return self.opened.manifest.task
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """Where it runs: ``cpu``, ``cuda:0``."""
-        return self.opened.on(self._device).runtime.device
+        return Device(self.opened.on(self._device).runtime.device)
 
     @property
     def model(self) -> Any:
@@ -95,6 +112,18 @@ class Ported:
         if event not in EVENTS:
             raise EdgesegError(f"training has no event {event!r}", hint=did_you_mean(event, EVENTS, ", ".join(EVENTS)))
         self._callbacks.append((EVENTS[event], function))
+
+    def clear_callback(self, event: str) -> None:
+        """Forget what was to be called at ``event``; ``reset_callbacks`` forgets all."""
+        self._callbacks = [c for c in self._callbacks if c[0] != EVENTS.get(event)]
+
+    def reset_callbacks(self) -> None:
+        """Forget all callbacks."""
+        self._callbacks = []
+
+    def fuse(self: Self, **options: Any) -> Self:
+        """Itself: a network predicts with its batch norms folded in anyway."""
+        return self
 
     def track(
         self,

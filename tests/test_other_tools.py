@@ -149,6 +149,13 @@ def test_their_networks_give_the_same_tensors_here(family, variant, suffix, home
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)
 
 
+REFUSED = {
+    *(f"model.predict({option})" for option in ("half=True", "augment=True", "visualize=True", "embed=[1]")),
+    "model.track(tracker='botsort.yaml')",
+}
+"""Of the calls, those that are refused here with what to use instead."""
+
+
 def test_calls_that_people_write_give_the_same_there_and_here(home, shared, tmp_path) -> None:
     import cv2
 
@@ -166,4 +173,6 @@ def test_calls_that_people_write_give_the_same_there_and_here(home, shared, tmp_
     mine, there = gave
     differ = {k: (mine[k], there[k]) for k in mine if mine[k] != there[k]}
     assert not [k for k, (m, t) in differ.items() if "gave" in m and "gave" in t], differ
-    assert len(mine) - len(differ) >= 60
+    refused = {k for k, m in mine.items() if "refused" in m}
+    assert refused <= REFUSED | {"list(r.to_df()['name'])"}, refused  # that needs pandas or polars
+    assert len(mine) - len(differ) >= 140

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
@@ -239,16 +240,15 @@ class Result:
         return stream.getvalue()
 
     def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
-        """``summary`` as a pandas ``DataFrame``.
+        """``summary`` as a ``DataFrame`` of pandas, or of polars where only that is installed.
 
         Raises:
-            EdgesegError: pandas is not installed.
+            EdgesegError: neither is installed.
         """
-        try:
-            import pandas
-        except ImportError as e:
-            raise EdgesegError("pandas is not installed", hint="pip install pandas, or use summary()") from e
-        return pandas.DataFrame(self.summary(normalize, decimals))
+        for name in ("pandas", "polars"):
+            if importlib.util.find_spec(name) is not None:
+                return importlib.import_module(name).DataFrame(self.summary(normalize, decimals))
+        raise EdgesegError("neither pandas nor polars is installed", hint="pip install pandas, or use summary()")
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (see there), with the ids of followed objects as ``tracker_id``.
