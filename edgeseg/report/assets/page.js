@@ -48,7 +48,8 @@ function filled(cell, column, tag) {
   const rich = cell !== null && typeof cell === "object" ? cell : {value: cell};
   const text = rich.text ?? (typeof rich.value === "number" ? number(rich.value, column.digits) : rich.value ?? "–");
   const made = make(tag, {class: [column.text ? "text" : "", column.words ? "words" : "", rich.tone || ""].join(" ").trim() || null});
-  made.append(make("span", {}, String(text)));
+  const parts = tag === "th" ? String(text).split(/(?<=[_./-])/) : [String(text)];  // a name breaks where its parts end
+  made.append(make("span", {}, ...parts.flatMap((part, i) => i ? [make("wbr"), part] : [part])));
   if (rich.small) made.append(make("small", {}, rich.small));
   if (tag === "th") made.setAttribute("scope", "row");
   return made;
