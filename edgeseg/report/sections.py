@@ -179,7 +179,7 @@ def plot(verdicts: Sequence[Verdict], names: Sequence[str]) -> Section:
         size = v.size / 1e6 if v.size else None
         values = {"agreement": 100 * v.fidelity.agreement, "ms": v.speed_ms.get("inference"), "mb": size, **aps}
         points.append(_point(name, v.format, v.precision, values))
-    return _plane(points, ({"key": "agreement", "label": "agreement, %", "digits": 1}, *_APS))
+    return _plane(points, ({"key": "agreement", "label": "agreement, %", "digits": 1, "most": 100}, *_APS))
 
 
 def _point(name: str, format: str, precision: str, values: Mapping[str, float | None]) -> dict[str, Any]:

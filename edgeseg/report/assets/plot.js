@@ -47,7 +47,7 @@ function axes(svg, size, xs, ys, x, y, range) {
   for (const value of ticks(range.x[0], range.x[1], Math.max(3, Math.floor(size.width / 130)))) {
     svg.append(shape("text", {x: px(value), y: size.height - BOTTOM + 18, "text-anchor": "middle"}, number(value)));
   }
-  for (const value of ticks(range.y[0], range.y[1], 5)) {
+  for (const value of ticks(range.y[0], range.y[1], 5).filter(value => value <= (y.most ?? Infinity))) {
     svg.append(shape("line", {class: "grid", x1: LEFT, x2: size.width - RIGHT, y1: py(value), y2: py(value)}));
     svg.append(shape("text", {x: LEFT - 8, y: py(value) + 4, "text-anchor": "end"}, number(value)));
   }
