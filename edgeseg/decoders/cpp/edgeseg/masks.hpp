@@ -85,18 +85,19 @@ class Tile {
   // ``pixels`` has room for the window and ``kSpare`` more.
   void fill(const Window& w, const Logits& logits, std::uint8_t* pixels) noexcept {
     const std::size_t wide = std::size_t(w.x1 - w.x0);
-    if (logits.margin() < 0) {
-      const auto value = [&](std::size_t j, std::size_t i) noexcept { return logits.values(j)[i]; };
-      for (int y = w.y0; y < w.y1; ++y) {
-        for (int x = w.x0; x < w.x1; ++x) *pixels++ = above(w, logits, value, x, y);
-      }
-      return;
-    }
     const std::uint32_t first = down_.first[w.y0];
+    const bool exact = logits.margin() < 0;
     for (int y = w.y0; y < w.y1;) {
       const std::uint32_t at = down_.first[y];
-      const std::size_t count = spans(w, logits, at - first);
-      for (const int end = std::min(down_.ends[at], w.y1); y < end; ++y, pixels += wide) row(w, logits, count, y, pixels);
+      const std::size_t count = exact ? 0 : spans(w, logits, at - first);
+      if (exact) edges(w, logits, at - first);
+      for (const int end = std::min(down_.ends[at], w.y1); y < end; ++y, pixels += wide) {
+        if (exact) {
+          signs(wide, down_.weight[y], pixels);
+        } else {
+          row(w, logits, count, y, pixels);
+        }
+      }
     }
   }
 
@@ -164,15 +165,39 @@ class Tile {
     }
   }
 
-  // Whether the logit of a pixel is above 0, as Python computes it from those that ``value(j, i)`` gives.
-  template <class Value>
-  bool above(const Window& w, const Logits& logits, const Value& value, int x, int y) const noexcept {
+  // Whether the logit of a pixel is above 0, as Python computes it.
+  bool above(const Window& w, const Logits& logits, int x, int y) const noexcept {
     const std::size_t i = across_.first[x] - across_.first[w.x0], j = down_.first[y] - down_.first[w.y0];
     const std::size_t right = std::min(i + 1, logits.cols() - 1), below = std::min(j + 1, logits.rows() - 1);
-    const float a = value(j, i), c = value(below, i), weight = across_.weight[x];
-    const float low = rounded((right != i ? value(j, right) - a : 0.0f) * weight) + a;
-    const float high = rounded((right != i ? value(below, right) - c : 0.0f) * weight) + c;
+    const float a = logits.at(j, i), c = logits.at(below, i), weight = across_.weight[x];
+    const float low = rounded((right != i ? logits.at(j, right) - a : 0.0f) * weight) + a;
+    const float high = rounded((right != i ? logits.at(below, right) - c : 0.0f) * weight) + c;
     return (below != j ? high - low : 0.0f) * down_.weight[y] > -low;
+  }
+
+  // A row of cells where the logits are Python's; ``signs`` makes a row of pixels of it.
+  void edges(const Window& w, const Logits& logits, std::size_t j) noexcept {
+    const std::size_t origin = across_.first[w.x0], below = std::min(j + 1, logits.rows() - 1);
+    const float *upper = logits.values(j), *lower = logits.values(below), *weight = across_.weight + w.x0;
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < logits.cols(); ++i) {
+      const bool next = i + 1 < logits.cols();
+      const float a = upper[i], c = lower[i], ab = next ? upper[i + 1] - a : 0.0f, cd = next ? lower[i + 1] - c : 0.0f;
+      for (const std::size_t last = std::size_t(std::min(across_.ends[origin + i], w.x1) - w.x0); at < last; ++at) {
+        low_[at] = rounded(ab * weight[at]) + a;
+        step_[at] = rounded(cd * weight[at]) + c - low_[at];
+      }
+    }
+    if (below == j) std::fill(step_, step_ + at, 0.0f);
+  }
+
+  void signs(std::size_t wide, float weight, std::uint8_t* __restrict out) const noexcept {
+    const float *step = step_, *low = low_;
+    for (std::size_t x = 0; x < wide; x += kSpare) {
+      std::uint32_t hits[kSpare];
+      for (std::size_t i = 0; i < kSpare; ++i) hits[i] = step[x + i] * weight > -low[x + i];
+      for (std::size_t i = 0; i < kSpare; ++i) out[x + i] = static_cast<std::uint8_t>(hits[i]);
+    }
   }
 
   void row(const Window& w, const Logits& logits, std::size_t count, int y, std::uint8_t* __restrict out) const noexcept {
@@ -196,9 +221,8 @@ class Tile {
         std::uint64_t half[2];
         std::memcpy(half, bytes, sizeof half);
         if (!((half[0] | half[1]) & 0x0101010101010101u)) continue;
-        const auto exact = [&](std::size_t j, std::size_t i) noexcept { return logits.at(j, i); };
         for (std::size_t i = x; i < std::min(x + kSpare, span.end); ++i) {
-          if (bytes[i - x] & 1) out[i] = above(w, logits, exact, w.x0 + int(i), y);
+          if (bytes[i - x] & 1) out[i] = above(w, logits, w.x0 + int(i), y);
         }
       }
     }
