@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED, BROKEN_PIPE, UNEXPECTED = 130, 1, 70
-COMPLETION = "_EDGESEG_COMPLETE"  # set by the shell when it asks what may come next
 
 # Command -> (module, name of the function or of the typer app in it, panel of the help).
 MAIN, LOOK, CARE = "Main commands", "Understanding a model", "Data and tools"
@@ -112,10 +111,15 @@ def build(names: Sequence[str]) -> typer.Typer:
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         no_args_is_help=True,
+        add_completion=False,
     )
 
     @app.callback()
-    def root(version: bool = typer.Option(False, "--version", help="Show the version and leave.")) -> None:
+    def root(  # completion is seen to before this; here it is for the help
+        version: bool = typer.Option(False, "--version", help="Show the version and leave."),
+        installed: bool = typer.Option(False, "--install-completion", help="Have bash, zsh or fish complete all this."),
+        shown: bool = typer.Option(False, "--show-completion", help="Show the script for the shell that does that."),
+    ) -> None:
         if version:
             print(f"edgeseg {__version__}")
             raise typer.Exit()
@@ -202,14 +206,15 @@ def _run(argv: list[str]) -> int:
     if argv == ["--version"]:
         print(f"edgeseg {__version__}")
         return 0
-    completing = COMPLETION in os.environ
-    argv = argv if completing else command_line(argv, list(COMMANDS))
-    word = None if completing else next((a for a in argv if not a.startswith("-")), None)
+    if "_EDGESEG_COMPLETE" in os.environ or argv[:1] in (["--install-completion"], ["--show-completion"]):
+        return _complete(argv)
+    argv = command_line(argv, list(COMMANDS))
+    word = next((a for a in argv if not a.startswith("-")), None)
     if word is not None and word not in COMMANDS:
         raise EdgesegError(f"unknown command {word!r}", hint=_guess_command(word))
-    if not completing and word in LIGHT and argv[0] == word and _light(argv):
+    if word in LIGHT and argv[0] == word and _light(argv):
         return 0
-    if not completing and word is None and not has_typer():
+    if word is None and not has_typer():
         from edgeseg.cli import plain
 
         panels = {panel: [n for n, c in COMMANDS.items() if c[2] == panel] for panel in (MAIN, LOOK, CARE)}
@@ -228,6 +233,24 @@ def _run(argv: list[str]) -> int:
     if code == INTERRUPTED:  # how newer versions of typer report Ctrl+C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _complete(argv: list[str]) -> int:
+    """Answer a shell that asks what may come next, or give it the script that asks."""
+    from edgeseg.cli import completion
+
+    asked = os.environ.get(completion.VARIABLE)
+    if asked:
+        line = os.environ.get("COMP_LINE", "")
+        at = os.environ.get("COMP_POINT", "")
+        completion.answer(asked, line[: int(at)] if at.isdigit() else line, os.environ.get("BREAKS", ""))
+        return 0
+    shell = (argv[1:] or [os.path.basename(os.environ.get("SHELL", ""))])[0]
+    if argv[0] == "--show-completion":
+        print(completion.script(shell), end="")
+    else:
+        print(f"{completion.install(shell)}: in a new {shell}, TAB completes edgeseg")
+    return 0
 
 
 def has_typer() -> bool:

@@ -12,9 +12,7 @@ from edgeseg.cli.flags import flag, word
 app = typer.Typer(
     help="Converters' environments: list, install, remove, check.", no_args_is_help=True, rich_markup_mode="rich"
 )
-Names = Annotated[
-    list[str], typer.Argument(metavar="FORMAT...", help="Formats (or aliases) whose toolchain is meant, or all.")
-]
+Names = Annotated[list[str], word("Formats (or aliases) whose toolchain is meant, or all.", "FORMAT...")]
 
 
 @app.command("list")

@@ -33,7 +33,7 @@ MEANT = [
     ("predict --nosave", "no-save"),
     ("predict --view-img", "show"),
     ("export --fp16", "half"),
-    ("export --quantize", "int8"),
+    ("export --ptq", "int8"),
     ("benchmark --fp16", "half"),
     ("train epoch=3 data=x", "epochs"),
     ("train epcohs=3 data=x", "epochs"),
