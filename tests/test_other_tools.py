@@ -151,9 +151,15 @@ def test_their_networks_give_the_same_tensors_here(family, variant, suffix, home
 
 REFUSED = {
     *(f"model.predict({option})" for option in ("half=True", "augment=True", "visualize=True", "embed=[1]")),
-    "model.track(tracker='botsort.yaml')",
+    *("model.track(tracker='botsort.yaml')", "r.boxes.xyxy[0] = 0"),
 }
 """Of the calls, those that are refused here with what to use instead."""
+BY_DESIGN = {
+    "type(r.boxes.xyxy)", "r.boxes.id.dtype", "model.predict(wide)[0].masks.data.shape", "type(model.info())",
+    "len(model.track(frame, persist=True)[0])", "metrics.box.maps of a class that is not there", "metrics.fitness",
+    "type(model.export(format='torchscript'))",
+}  # fmt: skip
+"""Those that give something else, and why: docs/porting.md."""
 
 
 def test_calls_that_people_write_give_the_same_there_and_here(home, shared, tmp_path) -> None:
@@ -172,7 +178,7 @@ def test_calls_that_people_write_give_the_same_there_and_here(home, shared, tmp_
         gave.append(json.loads(done.stdout.rpartition("@@@")[2]))
     mine, there = gave
     differ = {k: (mine[k], there[k]) for k in mine if mine[k] != there[k]}
-    assert not [k for k, (m, t) in differ.items() if "gave" in m and "gave" in t], differ
+    assert {k for k, (m, t) in differ.items() if "gave" in m and "gave" in t} == BY_DESIGN, differ
     refused = {k for k, m in mine.items() if "refused" in m}
     assert refused <= REFUSED | {"list(r.to_df()['name'])"}, refused  # that needs pandas or polars
     assert len(mine) - len(differ) >= 140

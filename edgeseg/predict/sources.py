@@ -55,8 +55,8 @@ def frames(source: Any) -> Iterator[Frame | Unreadable]:
 
     Args:
         source: path of an image, video or folder; a glob; a webcam's index (0, "0"); an http(s) or rtsp URL; an array of
-            uint8 (H, W, 3) BGR or (H, W) grey; a tensor (3, H, W) or (B, 3, H, W) of RGB in 0..1; a PIL image; a ``.txt``
-            file with one of these a line; or a list or any iterable of these, read as it goes.
+            uint8, or floats in 0..255, (H, W, 3) BGR or (H, W) grey; a tensor (3, H, W) or (B, 3, H, W) of RGB in 0..1; a
+            PIL image; a ``.txt`` file with one of these a line; or a list or any iterable of these, read as it goes.
 
     Yields:
         ``Frame``, or ``Unreadable`` for a broken file among others.
@@ -198,6 +198,8 @@ def _array(value: Any, name: str) -> Frame:
         return Frame(np.ascontiguousarray(rgb[..., ::-1]), getattr(value, "filename", "") or "", name)
     if not isinstance(value, np.ndarray):
         raise EdgesegError(f"cannot read images from a {type(value).__name__}")
+    if value.dtype.kind == "f" and value.size:
+        value = _of_floats(value)
     if value.dtype != np.uint8 or value.size == 0 or value.ndim not in (2, 3):
         shape = "x".join(map(str, value.shape))
         raise EdgesegError(f"an image is a non-empty uint8 array (H, W, 3) in BGR, not {value.dtype} {shape}")
@@ -208,6 +210,20 @@ def _array(value: Any, name: str) -> Frame:
     elif value.shape[2] != 3:
         raise EdgesegError(f"an image has 1, 3 or 4 channels, not {value.shape[2]}")
     return Frame(np.ascontiguousarray(value), "", name)
+
+
+def _of_floats(value: np.ndarray) -> np.ndarray:
+    """An array of whole or broken numbers in 0..255 as uint8.
+
+    Raises:
+        EdgesegError: other values, or all in 0..1, which may be a picture divided by 255 or a black one.
+    """
+    low, high = float(value.min()), float(value.max())
+    if 0 < high <= 1 and low >= 0:
+        raise EdgesegError("an array of floats is BGR in 0..255, and this is within 0..1", hint="Multiply it by 255")
+    if not (low >= 0 and high <= 255):
+        raise EdgesegError("an array of floats is BGR in 0..255", hint="Give uint8, or values in that range")
+    return np.rint(value).astype(np.uint8)
 
 
 def _capture(what: int | str, label: str, name: str) -> Iterator[Frame | Unreadable]:

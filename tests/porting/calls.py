@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-package, weights, picture, data = sys.argv[1:5]
+package, (weights, picture, data) = sys.argv[1], map(os.path.abspath, sys.argv[2:5])
 SIZE = int(sys.argv[5])
 YOLO = importlib.import_module(package).YOLO
 os.chdir(tempfile.mkdtemp())
@@ -259,6 +259,19 @@ CALLS = {
     "boxes.id.int().cpu().tolist()": lambda: sorted(
         model.track("film.mp4", tracker="bytetrack.yaml", persist=True, **quiet)[-1].boxes.id.int().cpu().tolist()
     )[:1],
+    "type(r.boxes.xyxy)": lambda: type(r.boxes.xyxy).__name__,
+    "r.boxes.xyxy[0] = 0": lambda: model(picture, **quiet)[0].boxes.xyxy.__setitem__(0, 0),
+    "r.boxes.id.dtype": lambda: str(model.track(picture, tracker="bytetrack.yaml", **quiet)[0].boxes.id.dtype),
+    "model.predict(wide)[0].masks.data.shape": lambda: (
+        list(model.predict(wide, **quiet)[0].masks.data.shape[1:]) == [*wide.shape[:2]]
+    ),
+    "len(model.track(frame, persist=True)[0])": lambda: len(model.track(image, persist=True, **quiet)[0]),
+    "metrics.box.maps of a class that is not there": lambda: bool(np.isnan(validated().box.maps).any()),
+    "metrics.fitness": lambda: round(float(validated().fitness), 2),
+    "type(model.info())": lambda: type(model.info()).__name__,
+    "type(model.export(format='torchscript'))": lambda: (
+        type(model.export(format="torchscript", imgsz=SIZE, device="cpu")).__name__
+    ),
     "model.track(tracker='botsort.yaml')": lambda: len(model.track(picture, tracker="botsort.yaml", **quiet)),
 }
 
