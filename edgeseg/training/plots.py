@@ -115,21 +115,25 @@ def save(path: Path, picture: np.ndarray) -> None:
 
 
 def history(rows: list[dict[str, float]], path: Path) -> None:
-    """Losses (training and validation) and AP over the epochs."""
+    """Losses (training and validation) and AP over the epochs; few epochs are points, and what is no number is left out."""
     parts = [k.removeprefix("train/") for k in rows[0] if k.startswith("train/")]
+    charts = [(f"{part} loss", {split: f"{split}/{part}" for split in ("train", "val")}) for part in parts]
+    kinds = {"box AP": "box", "mask AP": "seg"}
+    charts += [(title, {"AP": f"{kind}/map", "AP50": f"{kind}/map50"}) for title, kind in kinds.items()]
+    charts = [(title, keys) for title, keys in charts if any(key in r for key in keys.values() for r in rows)]
     figure, axes = figure_of(2, 3, (12, 6))
-    for axis, part in zip(axes, parts):
-        for split in ("train", "val"):
-            points = [(r["epoch"], r[f"{split}/{part}"]) for r in rows if f"{split}/{part}" in r]
-            axis.plot(*zip(*points), label=split) if points else None
-        axis.set_title(f"{part} loss")
+    for axis, (title, keys) in zip(axes, charts):
+        for label, key in keys.items():
+            points = [(r["epoch"], r[key] if np.isfinite(r[key]) else np.nan) for r in rows if key in r]
+            if points:
+                axis.plot(*zip(*points), label=label, marker="o" if len(points) <= 20 else None, markersize=4)
+        axis.set(title=title, xlabel="epoch", xlim=(0.5, max(r["epoch"] for r in rows) + 0.5))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.legend()
-    for axis, kind in zip(axes[len(parts) :], ("box", "seg")):
-        for key in ("map", "map50"):
-            points = [(r["epoch"], r[f"{kind}/{key}"]) for r in rows if f"{kind}/{key}" in r]
-            axis.plot(*zip(*points), label=key) if points else None
-        axis.set_title(f"{kind} AP")
-        axis.legend()
+        if not any(np.isfinite(r[key]) for key in keys.values() for r in rows if key in r):
+            axis.text(0.5, 0.5, "no number", transform=axis.transAxes, ha="center")
+    for axis in axes[len(charts) :]:
+        axis.set_visible(False)
     write(figure, path)
 
 

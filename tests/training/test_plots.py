@@ -32,3 +32,40 @@ def test_a_run_leaves_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     except ImportError:
         return
     assert "results.png" in written
+
+
+def figures(epoch: int, value: float, *, val: bool = True, masks: bool = True) -> dict[str, float]:
+    parts = ["box", "mask", "score", "dfl"] if masks else ["box", "score", "dfl"]
+    row = {"epoch": float(epoch), **{f"train/{p}": 1 / epoch for p in parts}, "lr": 0.01}
+    if val:
+        row |= {f"val/{p}": value / epoch for p in parts}
+        row |= {f"{kind}/{key}": value / 2 for kind in (("box", "seg") if masks else ("box",)) for key in ("map", "map50")}
+    return row
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_history_can_be_seen(tmp_path: Path) -> None:
+    """One epoch is a point, what is no number leaves a gap, a long run is a line, a detector has fewer charts."""
+    pytest.importorskip("matplotlib")
+    from edgeseg.training.plots import history
+
+    nan = float("nan")
+    runs = {
+        "one": [figures(1, 0.5)],
+        "none": [figures(1, 0.5, val=False)],
+        "nan": [figures(1, nan)],
+        "gap": [figures(e, nan if e == 3 else float("inf") if e == 4 else 0.5) for e in range(1, 8)],
+        "long": [figures(e, 0.5, val=e % 10 == 0) for e in range(1, 1001)],
+        "boxes": [figures(e, 0.5, masks=False) for e in range(1, 4)],
+    }
+    colours = {}
+    for name, rows in runs.items():
+        history(rows, tmp_path / f"{name}.png")
+        picture = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
+        inside = picture[45:280, 60:370]  # the first chart
+        inside = inside[:, : int(inside.shape[1] * 0.7)]  # without its legend
+        colours[name] = int((inside.max(-1) - inside.min(-1) > 80).sum())
+        assert colours[name] > 20, f"{name}: the chart is empty"
+    assert colours["long"] > 5 * colours["one"] and colours["gap"] > colours["one"]
+    right = cv2.imread(str(tmp_path / "boxes.png"))[340:, 500:]
+    assert right.min() == 255, "a detector has no charts of masks"
