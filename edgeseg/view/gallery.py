@@ -21,7 +21,7 @@ from edgeseg.running.pipeline import Pipeline
 from edgeseg.view.labels import Labels
 from edgeseg.vision.detections import Detections
 
-LOWEST = 0.05
+LOWEST = 0.1
 """Score from which on detections are kept: the page shows those above the score that it is set to."""
 KEEP = 1 << 26
 """Bytes of results that are kept."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from edgeseg.data.dataset import Dataset
 from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.vision import rle
+from edgeseg.vision.outline import trace
 
 
 class Labels:
@@ -41,15 +43,15 @@ class Labels:
                 continue
             x, y, w, h = a["bbox"]
             try:
-                ring = outline_of(a, height, width) if a.get("segmentation") else None
-            except ValueError as e:
+                rings = _rings(a, height, width)
+            except (ValueError, KeyError, TypeError, OverflowError) as e:
                 raise EdgesegError(f"an object of {image.name}: {e}", path=self._dataset.yaml) from e
             found.append(
                 {
                     "class": int(numbers[a["category_id"] - 1]),
                     "score": 1.0,
                     "box": [round(v, 1) for v in (x, y, x + w, y + h)],
-                    "rings": [] if ring is None else [np.round(ring, 1).ravel().tolist()],
+                    "rings": [np.round(ring, 1).ravel().tolist() for ring in rings],
                     "pair": -1,
                 }
             )
@@ -60,6 +62,15 @@ class Labels:
             return self._truth
         file = read_label_file(self._dataset.label_path(image), self._dataset.nc, self._dataset.boxes)
         return Truth(self.names, labels={image: file.labels})
+
+
+def _rings(annotation: Mapping[str, Any], height: int, width: int) -> list[np.ndarray]:
+    """Its parts and holes, each (k, 2) x, y in pixels; they are not joined, which takes long."""
+    value = annotation.get("segmentation") or []
+    if isinstance(value, Mapping):
+        return trace(rle.decode(dict(value)))
+    parts = (outline_of({"segmentation": [part]}, height, width) for part in value)
+    return [part for part in parts if part is not None]
 
 
 def labels_if_any(dataset: Dataset, split: str, images: Sequence[Path]) -> Labels | None:

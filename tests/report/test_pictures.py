@@ -63,6 +63,14 @@ def test_a_picture_is_stored_once_with_what_was_found_as_numbers(tmp_path: Path)
         assert np.array_equal(filled(one["rings"], SHAPE), mask)
 
 
+def test_parts_and_holes_fill_the_mask_again() -> None:
+    """A mask like a sieve: hundreds of rings, none of them joined, in no time."""
+    mask = np.random.default_rng(0).random(SHAPE) < 0.6
+    one = Detections(np.array([[0, 0, 80, 60]]), [0.5], [0], mask[None], ("thing",), SHAPE)
+    rings = picture(np.zeros((*SHAPE, 3), np.uint8), [one])["found"][0][0]["rings"]
+    assert len(rings) > 200 and np.array_equal(filled(rings, SHAPE), mask)
+
+
 def test_pairs_may_be_given_and_masks_may_be_missing() -> None:
     image = np.zeros((*SHAPE, 3), np.uint8)
     first, second = found((5, 5, 30, 30), masks=False), found((50, 5, 79, 30), masks=False, cls=1)

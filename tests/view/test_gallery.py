@@ -71,12 +71,14 @@ def test_labels_are_one_more_model(gallery: Any, shapes: Dataset) -> None:
 def test_coco_annotations_count_and_crowds_do_not(shapes: Dataset, tmp_path: Path) -> None:
     images = shapes.images("val")[:2]
     square = {"bbox": [10, 20, 30, 40], "area": 1200, "segmentation": [[10, 20, 40, 20, 40, 60, 10, 60]]}
+    ring = {"bbox": [0, 0, 2, 160], "area": 320, "segmentation": {"size": [160, 160], "counts": [0, 320, 25280]}}
     crowd = {"bbox": [0, 0, 160, 160], "area": 1, "segmentation": {"size": [160, 160], "counts": [0, 25600]}}
     file = tmp_path / "instances.json"
     notes = [
         {"id": 1, "image_id": 1, "category_id": 7, "iscrowd": 0, **square},
         {"id": 2, "image_id": 1, "category_id": 7, "iscrowd": 1, **crowd},
     ]
+    notes.append({"id": 3, "image_id": 2, "category_id": 7, "iscrowd": 0, **ring})
     known = [{"id": i + 1, "file_name": p.name, "width": 160, "height": 160} for i, p in enumerate(images)]
     content = {"images": known, "annotations": notes, "categories": [{"id": 7, "name": shapes.names[1]}]}
     file.write_text(json.dumps(content))
@@ -90,7 +92,8 @@ def test_coco_annotations_count_and_crowds_do_not(shapes: Dataset, tmp_path: Pat
         "rings": [[10, 20, 40, 20, 40, 60, 10, 60]],
         "pair": -1,
     }
-    assert labels.of(images[1], (160, 160), np.arange(9)) == []
+    (found,) = labels.of(images[1], (160, 160), np.arange(9))
+    assert sorted(zip(found["rings"][0][::2], found["rings"][0][1::2])) == [(0, 0), (0, 160), (2, 0), (2, 160)]
 
 
 def test_a_wrong_label_file_is_told_with_its_picture(

@@ -88,7 +88,7 @@ def test_two_models_and_labels(
     view.js(f"document.querySelector('.ev-handle').dispatchEvent({right})")
     assert view.js(wide) > before and view.js("document.querySelector('.ev-handle').ariaValueNow") == "52"
     # Scores: what the pipeline finds at each of them.
-    for conf in (0.05, 0.25, 0.7):
+    for conf in (0.1, 0.25, 0.7):
         score(view, conf)
         expected = len(detections(network, images[2], conf))
         assert found(view, "left") == expected and view.js(CELLS)[0][0] == str(expected)

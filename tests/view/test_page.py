@@ -65,7 +65,7 @@ def test_what_there_is_and_each_picture(page: ViewPage, ask: Any, shapes: Datase
     about = json.loads(body)
     assert headers["Content-Type"].startswith("application/json") and headers["Cache-Control"] == "no-store"
     assert about["pictures"] == [p.name for p in shapes.images("val")] and about["labels"] is True
-    assert about["conf"] == 0.25 and about["lowest"] == 0.05 and about["most"] == MOST_BYTES
+    assert about["conf"] == 0.25 and about["lowest"] == 0.1 and about["most"] == MOST_BYTES
     status, _, body = ask(page, "/picture/3")
     picture = json.loads(body)
     assert status == 200 and picture["name"] == about["pictures"][3] and len(picture["found"]) == len(about["models"]) == 2
