@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,7 @@ from edgeseg.training import TrainOptions
 from edgeseg.training.trackers import TRACKERS, Tracker, checked, trackers
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS = {
-    "tensorboard": ("tensorboard", "absl-py", "grpcio", "markdown", "werkzeug", "markupsafe", "tensorboard-data-server"),
-    "mlflow": ("mlflow-skinny",),
-    "wandb": ("wandb",),
-}
+Followed = tuple[Path, dict[str, str], Path]
 # A run that is stopped in its second epoch and then goes on, as a person would type it.
 RUN = """
 import sys, warnings
@@ -43,24 +41,32 @@ print(second.folder)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    make_shapes(tmp_path / "shapes", train=6, val=2, size=64, seed=3)
-    (tmp_path / "tiny.yaml").write_text("variant: tiny\ndepth: 0.33\nwidth: 0.0625\nmax_channels: 128\nnc: 4\n")
-    return tmp_path
+    return made(tmp_path)
 
 
-def run_with(name: str, place: Path, **more: str) -> tuple[Path, dict[str, str]]:
-    """A stopped and resumed run that ``name`` follows: its folder, and the environment that has the package."""
+def made(folder: Path) -> Path:
+    make_shapes(folder / "shapes", train=6, val=2, size=64, seed=3)
+    (folder / "tiny.yaml").write_text("variant: tiny\ndepth: 0.33\nwidth: 0.0625\nmax_channels: 128\nnc: 4\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
+    """A stopped and resumed run that all of them follow: its folder, the environment that has their packages, and where."""
+    place = made(tmp_path_factory.mktemp("runs"))
     site = place / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site)]
-    pip += ["--no-deps", *NEEDS[name]] if name == "tensorboard" else NEEDS[name]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site), "tensorboard", "mlflow-skinny", "wandb"]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"{name} cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "EDGESEG_HOME": str(place / "home"), **more}
-    words = [str(place / "shapes" / "shapes.yaml"), str(place / "tiny.yaml"), name]
+        pytest.skip(f"they cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}", "EDGESEG_HOME": str(place / "home")}
+    environment |= {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(place / "staging"), "OMP_NUM_THREADS": "1"}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/runs.db"}
+    words = [str(place / "shapes" / "shapes.yaml"), str(place / "tiny.yaml"), ",".join(TRACKERS)]
     done = subprocess.run([sys.executable, "-c", RUN, *words], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "left out from here on" not in done.stderr, done.stderr
-    return place / done.stdout.strip().splitlines()[-1], environment
+    yield place / done.stdout.strip().splitlines()[-1], environment, place
+    shutil.rmtree(site)
 
 
 def ask(code: str, environment: dict[str, str], place: Path, *words: str) -> dict[str, object]:
@@ -77,8 +83,8 @@ def figures(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_tensorboard_reads_its_files(place: Path) -> None:
-    folder, environment = run_with("tensorboard", place)
+def test_tensorboard_reads_its_files(followed: Followed) -> None:
+    folder, environment, place = followed
     code = (
         "import sys, json; from tensorboard.backend.event_processing.event_accumulator import EventAccumulator as E\n"
         "e = E(sys.argv[1]); e.Reload(); s = e.Scalars('train/box')\n"
@@ -92,8 +98,8 @@ def test_tensorboard_reads_its_files(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_reads_its_database(place: Path) -> None:
-    folder, environment = run_with("mlflow", place, MLFLOW_TRACKING_URI=f"sqlite:///{place}/runs.db")
+def test_mlflow_reads_its_database(followed: Followed) -> None:
+    folder, environment, place = followed
     code = (
         "import json; from mlflow.tracking import MlflowClient\nc = MlflowClient()\n"
         "(r,) = c.search_runs([c.get_experiment_by_name('edgeseg').experiment_id])\n"
@@ -106,12 +112,12 @@ def test_mlflow_reads_its_database(place: Path) -> None:
     assert (said["steps"], said["epochs"], said["status"], said["name"]) == ([1, 2, 3], "3", "FINISHED", folder.name)
     assert said["values"] == pytest.approx(figures(folder), rel=1e-4)
     assert said["files"] == ["weights/best.pt", "weights/last.pt"]
-    assert json.loads((folder / "trackers.json").read_text()) == {"mlflow": said["id"]}
+    assert json.loads((folder / "trackers.json").read_text())["mlflow"] == said["id"]
 
 
 @pytest.mark.slow
-def test_wandb_s_offline_files_are_one_run(place: Path) -> None:
-    folder, environment = run_with("wandb", place, WANDB_MODE="offline", WANDB_DATA_DIR=str(place / "staging"))
+def test_wandb_s_offline_files_are_one_run(followed: Followed) -> None:
+    folder, environment, place = followed
     key = json.loads((folder / "trackers.json").read_text())["wandb"]
     parts = sorted((folder / "wandb").glob(f"offline-run-*-{key}/run-{key}.wandb"))
     assert len(parts) == 2
