@@ -156,7 +156,7 @@ REFUSED = {
 """Of the calls, those that are refused here with what to use instead."""
 BY_DESIGN = {
     "type(r.boxes.xyxy)", "r.boxes.id.dtype", "model.predict(wide)[0].masks.data.shape", "type(model.info())",
-    "len(model.track(frame, persist=True)[0])", "metrics.box.maps of a class that is not there", "metrics.fitness",
+    "metrics.box.maps of a class that is not there", "metrics.fitness",
     "type(model.export(format='torchscript'))",
 }  # fmt: skip
 """Those that give something else, and why: docs/porting.md."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -387,3 +389,15 @@ def test_options_of_another_mode_say_so() -> None:
         TrainOptions.from_flat({"resume": True}).resume == "true"
         and TrainOptions.from_flat({"data": "x.yaml", "resume": False}).resume is None
     )
+
+
+def test_the_table_names_every_call() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "porting.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([^`]*)` \| ((?:equal|different|refused).*) \|$", text, re.M))
+    tree = ast.parse(CALLS.read_text(encoding="utf-8"))
+    (calls,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "CALLS")
+    assert isinstance(calls, ast.Dict) and set(table) == {ast.literal_eval(k) for k in calls.keys if k is not None}
+    refused = {call for call, outcome in table.items() if outcome.startswith("refused")}
+    assert refused == set(REFUSED) - {"r.boxes.xyxy[0] = 0"}
+    equal, different = (sum(v.startswith(word) for v in table.values()) for word in ("equal", "different"))
+    assert f"**{equal} are equal, {different} differ by design, {len(refused)} are refused**" in text

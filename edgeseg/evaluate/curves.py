@@ -103,10 +103,11 @@ def matched(overlap: np.ndarray, crowds: np.ndarray, iou: float) -> tuple[np.nda
         iou: the least overlap.
     """
     right, counts, free = np.zeros(len(overlap), bool), np.ones(len(overlap), bool), ~crowds
-    for i, row in enumerate(overlap):
+    for i in np.flatnonzero((overlap >= iou).any(axis=1)).tolist():  # the others are wrong in any case
+        row = overlap[i]
         open_to = np.where(free, row, -1.0)
-        best = int(open_to.argmax()) if len(row) else -1
-        if best >= 0 and open_to[best] >= iou:
+        best = int(open_to.argmax())
+        if open_to[best] >= iou:
             right[i], free[best] = True, False
         else:
             counts[i] = not (row[crowds] >= iou).any()
