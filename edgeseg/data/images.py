@@ -125,6 +125,9 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
         if image is None and number:  # grey float values are not spread over colours
             image = cv2.imdecode(raw, cv2.IMREAD_ANYDEPTH)
     except cv2.error as e:
+        if "CV_IO_MAX_IMAGE" in str(e):
+            what = f"an image of more than {MOST_PIXELS / 1e6:.0f} million pixels is too large"
+            raise EdgesegError(what, path=path, hint="Cut it into tiles") from e
         raise EdgesegError(f"not a readable image ({e.err or e})", path=path, hint="Save it again as JPEG or PNG") from e
     if image is None or image.size == 0:
         raise EdgesegError("not a readable image", path=path, hint="Save it again as JPEG or PNG, or remove it")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ MOST_BYTES = 1 << 26
 """A picture that somebody brings has no more."""
 WAITING = 16
 """Pictures that may wait for the models at once."""
+_LARGE = f"this file is too large: {MOST_BYTES >> 20} MiB are the most. Save it smaller, or as JPEG"
 _PIECES = Path(report.__file__).with_name("assets")
 
 
@@ -85,37 +86,42 @@ class ViewPage:
         index = int(request.match_info["index"])
         if index >= len(self._gallery.images):
             return _error(404, f"there are {len(self._gallery.images)} pictures")
-        return await self._looked(lambda: self._gallery.of(index))
+        return await self._in_turn(self._looked(lambda: self._gallery.of(index)))
 
     async def _brought(self, request: web.Request) -> web.Response:
+        if (request.content_length or 0) > MOST_BYTES:
+            return _error(413, _LARGE)
+        return await self._in_turn(self._read(request))
+
+    async def _read(self, request: web.Request) -> web.Response:
         from aiohttp import web
 
-        large = f"this file is too large: {MOST_BYTES >> 20} MiB are the most. Save it smaller, or as JPEG"
-        if (request.content_length or 0) > MOST_BYTES:
-            return _error(413, large)
-        if self._waiting >= WAITING:  # before it is in memory
-            return _error(503, f"{WAITING} pictures are waiting already. Try again in a moment")
         try:
             data = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            return _error(413, large)
+            return _error(413, _LARGE)
         name = request.query.get("name", "")[:200] or "picture"
         return await self._looked(lambda: self._gallery.of_file(data, name))
 
     async def _looked(self, look: Callable[[], bytes]) -> web.Response:
-        """The answer of the models' thread; what nobody waits for any more is not looked at."""
-        if self._waiting >= WAITING:
-            return _error(503, f"{WAITING} pictures are waiting already. Try again in a moment")
-        self._waiting += 1
+        """The answer of the models' thread."""
         try:
-            data = await asyncio.get_running_loop().run_in_executor(self._models, look)
+            return _json(await asyncio.get_running_loop().run_in_executor(self._models, look))
         except EdgesegError as e:
             return _error(422, str(e))
         except MemoryError:
             return _error(422, "there is not enough memory for this picture")
+
+    async def _in_turn(self, work: Coroutine[Any, Any, web.Response]) -> web.Response:
+        """The answer to one of those that wait; who goes away meanwhile is not looked at."""
+        if self._waiting >= WAITING:  # before another one is in memory
+            work.close()
+            return _error(503, f"{WAITING} pictures are waiting already. Try again in a moment")
+        self._waiting += 1
+        try:
+            return await work
         finally:
             self._waiting -= 1
-        return _json(data)
 
 
 async def _index(request: web.Request) -> web.Response:
