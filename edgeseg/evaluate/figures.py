@@ -13,76 +13,42 @@ if TYPE_CHECKING:
     from edgeseg.evaluate.metrics import AveragePrecision, Metrics
 
 
+BY_SCORE = {"p": "precision", "r": "recall", "f1": "f1"}
+BY_CLASS = {"ap": "maps", "ap50": "maps50", "all_ap": "by_iou"}
+CURVES = {"p_curve": "precision", "r_curve": "recall", "f1_curve": "f1", "prec_values": "precision_at_recall"}
+
+
 class ClassFigures:
     """What ``AveragePrecision`` answers class by class: arrays of the k classes that occur, in the order of their numbers.
 
-    Precision, recall and F1 are those at IoU 0.5 and the one confidence where F1, as the mean over the classes, is highest;
-    NaN where only AP was measured.
+    ``p r f1`` (k,) are precision, recall and F1 at IoU 0.5 and the one confidence where F1, as the mean over the classes, is
+    highest, ``ap`` and ``ap50`` (k,) AP over IoU 0.50 to 0.95 and at 0.50, ``all_ap`` (k, 10) at each of them; ``p_curve
+    r_curve f1_curve`` (k, 1001) go over the confidences ``px``, ``prec_values`` over recall. NaN where only AP was measured.
     """
 
     maps: np.ndarray
-    maps50: np.ndarray
-    by_iou: np.ndarray
     by_score: Curves | None
+    px = GRID
 
     @property
     def ap_class_index(self) -> np.ndarray:
         """(k,) the numbers of the classes that occur."""
         return np.flatnonzero(~np.isnan(self.maps))
 
-    @property
-    def p(self) -> np.ndarray:
-        """(k,) precision, 0..1."""
-        return self._best("precision")
-
-    @property
-    def r(self) -> np.ndarray:
-        """(k,) recall, 0..1."""
-        return self._best("recall")
-
-    @property
-    def f1(self) -> np.ndarray:
-        """(k,) F1, 0..1."""
-        return self._best("f1")
-
-    @property
-    def ap(self) -> np.ndarray:
-        """(k,) AP over IoU 0.50 to 0.95."""
-        return self.maps[self.ap_class_index]
-
-    @property
-    def ap50(self) -> np.ndarray:
-        """(k,) AP at IoU 0.50."""
-        return self.maps50[self.ap_class_index]
-
-    @property
-    def all_ap(self) -> np.ndarray:
-        """(k, 10) AP at IoU 0.50, 0.55 ... 0.95."""
-        return self.by_iou[self.ap_class_index]
-
-    @property
-    def px(self) -> np.ndarray:
-        """(1001,) the confidences of ``p_curve r_curve f1_curve``."""
-        return GRID
-
     def __getattr__(self, name: str) -> np.ndarray:
-        known = {"p_curve": "precision", "r_curve": "recall", "f1_curve": "f1", "prec_values": "precision_at_recall"}
-        if name not in known:
+        if name in BY_CLASS:
+            found: np.ndarray = getattr(self, BY_CLASS[name])
+            return found[self.ap_class_index]
+        if name not in CURVES and name not in BY_SCORE:
             raise AttributeError(f"average precision has no {name!r}")
         if self.by_score is None:
-            return np.full((len(self.ap_class_index), len(GRID)), np.nan)
-        rows: np.ndarray = getattr(self.by_score, known[name])
-        return rows[self.ap_class_index]
+            return np.full((len(self.ap_class_index), *((len(GRID),) if name in CURVES else ())), np.nan)
+        rows: np.ndarray = getattr(self.by_score, {**CURVES, **BY_SCORE}[name])[self.ap_class_index]
+        return rows if name in CURVES else rows[:, self.by_score.best]
 
     def class_result(self, i: int) -> tuple[float, float, float, float]:
         """Precision, recall, AP50 and AP of ``ap_class_index[i]``."""
         return float(self.p[i]), float(self.r[i]), float(self.ap50[i]), float(self.ap[i])
-
-    def _best(self, field: str) -> np.ndarray:
-        if self.by_score is None:
-            return np.full(len(self.ap_class_index), np.nan)
-        rows: np.ndarray = getattr(self.by_score, field)
-        return rows[self.ap_class_index, self.by_score.best]
 
 
 class Figures:
