@@ -6,7 +6,8 @@
 With ``--peer``, a Python that has Ultralytics, each format is exported alone, here and there in turn.
 
 Each export runs in a process of its own with an empty cache (formats whose toolchain would have to be installed fail) and
-without the gate. The ratio holds for one machine and one run; seconds do not.
+without the gate. Seconds are those of the whole process, imports included on both sides; ``cpu`` those that it and its
+children computed, which other work on the machine changes less. The ratio holds for one machine and one run; seconds do not.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).resolve().parents[1]
 CODE = """
 import json, sys, time
 try:
@@ -44,37 +48,49 @@ print(json.dumps({"seconds": round(seconds, 1), "failed": failed, "steps": steps
 
 
 PEER = """
-import sys, time
+import sys
 from ultralytics import YOLO
 model, format, data, imgsz = sys.argv[1:]
-start = time.monotonic()
-made = YOLO(model).export(format=format, quantize=8, data=data, imgsz=int(imgsz))
-print("\\n@@@", time.monotonic() - start if made else "failed")
+sys.exit(not YOLO(model).export(format=format, quantize=8, data=data, imgsz=int(imgsz)))
 """
 THEIRS = {"tflite": "litert"}
 
 
-def there(peer: str, format: str, a: argparse.Namespace) -> float:
-    """Seconds that the other tool takes for one format."""
+def run(command: list[str], **more: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, float]]:
+    """Run a program to its end: what it said, and its ``seconds`` and ``cpu``."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, text=True, check=False, **more)
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done, {"seconds": round(seconds, 1), "cpu": round(cpu, 1)}
+
+
+def there(peer: str, format: str, a: argparse.Namespace) -> dict[str, float]:
+    """What the other tool takes for one format."""
     with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as folder:
         model = shutil.copy(a.model, folder)
         env = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false"}
         command = [peer, "-c", PEER, model, THEIRS.get(format, format), a.data, str(a.imgsz)]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    said = done.stdout.rpartition("@@@")[2].strip()
-    if done.returncode or not said.replace(".", "").isdigit():
+        done, took = run(command, cwd=folder, env=env, capture_output=True)
+    if done.returncode:
         raise SystemExit(f"{format}: the other tool's export failed\n{(done.stdout + done.stderr)[-2000:]}")
-    return float(said)
+    return took
 
 
 def beside(a: argparse.Namespace) -> dict[str, Any]:
-    """Each format here and there."""
-    here, found = Path(__file__).resolve().parents[1], {}
+    """Each format here, in the other checkout where one is given, and there."""
+    found: dict[str, Any] = {}
     for format in a.format.split(","):
         one = argparse.Namespace(**{**vars(a), "format": format})
-        ours, theirs = timed(here, one)["seconds"], there(a.peer, format, a)
-        found[format] = {"here": ours, "there": round(theirs, 1), "ratio": round(ours / theirs, 3)}
-        print(f"{format:10s} here {ours:7.1f} s  there {theirs:7.1f} s  ratio {ours / theirs:.3f}", flush=True)
+        sides = {**({"other": timed(a.other.resolve(), one)} if a.other else {}), "here": timed(HERE, one)}
+        found[format] = sides | {"there": there(a.peer, format, a)}
+        for side, took in found[format].items():
+            ratios = (took[k] / found[format]["there"][k] for k in ("seconds", "cpu"))
+            print(
+                f"{format:10s} {side:6s} {took['seconds']:7.1f} s  cpu {took['cpu']:7.1f} s  to theirs",
+                *(f"{r:.2f}" for r in ratios),
+                flush=True,
+            )
     return found
 
 
@@ -83,13 +99,13 @@ def timed(checkout: Path, a: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgeseg-bench-") as folder:
         env = {**os.environ, "PYTHONPATH": str(checkout), "EDGESEG_HOME": str(Path(folder) / "home"), "EDGESEG_OFFLINE": "1"}
         command = [sys.executable, "-c", CODE, a.model, a.format, a.data, str(a.imgsz), str(Path(folder) / "out")]
-        done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
+        done, took = run(command, cwd=folder, env=env, stdout=subprocess.PIPE)
     if done.returncode:
         raise SystemExit(f"the export failed with the code of {checkout}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["failed"]:
         raise SystemExit(f"{checkout}: {'; '.join(found['failed'])}")
-    return found
+    return {**found, **took}
 
 
 def main() -> None:
@@ -108,7 +124,7 @@ def main() -> None:
         if a.json:
             a.json.write_text(json.dumps(found, indent=1))
         return
-    checkouts = [*([a.other.resolve()] if a.other else []), Path(__file__).resolve().parents[1]]
+    checkouts = [*([a.other.resolve()] if a.other else []), HERE]
     found = {str(checkout): timed(checkout, a) for checkout in checkouts}
     for checkout, result in found.items():
         print(f"{result['seconds']:8.1f} s  {checkout}")

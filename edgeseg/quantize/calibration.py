@@ -56,7 +56,7 @@ def choose(dataset: Dataset, count: int = 100, seed: int = 0) -> CalibrationSet:
         EdgesegError: no train split, no images, none that can be read or that shows anything, or val is the same images.
     """
     if count < 1:
-        raise EdgesegError(f"a calibration set of {count} images calibrates nothing", hint="Give images=100")
+        raise EdgesegError(f"a calibration set of {count} images calibrates nothing", hint="Give images=32")
     train = dataset.images("train")
     warnings: list[str] = []
     validation = dataset.images("val") if "val" in dataset.splits else []

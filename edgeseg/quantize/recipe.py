@@ -64,7 +64,7 @@ class Correction:
     """
 
     method: str = "bias"
-    images: int = 24
+    images: int = 16
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Recipe:
 
     name: str
     title: str = ""
-    images: int = 100
+    images: int = 32
     weights: Weights = field(default_factory=Weights)
     activations: Activations = field(default_factory=Activations)
     correction: Correction = field(default_factory=Correction)
@@ -241,7 +241,7 @@ def _recipe(raw: dict[str, Any], name: str, path: Path | None, text: str) -> Rec
     for key in raw:
         if key not in _TOP:
             raise r.unknown("key", key, _TOP, "")
-    images, title = raw.get("images", 100), raw.get("title", "")
+    images, title = raw.get("images", 32), raw.get("title", "")
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise r.fail(f"images = {brief(images)} is no whole number above 0", "", "images")
     if not isinstance(title, str):

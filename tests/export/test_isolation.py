@@ -251,6 +251,23 @@ def test_a_process_is_watched(tmp_path) -> None:
     assert 0 < available_mb() <= total_mb() < 1e9 and cores() >= 1
 
 
+@linux
+@pytest.mark.parametrize(("waits", "reason"), [(True, ""), (False, "ran past its limit of 0.3 s")])
+def test_a_limit_of_time_does_not_run_while_a_step_waits(tmp_path, waits: bool, reason: str) -> None:
+    ended = run_process(
+        [sys.executable, "-c", "import time; time.sleep(1)"],
+        log=tmp_path / "log",
+        cwd=tmp_path,
+        env=os.environ,
+        timeout_s=0.3,
+        memory_mb=10_000,
+        on_progress=lambda done, words: None,
+        cancelled=threading.Event(),
+        waits=lambda: waits,
+    )
+    assert ended.reason == reason and ended.stopped is not waits
+
+
 def test_without_sessions_there_is_no_memory_limit(monkeypatch) -> None:
     monkeypatch.delattr(process.os, "getsid")
     assert session_pids(1) == [] and memory_of_session(1) == 0

@@ -14,7 +14,7 @@ from edgeseg.quantize.observe import observe  # noqa: E402
 from edgeseg.quantize.probe import probe  # noqa: E402
 from edgeseg.quantize.ranges import overflows  # noqa: E402
 from edgeseg.quantize.recipe import Recipe, load_recipe  # noqa: E402
-from edgeseg.quantize.simulate import QParams, Simulator, fixed, round_to, to_tensor  # noqa: E402
+from edgeseg.quantize.simulate import QParams, Simulator, fixed, operate, round_to, to_tensor  # noqa: E402
 
 
 def conv(source: str, name: str, weight: np.ndarray) -> Node:
@@ -185,6 +185,22 @@ def test_correction_takes_away_a_constant_error(flow: Flow) -> None:
         for k, w in done.weights.items():
             s = done.weight_scales[k].reshape(-1, 1, 1, 1)
             assert np.abs(w / s - np.rint(w / s)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (1, 1, 4), (3, 1, 1)])
+def test_a_convolution_is_pytorchs_own_with_its_gradient(size: int, stride: int, groups: int) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(8, 8 // groups, size, size), torch.randn(8), torch.randn(1, 8, 12, 10)
+    pad = size // 2
+    node = Node("conv", ("x",), "y", {"stride": (stride, stride), "pad": (pad,) * 4, "groups": groups})
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours, theirs = (x.contiguous(memory_format=layout).clone().requires_grad_(True) for _ in range(2))
+        made = operate(node, [ours], weight, bias)
+        wanted = torch.nn.functional.conv2d(theirs, weight, bias, stride, pad, 1, groups)
+        assert torch.allclose(made, wanted, atol=1e-5)
+        made.square().sum().backward()
+        wanted.square().sum().backward()
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-3)
 
 
 def test_images_side_by_side_give_what_one_after_the_other_gives(flow: Flow) -> None:
