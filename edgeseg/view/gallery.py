@@ -81,7 +81,8 @@ class Gallery:
     """Models, the first of which is the reference, and pictures.
 
     Each picture becomes one JSON object, as bytes: what ``edgeseg.report.pictures.picture`` gives, and ``about``: for each
-    model ``ms`` by stage, or ``error``. Labels are one more model, the last. One thread at a time may look.
+    model ``ms`` by stage, or ``error``, or a ``note`` why there is nothing. Labels are one more model, the last. One thread
+    at a time may look.
 
     Args:
         subjects: at least one model.
@@ -175,14 +176,14 @@ class Gallery:
                 about.append({"ms": {k: round(v, 2) for k, v in ms.items()}})
         shown = picture(image, found, name=printable(name), longest=LONGEST)
         if self.labels is not None:
-            objects, error = None, "no labels: the picture is not of the data"
+            objects, told = None, {"note": "not in the data"}
             if path is not None:
                 try:
-                    objects, error = self.labels.of(path, image.shape[:2], self._numbers[-1]), ""
+                    objects, told = self.labels.of(path, image.shape[:2], self._numbers[-1]), {}
                 except EdgesegError as e:
-                    error = str(e)
+                    told = {"error": str(e)}
             shown["found"].append(objects)
-            about.append({"error": error} if error else {})
+            about.append(told)
         return json.dumps({**shown, "about": about}, separators=(",", ":")).encode()
 
 

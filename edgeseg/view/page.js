@@ -24,7 +24,8 @@ async function answer(asked) {
     throw problem.name === "AbortError" ? problem : new Error("edgeseg view does not answer: is it still running?");
   }
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(body ? body.error : "Not allowed: open the address that edgeseg view printed again.");
+  if (body && body.error) throw new Error(body.error);
+  if (!response.ok || !body) throw new Error("Not allowed: open the address that edgeseg view printed again.");
   return body;
 }
 
@@ -75,7 +76,7 @@ function shown(picture) {
     const of = first && second && partners(first, second);
     lists.push(second && second.map((one, j) => ({...one, pair: of ? of[j] : 0})));
   }
-  const why = [left, right].map(m => picture.about[m].error ? "nothing: see below" : "");
+  const why = [left, right].map(m => picture.about[m].error ? "failed: see below" : picture.about[m].note);
   return {...picture, found: lists, why};
 }
 
@@ -89,9 +90,9 @@ function figures(picture) {
     const head = element("th", model.name, {scope: "row"});
     head.append(" ", element("small", [model.format, model.bytes ? `${(model.bytes / 1e6).toFixed(1)} MB` : ""].filter(Boolean).join(", ")));
     row.append(head);
-    const {error, ms} = picture.about[m], list = above(picture.found[m]);
-    if (error) {
-      row.append(element("td", error, {colspan: 6, class: "failure"}));
+    const {error, note, ms} = picture.about[m], list = above(picture.found[m]);
+    if (!list) {
+      row.append(element("td", error || note, {colspan: 6, class: error ? "failure" : "note"}));
       return row;
     }
     const pairs = reference && m !== left ? partners(reference, list).filter(i => i >= 0).length : null;
@@ -279,7 +280,7 @@ async function begin() {
     at(`${side}Box`).hidden = many < 2;
   }
   at("models").textContent = about.models.map(model => model.name).join(", ");
-  at("card").classList.toggle("alone", many < 2);
+  document.body.classList.toggle("alone", many < 2);
   at("score").min = about.lowest;
   about.pictures.forEach((name, index) => items.push({name, index}));
   // A model alone is held against the labels; models against the first of them.

@@ -108,9 +108,9 @@ class ViewPage:
         try:
             return _json(await asyncio.get_running_loop().run_in_executor(self._models, look))
         except EdgesegError as e:
-            return _error(422, str(e))
+            return _error(200, str(e))  # the answer: browsers write of every other status as of a fault of the page
         except MemoryError:
-            return _error(422, "there is not enough memory for this picture")
+            return _error(200, "there is not enough memory for this picture")
 
     async def _in_turn(self, work: Coroutine[Any, Any, web.Response]) -> web.Response:
         """The answer to one of those that wait; who goes away meanwhile is not looked at."""

@@ -176,7 +176,7 @@ def test_pictures_of_ones_own(gallery: Any, served: Any, visit: Any, shapes: Dat
     assert view.errors == []
     view.js(drop.format("drop", "made('broken.png', new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10, 1, 2]))"))
     view.wait(f"{PROBLEM}.textContent.includes('broken.png: the image is cut off')")
-    assert view.js("getComputedStyle(document.querySelector('.ev-stage')).visibility") == "hidden"
+    assert view.js("document.querySelector('.ev-stage').offsetParent === null")
     assert view.js("document.getElementById('figures').hidden")
     view.js(drop.format("drop", "made('huge.tif', new Uint8Array(64 * 2 ** 20 + 1))"))
     view.wait(f"{PROBLEM}.textContent.includes('huge.tif: more than 64 MiB')")
@@ -184,12 +184,8 @@ def test_pictures_of_ones_own(gallery: Any, served: Any, visit: Any, shapes: Dat
     view.wait(f"{PROBLEM}.textContent.includes('no picture file')")
     key(view, "n")
     shown(view, "2 of 16 · pasted.png")
-    assert (
-        view.js(f"{PROBLEM}.hidden")
-        and view.js("getComputedStyle(document.querySelector('.ev-stage')).visibility") == "visible"
-    )
-    # Chromium itself writes of every answer that is no success; nothing else is there.
-    assert all("422" in e for e in view.errors) and only_from(view, page.url)
+    assert view.js(f"{PROBLEM}.hidden") and view.js("document.querySelector('.ev-stage').offsetParent !== null")
+    assert view.errors == [] and only_from(view, page.url)
 
 
 def test_without_data_the_page_asks_for_pictures(
@@ -221,7 +217,7 @@ def test_a_model_that_fails_and_a_server_that_ends_are_told(
     view.js("[...document.querySelectorAll('#names button')][6].click()")
     shown(view, "7 of 12")
     assert "ended (signal 9)" in view.js("document.querySelector('#rows td.failure').textContent")
-    assert "nothing: see below" in view.js("document.querySelector('.ev-tag-right').textContent")
+    assert "failed: see below" in view.js("document.querySelector('.ev-tag-right').textContent")
     assert found(view, "left") > 0 and found(view, "right") == 0
     for width in (400, 1280):
         for scheme in ("light", "dark"):

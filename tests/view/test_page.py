@@ -111,7 +111,7 @@ def test_a_picture_of_ones_own_leaves_nothing_on_the_disk(
 def test_what_is_no_picture_is_told(page: ViewPage, ask: Any, data: bytes, words: str) -> None:
     status, _, body = ask(page, "/picture?name=mine.png", "POST", data)
     error = json.loads(body)["error"]
-    assert status == 422 and words in error and error.startswith("mine.png: ")
+    assert status == 200 and words in error and error.startswith("mine.png: ")
     assert ask(page, "/picture/0")[0] == 200
 
 
@@ -170,7 +170,7 @@ def test_a_picture_that_is_gone_is_told(gallery: Any, served: Any, ask: Any, tmp
     one = gallery()
     one.images = [tmp_path / "gone.jpg"]
     status, _, body = ask(served(one), "/picture/0")
-    assert status == 422 and "gone.jpg: no such image" in json.loads(body)["error"]
+    assert status == 200 and "gone.jpg: no such image" in json.loads(body)["error"]
 
 
 def test_too_many_at_once_are_refused_and_who_left_is_not_looked_at(
