@@ -28,7 +28,7 @@ HEAVY = {
     *("torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxslim", "onnxscript", "tensorflow", "keras", "jax"),
     *("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_runtime", "openvino", "nncf", "ncnn", "pnnx", "paddle"),
     *("coremltools", "tensorrt", "faster_coco_eval", "pycocotools", "supervision", "scipy", "matplotlib", "pandas", "PIL"),
-    *("aiohttp", "paho", "picamera2", "ray", "fsspec"),
+    *("aiohttp", "paho", "picamera2", "ray", "fsspec", "wandb", "mlflow", "tensorboard"),
 }
 # What a board imports, and what starts a command: everything here must do without any runtime and without PyTorch.
 LEAN = (

@@ -25,7 +25,7 @@ from edgeseg import cli
 from edgeseg.data.convert import convert_coco
 from edgeseg.ecosystem.saving import FORMATS, SavedAs
 from edgeseg.errors import EdgesegError
-from edgeseg.predict.result import Result
+from edgeseg.predict.result import Result, predict_frame
 from edgeseg.resources import demo_checkpoint
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.outline import fill
@@ -199,6 +199,22 @@ def test_the_command(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(Path("o.json").read_text())["saved_as"] == "runs/predict/exp2/cvat.xml"
     assert cli.run([*words, "--save-as", "fifty"]) == 2
     assert re.search("fifty.*fiftyone", capsys.readouterr().err) and not Path("runs/predict/exp3").exists()
+
+
+def test_an_interrupted_command_completes_what_is_done(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(9))
+
+    def stops(*words: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return predict_frame(*words)
+
+    monkeypatch.setattr("edgeseg.predict.result.predict_frame", stops)
+    words = ["predict", str(demo_checkpoint()), str(pictures), "--no-save", "--save-as", "cvat", "--out", str(tmp_path)]
+    assert cli.run(words) == 130
+    assert len(ET.parse(tmp_path / "cvat.xml").getroot().findall("image")) == 2
 
 
 @pytest.mark.slow
