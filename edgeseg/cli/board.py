@@ -206,7 +206,8 @@ def _composed(model: str, host: Host, out: Path, own: Path, data: str | None, im
             return place
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return compose(wish, place, own=own, say=lambda text: console.note(f"{wish.name}: {text}"))
+    with console.progress(f"bundle {wish.name}"):
+        return compose(wish, place, own=own, say=lambda text: console.note(f"{wish.name}: {text}"))
 
 
 def _unpacked(bundle: Path, out: Path) -> Path:

@@ -45,6 +45,7 @@ def bundle(
     platform_of(device, python)  # before an export, which takes minutes
     with shown_events() as on_event:
         artifact = artifact_for(model, device, data, on_event)
-    wish = order(artifact, device, python=python, images=images_for(artifact, images or data), run=run)
-    place = compose(wish, Path(out) if out else Path(wish.name), say=console.note)
+    with console.progress("bundle"):
+        wish = order(artifact, device, python=python, images=images_for(artifact, images or data), run=run)
+        place = compose(wish, Path(out) if out else Path(wish.name), say=console.note)
     console.say(f"{place}: {console.size(size_on_disk(place))}. Copy it to the board, and type there: sh install.sh")

@@ -23,6 +23,8 @@ def shown_events() -> Iterator[Callable[[Event], None]]:
                 console.note(f"{event.step}: {event.text}" if event.step else event.text)
             elif event.kind == "failed":
                 line(event.step, 1.0, "failed")
+            elif event.kind == "gone":
+                line(event.step, 1.0, "")
             elif event.kind in ("cached", "built"):
                 line(event.step, 1.0, event.text or event.kind)
             else:

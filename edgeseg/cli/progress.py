@@ -121,7 +121,7 @@ class _Shown:
         """How far a job is; ``begin``: a plain line says at once that it has begun."""
         with self._lock:
             job = self.jobs.setdefault(name, Job(name, total=total))
-            if total != job.total:
+            if total != job.total or share < job.pace.done / 2:  # the same once more
                 job.total, job.pace = total, Pace()
             job.count, job.what = count, what
             job.pace.reached(share)

@@ -195,6 +195,8 @@ class Mixed:
 
         def measure(islands: Islands) -> Measured:
             nonlocal made
+            before = len(study.measured())
+            self._emit(Event("progress", f"{self.target.name} search", min(before / total, 1.0), f"{before} of {total}"))
             m, made = self._measure(islands), made + 1
             number = len(study.measured()) + 1
             left = (time.monotonic() - start) / made * max(total - number, 0)
@@ -227,6 +229,8 @@ class Mixed:
     def _progress(self, event: Event) -> None:
         if event.kind in ("start", "progress"):
             self._emit(event)
+        elif event.kind != "note":  # of its many exports only what is measured is worth a line
+            self._emit(replace(event, kind="gone"))
 
     @cached_property
     def _float(self) -> tuple[float, float, float, list[Detections]]:
@@ -236,13 +240,17 @@ class Mixed:
     def _validated(self, opened: Opened) -> tuple[float, float, float, list[Detections]]:
         """Box AP and mask AP in points, median milliseconds of inference, and what is found at the usual threshold."""
         timed = _Twofold(opened.pipeline(size=opened.manifest.imgsz, **AP))
-        label = f"{self.target.name} search"
+        label = f"{self.target.name} measured"
+
+        def shown(done: int, total: int) -> None:
+            self._emit(Event("progress" if done < total else "gone", label, done / total, f"image {done} of {total}"))
+
         result = validate(
             timed,
             self.dataset,
             self.split,
             images=self.images,
-            progress=lambda done, total: self._emit(Event("progress", label, done / total, f"image {done} of {total}")),
+            progress=shown,
         )
         points = [0.0 if np.isnan(m.map) else 100 * float(m.map) for m in (result.box, result.seg)]
         return points[0], points[1], round(result.speed_ms["inference"], 3), timed.found

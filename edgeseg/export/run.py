@@ -42,8 +42,8 @@ _NO_SPACE = 1 << 20
 class Event:
     """Something that happened during an export, for whoever shows it.
 
-    ``kind`` is ``start``, ``progress`` (``done`` from 0 to 1), ``cached``, ``built``, ``failed``, or ``note`` (``step`` may
-    be empty: it concerns the whole export). ``step`` is the step's label.
+    ``kind`` is ``start``, ``progress`` (``done`` from 0 to 1), ``cached``, ``built``, ``failed``, ``gone`` (nothing to say
+    of its end), or ``note`` (``step`` may be empty: it concerns the whole export). ``step`` is the step's label.
     """
 
     kind: str
