@@ -33,6 +33,6 @@ def test_planted_faults_are_found_each_with_its_place(tmp_path: Path, audit: Aud
 @pytest.mark.slow
 def test_a_good_page_passes_and_one_that_is_only_good_by_day_does_not_at_night(tmp_path: Path, audit: Audit) -> None:
     good = page(tmp_path / "good", '<img alt="A dot" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', DARK)
-    assert audit(good / "index.html") == [] and audit(good, narrow=True) == []
+    assert audit(good / "index.html") == []
     (line,) = {line.partition(":")[0] for line in audit(good, dark=True)}
     assert line == "color-contrast"
