@@ -5,6 +5,8 @@ Grammar: https://docs.cvat.ai/docs/dataset_management/formats/xml_format.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from types import MappingProxyType
 from typing import IO
 from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
@@ -24,9 +26,9 @@ class Cvat:
     have their number; those of a second video follow.
     """
 
-    file, shows = "cvat.xml", False
+    file, shows, beside = "cvat.xml", False, MappingProxyType[str, str]({})
 
-    def __init__(self, out: IO[bytes], like: Detections, model: str) -> None:
+    def __init__(self, out: IO[bytes], like: Detections, model: str, stack: ExitStack) -> None:
         self._xml = XMLGenerator(out, "utf-8", short_empty_elements=True)
         self._names = tuple(map(for_xml, like.names))
         self._stems, self._next, self._video = Stems(), 0, ("", 0)
@@ -42,10 +44,6 @@ class Cvat:
             self._label(name, "rectangle" if like.tiles is None else "mask")
         for name in ("labels", "task", "meta"):
             self._shut(name)
-
-    def beside(self) -> dict[str, str]:
-        """Nothing more is needed."""
-        return {}
 
     def add(self, result: Result, picture: str) -> None:
         """One image and its shapes."""
@@ -68,9 +66,6 @@ class Cvat:
         """The end."""
         self._shut("annotations")
         self._xml.endDocument()
-
-    def discard(self, *error: object) -> None:
-        """Nothing waits."""
 
     def _shape(self, result: Result, i: int) -> None:
         found = result.detections

@@ -9,6 +9,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from types import MappingProxyType
 from typing import IO, Any
 
 from edgeseg.predict.result import Result
@@ -21,18 +23,14 @@ class FiftyOne:
     Annotations wait in a temporary file, since images come before them.
     """
 
-    file, shows = "fiftyone.json", True
+    file, shows, beside = "fiftyone.json", True, MappingProxyType[str, str]({})
 
-    def __init__(self, out: IO[bytes], like: Detections, model: str) -> None:
+    def __init__(self, out: IO[bytes], like: Detections, model: str, stack: ExitStack) -> None:
         self._out, self._images, self._annotations = out, 0, 0
-        self._later = tempfile.TemporaryFile("w+b")  # noqa: SIM115
+        self._later = stack.enter_context(tempfile.TemporaryFile("w+b"))  # noqa: SIM115
         categories = [{"id": i, "name": name} for i, name in enumerate(like.names, 1)]
         head = {"info": {"description": model}, "categories": categories}
         out.write(json.dumps(head)[:-1].encode() + b', "images": [')
-
-    def beside(self) -> dict[str, str]:
-        """Nothing more is needed."""
-        return {}
 
     def add(self, result: Result, picture: str) -> None:
         """One image and its objects."""
@@ -66,7 +64,3 @@ class FiftyOne:
         self._later.seek(0)
         shutil.copyfileobj(self._later, self._out)
         self._out.write(b"\n]}\n")
-
-    def discard(self, *error: object) -> None:
-        """Forget what waits."""
-        self._later.close()

@@ -6,6 +6,7 @@ Grammar: https://labelstud.io/guide/predictions, https://labelstud.io/tags/polyg
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -28,20 +29,20 @@ class LabelStudio:
 
     file, shows = "labelstudio.json", True
 
-    def __init__(self, out: IO[bytes], like: Detections, model: str) -> None:
+    def __init__(self, out: IO[bytes], like: Detections, model: str, stack: ExitStack) -> None:
         self._out, self._model, self._count = out, model, 0
         self._kind = "rectanglelabels" if like.tiles is None else "polygonlabels"
         self._names = tuple(map(for_xml, like.names))
+        self.beside = {"labelstudio.xml": self._configuration()}
         out.write(b"[")
 
-    def beside(self) -> dict[str, str]:
-        """The labelling configuration."""
+    def _configuration(self) -> str:
         tag = {"rectanglelabels": "RectangleLabels", "polygonlabels": "PolygonLabels"}[self._kind]
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>', f'  <{tag} name="label" toName="image">']
         for i, name in enumerate(self._names):
             b, g, r = colour_of(i)
             lines.append(f'    <Label value={quoteattr(name)} background="#{r:02x}{g:02x}{b:02x}"/>')
-        return {"labelstudio.xml": "\n".join([*lines, f"  </{tag}>", "</View>", ""])}
+        return "\n".join([*lines, f"  </{tag}>", "</View>", ""])
 
     def add(self, result: Result, picture: str) -> None:
         """One task with one prediction."""
@@ -59,9 +60,6 @@ class LabelStudio:
     def close(self) -> None:
         """The end."""
         self._out.write(b"\n]\n")
-
-    def discard(self, *error: object) -> None:
-        """Nothing waits."""
 
     def _regions(self, result: Result, i: int) -> list[dict[str, Any]]:
         one = result.detections[i]

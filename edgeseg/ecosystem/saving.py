@@ -52,14 +52,15 @@ class SavedAs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
         try:
             with self._stack:
-                if error is not None:
-                    raise error
                 if self._writer is not None:
                     self._writer.close()
             if self._writer is not None and self.path is not None:
-                for name, text in self._writer.beside().items():
+                for name, text in self._writer.beside.items():
                     write_atomically(self.path.parent / name, text)
         except OSError as e:
             raise self._plain(e) from e
@@ -78,9 +79,8 @@ class SavedAs:
         folder = self._folder() if callable(self._folder) else Path(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / self._kind.file
-        writer = self._kind(self._stack.enter_context(writing(self.path)), first.detections, self._model)
-        self._stack.push(writer.discard)
-        return writer
+        out = self._stack.enter_context(writing(self.path))
+        return self._kind(out, first.detections, self._model, self._stack)
 
     def _picture(self, result: Result) -> str:
         """Path or URL of the picture, which is written where there is none."""
