@@ -9,15 +9,16 @@ import http.client
 import os
 import re
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, printable
 from edgeseg.kernel import wait_for_lock
+from edgeseg.progress import progress
 from edgeseg.resources import cache_root
 from edgeseg.store import make_folder
 
@@ -167,10 +168,10 @@ def _transfer(url: str, path: Path, file: IO[bytes], label: str) -> None:
         total = have + int(length) if length.isdigit() else None
         if total is not None and shutil.disk_usage(path.parent).free < total - have:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with _bar(label, total, have) as advance:
+        with progress(label, total, have, lambda n: f"{n / 1e6:.1f} MB") as job:
             while chunk := _receive(answer):
                 file.write(chunk)
-                advance(len(chunk))
+                job.advance(len(chunk))
                 have += len(chunk)
         file.flush()
     if total is not None and have < total:
@@ -210,16 +211,10 @@ def _digest(file: IO[bytes]) -> str:
 
 
 def _record(path: Path, digest: str) -> None:
-    from rich.console import Console
-
     with contextlib.suppress(OSError):
         _beside(path).write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-    Console(stderr=True).print(
-        f"{path.name}: no SHA-256 to compare with; this first download's ({digest[:16]}...) is kept in {_beside(path)}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    said = f"no SHA-256 to compare with; this first download's ({digest[:16]}...) is kept in {_beside(path)}"
+    print(printable(f"{path.name}: {said}"), file=sys.stderr, flush=True)
 
 
 def _beside(path: Path) -> Path:
@@ -237,21 +232,3 @@ def _forget(part: Path) -> None:
 
 def _by_hand(url: str, path: Path) -> str:
     return f"Without a connection, fetch it elsewhere ({url}) and put it here: {path.absolute()}"
-
-
-@contextlib.contextmanager
-def _bar(label: str, total: int | None, done: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total, completed=done)
-        yield lambda n: progress.update(task, advance=n)

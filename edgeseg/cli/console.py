@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from edgeseg.cli import terminal
+from edgeseg import terminal
 from edgeseg.errors import EdgesegError, printable
 
 if TYPE_CHECKING:
-    from edgeseg.cli.progress import Progress
+    from edgeseg.progress import Progress
 
 
 def _line(message: str) -> str:
@@ -84,15 +84,15 @@ def _places(values: Sequence[Any]) -> int:
 
 
 def progress(label: str, total: int | None = None) -> AbstractContextManager[Progress]:
-    """Progress of one long job; see ``edgeseg.cli.progress.progress``."""
-    from edgeseg.cli.progress import progress as made  # a cold start on a board does without
+    """Progress of one long job; see ``edgeseg.progress.progress``."""
+    from edgeseg.progress import progress as made  # a cold start on a board does without
 
     return made(label, total)
 
 
 def steps() -> AbstractContextManager[Callable[[str, float, str], None]]:
-    """Progress of several jobs, one line each; see ``edgeseg.cli.progress.steps``."""
-    from edgeseg.cli.progress import steps as made
+    """Progress of several jobs, one line each; see ``edgeseg.progress.steps``."""
+    from edgeseg.progress import steps as made
 
     return made()
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
-from edgeseg.cli.progress import duration
 from edgeseg.errors import EdgesegError
+from edgeseg.progress import duration
 
 if TYPE_CHECKING:
     from edgeseg.network.model import Network

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.cli import console, terminal
-from edgeseg.cli.progress import Job, Pace, duration
+from edgeseg import terminal
+from edgeseg.cli import console
 from edgeseg.cli.validate import HEADER
+from edgeseg.progress import Job, Pace, duration
 
 pytest.importorskip("rich")
 posix = pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals of POSIX")

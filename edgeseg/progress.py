@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from edgeseg.cli.terminal import shortened, wide, width_of
 from edgeseg.errors import printable
+from edgeseg.terminal import shortened, wide, width_of
 
 EVERY_S = 10.0  # between two plain lines
 _WINDOW_S = 30.0  # the time over which speed is measured
@@ -155,28 +155,30 @@ class _Shown:
 class Progress:
     """Progress of one long job; ``update`` is what jobs call with how many are done and, perhaps, of how many."""
 
-    def __init__(self, label: str, total: int | None, shown: _Shown) -> None:
-        self.label, self.total, self.done, self._shown = label, total, 0, shown
+    def __init__(self, label: str, total: int | None, shown: _Shown, unit: Callable[[int], str] = str) -> None:
+        self.label, self.total, self.done, self._shown, self._unit = label, total, 0, shown, unit
+        self._lock = threading.Lock()
 
     def update(self, done: int, total: int | None = None, what: str = "") -> None:
         """``done`` of ``total`` are finished."""
         self.done, self.total = done, total if total is not None else self.total
-        count = f"{done} of {self.total}" if self.total else str(done or "")
+        count = f"{self._unit(done)} of {self._unit(self.total)}" if self.total else self._unit(done) if done else ""
         self._shown.update(
             self.label, done / (self.total or max(done, 1)) if self.total else 0, count, what, self.total or 0, False
         )
 
-    def advance(self, what: str = "") -> None:
-        """One more is done."""
-        self.update(self.done + 1, what=what)
+    def advance(self, more: int = 1) -> None:
+        """So many more are done; several threads may say so."""
+        with self._lock:
+            self.update(self.done + more)
 
 
 @contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Progress]:
+def progress(label: str, total: int | None = None, done: int = 0, unit: Callable[[int], str] = str) -> Iterator[Progress]:
     """A live line on standard error with the time that is left; elsewhere than on a terminal, one every 10 seconds."""
     with _Shown.shared() as shown:
-        job = Progress(label, total, shown)
-        job.update(0)
+        job = Progress(label, total, shown, unit)
+        job.update(done)
         yield job
 
 
