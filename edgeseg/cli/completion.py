@@ -13,42 +13,10 @@ from typing import Any, get_origin
 from edgeseg.cli.flags import Flag, Word
 from edgeseg.cli.light import kind, told
 from edgeseg.errors import EdgesegError
+from edgeseg.store import make_folder, write_atomically
 
 VARIABLE = "_EDGESEG_COMPLETE"  # set by the shell when it asks what may come next
-SCRIPTS = {
-    "bash": """_edgeseg_completion() {
-    local IFS=$'\\n'
-    export COMP_LINE COMP_POINT BREAKS="$COMP_WORDBREAKS"
-    COMPREPLY=($(_EDGESEG_COMPLETE=bash "$1" 2>/dev/null))
-    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=/,] ]] && compopt -o nospace
-    return 0
-}
-complete -F _edgeseg_completion edgeseg
-""",
-    "zsh": """#compdef edgeseg
-(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
-_edgeseg_completion() {
-    local -a values shown open opened
-    local value help
-    export COMP_LINE="${(j: :)words[1,CURRENT-1]} $PREFIX"
-    _EDGESEG_COMPLETE=zsh edgeseg 2>/dev/null | while IFS=$'\\t' read -r value help; do
-        case $value in
-            *[=/,]) open+=("$value"); opened+=("$value${help:+  $help}") ;;
-            *) values+=("$value"); shown+=("$value${help:+  $help}") ;;
-        esac
-    done
-    (( $#values )) && compadd -Q -l -d shown -a values
-    (( $#open )) && compadd -Q -S '' -l -d opened -a open
-    (( $#values + $#open ))
-}
-compdef _edgeseg_completion edgeseg
-""",
-    "fish": """function _edgeseg_completion
-    _EDGESEG_COMPLETE=fish COMP_LINE=(commandline -cp | string collect) edgeseg 2>/dev/null
-end
-complete -c edgeseg -f -a '(_edgeseg_completion)'
-""",
-}
+SHELLS = ("bash", "zsh", "fish")
 MODELS, DATA = ("model", "models", "reference", "pretrained", "resume"), (".yaml", ".yml")
 Found = list[tuple[str, str]]
 
@@ -154,7 +122,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "by": ("stage", "layer"),
     "optimizer": ("auto", "sgd", "adamw"),
     "imgsz": ("640", "320"),
-    "batch": (),
 }
 
 
@@ -201,19 +168,17 @@ def install(shell: str) -> Path:
     Raises:
         EdgesegError: another shell.
     """
-    home, data = Path.home(), Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    home, env = Path.home(), os.environ
+    file = Path(env.get("XDG_DATA_HOME") or home / ".local/share") / "edgeseg" / f"completion.{shell}"
     if shell == "fish":
-        file = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "fish/completions/edgeseg.fish"
-    else:
-        file = data / "edgeseg" / f"completion.{shell}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(script(shell), encoding="utf-8")
+        file = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "fish/completions/edgeseg.fish"
+    write_atomically(make_folder(file.parent) / file.name, script(shell))
     if shell != "fish":
-        start = Path(os.environ.get("ZDOTDIR") or home) / ".zshrc" if shell == "zsh" else home / ".bashrc"
-        line = f"[ -f {shlex.quote(str(file))} ] && . {shlex.quote(str(file))}"
-        there = start.read_text(encoding="utf-8") if start.exists() else ""
+        start = Path(env.get("ZDOTDIR") or home) / ".zshrc" if shell == "zsh" else home / ".bashrc"
+        there, line = start.read_text(encoding="utf-8") if start.exists() else "", f". {shlex.quote(str(file))}"
         if line not in there:
-            start.write_text(f"{there}{'' if there.endswith(chr(10)) or not there else chr(10)}{line}\n", encoding="utf-8")
+            with start.open("a", encoding="utf-8") as stream:  # a file of the person's own is only added to
+                stream.write(f"{'' if there.endswith(chr(10)) or not there else chr(10)}{line}\n")
     return file
 
 
@@ -223,8 +188,8 @@ def script(shell: str) -> str:
     Raises:
         EdgesegError: another shell.
     """
-    if shell not in SCRIPTS:
+    if shell not in SHELLS:
         raise EdgesegError(
-            f"no completion for the shell {shell!r}", hint=f"Say which: --install-completion {'|'.join(SCRIPTS)}"
+            f"no completion for the shell {shell!r}", hint=f"Say which: --install-completion {'|'.join(SHELLS)}"
         )
-    return SCRIPTS[shell]
+    return (Path(__file__).parent / "shells" / f"edgeseg.{shell}").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgeseg import cli
-from edgeseg.cli.completion import SCRIPTS, answer, candidates
+from edgeseg.cli.completion import SHELLS, answer, candidates, script
 
 
 @pytest.fixture
@@ -89,15 +89,15 @@ def test_installing_twice_adds_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "ZDOTDIR"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".bashrc").write_text("alias a=b")
-    for shell in [*SCRIPTS, *SCRIPTS]:
+    for shell in [*SHELLS, *SHELLS]:
         assert cli.run(["--install-completion", shell]) == 0
     assert (tmp_path / ".bashrc").read_text().splitlines()[0] == "alias a=b"
     for start in (".bashrc", ".zshrc"):
-        assert (tmp_path / start).read_text().count("completion.") == 2  # once as a question, once as the answer
-    assert (tmp_path / ".config/fish/completions/edgeseg.fish").read_text() == SCRIPTS["fish"]
+        assert (tmp_path / start).read_text().count("completion.") == 1
+    assert (tmp_path / ".config/fish/completions/edgeseg.fish").read_text() == script("fish")
     assert cli.run(["--install-completion", "tcsh"]) == 2 and "bash|zsh|fish" in capsys.readouterr().err
     monkeypatch.setenv("SHELL", "/bin/zsh")
-    assert cli.run(["--show-completion"]) == 0 and capsys.readouterr().out.endswith(SCRIPTS["zsh"])
+    assert cli.run(["--show-completion"]) == 0 and capsys.readouterr().out.endswith(script("zsh"))
 
 
 TYPED = {
@@ -108,7 +108,7 @@ TYPED = {
     "edgeseg validate data=da\t": "data=data.yaml ",
     "edgeseg train mosa\t": "edgeseg train mosaic=",
 }
-SHELLS = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"], "fish": ["fish", "--no-config", "-i"]}
+COMMANDS = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"], "fish": ["fish", "--no-config", "-i"]}
 
 
 _CODES = re.compile(r"\x1b\[[?>=\d;]*[A-Za-z]|\x1b[()][B0]|\x1b[>=]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\r\x0f]")
@@ -122,7 +122,7 @@ class Typing:
 
         self.pid, self.master = pty.fork()
         if self.pid == 0:
-            os.execvpe(SHELLS[shell][0], SHELLS[shell], env)
+            os.execvpe(COMMANDS[shell][0], COMMANDS[shell], env)
 
     def type(self, text: str, until: str, seconds: float = 20) -> str:
         """What the shell shows until a text is there."""
@@ -146,7 +146,7 @@ def test_in_the_shell(here: Path, tmp_path_factory: pytest.TempPathFactory, shel
     own = tmp_path_factory.mktemp("bin")
     (own / "edgeseg").write_text(f'#!/bin/sh\nexec {sys.executable} -m edgeseg.cli "$@"\n')
     (own / "edgeseg").chmod(0o755)
-    (own / "script").write_text(SCRIPTS[shell])
+    (own / "script").write_text(script(shell))
     gone = ("COMP_LINE", "_EDGESEG_COMPLETE")
     env = {k: v for k, v in os.environ.items() if k not in gone}
     typing = Typing(shell, env | {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}", "TERM": "xterm", "HOME": str(own)})
