@@ -360,9 +360,9 @@ class Model(Ported):
 
         running = {k: options.pop(k) for k in ("listeners", "progress") if k in options}
         running["listeners"] = [*running.get("listeners", ()), *self._listeners()]
-        flat = {"data": None if data is None else str(data), **options}
-        if options.get("resume") is True and self.is_checkpoint and self.path.exists():
+        if options.get("resume") is True and self.path.name == "last.pt" and self.path.exists():
             options["resume"] = str(self.path)
+        flat = {"data": None if data is None else str(data), **options}
         if not options.get("resume"):  # a run that goes on has both
             flat = {"model": str(self.path), **flat, "data": str(data or DEFAULT_DATA)}
         result = train(TrainOptions.from_flat(flat), **running)

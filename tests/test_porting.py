@@ -401,3 +401,18 @@ def test_the_table_names_every_call() -> None:
     assert refused == set(REFUSED) - {"r.boxes.xyxy[0] = 0"}
     equal, different = (sum(v.startswith(word) for v in table.values()) for word in ("equal", "different"))
     assert f"**{equal} are equal, {different} differ by design, {len(refused)} are refused**" in text
+
+
+def test_training_is_asked_for_its_files(tmp_path: Path, shapes_yaml: str) -> None:
+    (tmp_path / "tiny.yaml").write_text("variant: tiny\ndepth: 0.33\nwidth: 0.0625\nmax_channels: 128\nnc: 4\n")
+    heard: list[object] = []
+    model = YOLO(tmp_path / "tiny.yaml")
+    model.add_callback("on_train_end", heard.append)
+    more = {"batch": 4, "workers": 0, "plots": False, "val": False, "verbose": False, "device": "cpu"}
+    results = model.train(data=shapes_yaml, epochs=1, imgsz=64, project=str(tmp_path / "runs"), name="a", **more)
+    assert len(heard) == 1 and model.trainer is results and results.save_dir == tmp_path / "runs" / "a"
+    assert Path(model.trainer.last).is_file() and results.results_dict is results.metrics
+    last = results.save_dir / "weights" / "last.pt"
+    with pytest.raises(EdgesegError) as caught:
+        YOLO(last).train(resume=True)
+    assert caught.value.path == last  # that run is complete
