@@ -54,15 +54,15 @@ def test_other_modes_and_files_of_that_name(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("given", "known"),
     [
-        ({"batch": 16, "verbose": False, "plots": False, "half": False, "save_json": False, "workers": 8}, VALIDATION),
-        ({"retina_masks": True, "batch": 1, "agnostic_nms": False, "augment": False, "half": None}, PREDICTION),
+        ({"batch": 16, "verbose": False, "save_txt": False, "half": False, "workers": 8}, VALIDATION),
+        ({"retina_masks": True, "batch": 1, "visualize": False, "augment": False, "half": None}, PREDICTION),
     ],
 )
 def test_what_is_done_anyway_is_accepted(given: dict[str, Any], known: Any) -> None:
     check("val", given, known)
 
 
-@pytest.mark.parametrize(("key", "value"), [("half", True), ("plots", True), ("rect", True), ("half", 0)])
+@pytest.mark.parametrize(("key", "value"), [("half", True), ("single_cls", True), ("augment", True), ("half", 0)])
 def test_what_is_not_done_says_what_to_use(key: str, value: Any) -> None:
     with pytest.raises(EdgesegError, match=f"cannot do {key}={value}") as error:
         check("val", {key: value}, VALIDATION)
@@ -74,8 +74,8 @@ def test_what_is_not_done_says_what_to_use(key: str, value: Any) -> None:
 def test_a_whole_command_line(tiny: Path, shapes_yaml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     raw, data = yaml.safe_load(shapes_yaml.read_text()), tmp_path / "two.yaml"
     data.write_text(yaml.safe_dump({**raw, "path": str(shapes_yaml.parent / raw.get("path", "."))}))
-    assert run(["segment", "val", f"model={tiny}", f"data={data}", "batch=16", "rect=True"]) == 2
-    assert "cannot do rect=True" in capsys.readouterr().err
+    assert run(["segment", "val", f"model={tiny}", f"data={data}", "batch=16", "augment=True"]) == 2
+    assert "cannot do augment=True" in capsys.readouterr().err
     assert run(["val", "segment", f"model={tiny}", f"data={data}", "batch=1", "device=cuda:9"]) == 2
     assert "device=cuda:9 is not to be had here" in capsys.readouterr().err
     assert run(["segment", "predict", f"model={tiny}", "source=nothing.jpg", "--verbose", "device=cpu", "half=True"]) == 2

@@ -101,7 +101,7 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             )
         option = by_flag[flag]
         if option.is_flag:
-            out.append(_flag(option, flag, value) if equals else flag)
+            out += _flag(option, flag, value) if equals else [flag]
         elif equals:
             out += [flag, value]
         elif flag in _OPTIONAL_VALUE and (not queue or is_option(queue[0])):
@@ -135,8 +135,8 @@ def is_option(token: str) -> bool:
     return token.startswith("--") or ("=" in token and _KEY.match(token.partition("=")[0]) is not None)
 
 
-def _flag(option: Any, flag: str, value: str) -> str:
-    """The spelling of a boolean option that means ``value``."""
+def _flag(option: Any, flag: str, value: str) -> list[str]:
+    """The spelling of a boolean option that means ``value``; none where it is off anyway."""
     word = value.strip().lower()
     if word not in _TRUE + _FALSE:
         raise EdgesegError(f"{flag.removeprefix('--')}={value} is neither True nor False")
@@ -144,7 +144,5 @@ def _flag(option: Any, flag: str, value: str) -> str:
     if flag in option.secondary_opts:
         on = not on
     if on:
-        return str(option.opts[0])
-    if not option.secondary_opts:
-        raise EdgesegError(f"{flag} cannot be switched off: leave it out")
-    return str(option.secondary_opts[0])
+        return [str(option.opts[0])]
+    return [str(o) for o in option.secondary_opts[:1]]
