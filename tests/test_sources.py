@@ -70,7 +70,7 @@ def test_arrays() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        np.zeros((4, 6, 3)),
+        np.full((4, 6, 3), 0.5),
         np.zeros((0, 6, 3), np.uint8),
         np.zeros((4, 6, 2), np.uint8),
         np.zeros((2, 4, 6, 3), np.uint8),
