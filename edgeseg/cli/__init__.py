@@ -78,8 +78,8 @@ KEPT = {
     "demo": _CACHED,
     "search": "What was measured is kept: the same command goes on from there",
     "board": "The same command does only what is missing",
-    "validate": "Nothing was written",
-    "val": "Nothing was written",
+    "validate": "No report was written",
+    "val": "No report was written",
 }
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # train has more options than its help lists: further key=value words reach it as they are.

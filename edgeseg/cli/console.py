@@ -37,7 +37,8 @@ def note(message: str) -> None:
 
 
 def _told(kind: str, colour: str, message: str) -> None:
-    text = terminal.flowing(f"{kind} {_line(message)}".strip(), terminal.width_of(sys.stderr))
+    room = terminal.width_of(sys.stderr)
+    text = terminal.flowing(f"{kind} {_line(message)}".strip(), room and room - 2)  # a terminal writes ^C before it
     if kind and terminal.colours(sys.stderr):
         text = f"{colour}{kind}\033[0m{text[len(kind) :]}"
     print(text, file=sys.stderr, flush=True)

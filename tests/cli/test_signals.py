@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,22 @@ def test_train(home: Path, tiny: Path, stopped: Stopped, shapes_yaml: Path) -> N
     there = sorted(p.name for p in weights.iterdir())
     assert "last.pt" in there and f"{weights} holds {' and '.join(there)}" in err
     assert err.endswith(f"edgeseg train resume={weights / 'last.pt'}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["validating", "val: "])
+def test_control_c_in_a_training_on_a_terminal(home: Path, tiny: Path, in_terminal: Callable[..., Any], at: str) -> None:
+    """The terminal sends it to the loaders too: one sentence, no traceback, and nothing left of the live lines."""
+    data = make_shapes(home.parent / "shapes", train=8, val=400, size=64, seed=1)
+    words = (f"data={data}", f"model={tiny}", "epochs=3", "imgsz=64", "batch=4", "workers=2", "device=cpu", "plots=false")
+    seen = in_terminal(["train", *words], home.parent, typed={at: "\x03"})
+    assert seen.code == 130 and "Traceback" not in seen.raw and "KeyboardInterrupt" not in seen.raw
+    weights = home.parent / "runs/train/exp/weights"
+    if at == "validating":
+        assert [p.name for p in weights.iterdir()] == ["last.pt"]
+        assert (
+            "holds last.pt, and no best.pt, for" in seen.text and "resume=runs/train/exp/weights/last.pt" in seen.lines[-1]
+        )
+    else:
+        assert "nothing was saved" in seen.text or "anything was saved" in seen.text
+    assert not any("╌" in line for line in seen.lines)
