@@ -74,7 +74,7 @@ def shortened(text: str, columns: int) -> str:
 
 
 def flowing(text: str, columns: int | None) -> str:
-    """A sentence in lines of whole words; a command that does not fit begins a line, fit to be copied."""
+    """A sentence in lines of whole words, paths longer than a line shortened; a command begins a line, to be copied."""
     if columns is None or wide(text) <= columns:
         return text
     lines: list[str] = []
@@ -83,7 +83,8 @@ def flowing(text: str, columns: int | None) -> str:
         part = text[at : found.start() if found else len(text)].rstrip().lstrip(".,; " if lines else "")
         if part.strip():
             indent = part[: len(part) - len(part.lstrip())] if not lines else ""
-            lines += _filled(part.strip(), columns, indent)
+            words = (w if wide(w) <= columns or not is_path(w) else shorten(w, columns) for w in part.split())
+            lines += _filled(" ".join(words), columns, indent)
         if found:
             last = f"{lines[-1]} {found[0]}" if lines else found[0]
             over = _filled(found[0], columns - 6)

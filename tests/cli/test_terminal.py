@@ -80,6 +80,8 @@ def test_a_sentence_wraps_at_words_and_a_command_can_be_copied() -> None:
     assert max(map(len, lines)) <= 60
     shell = "\n".join(lines[2:])
     assert " ".join(shell.replace("\\\n", " ").split()) == command and shell.count("\\") == len(shell.split("\n")) - 1
+    told = terminal.flowing(f"truth: annotations in {'/some/folder' * 6}/instances_val2017.json; 20 images", 60).split("\n")
+    assert max(map(len, told)) <= 60 and told[1].startswith(".../") and "/instances_val2017.json;" in told[1]
     assert terminal.flowing("a b", 60) == "a b" and terminal.flowing(command, None) == command
 
 
