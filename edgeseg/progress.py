@@ -34,6 +34,7 @@ class Pace:
 
     begun: float = field(default_factory=lambda: time.monotonic())
     done: float = 0.0
+    usual: float = 0.0  # seconds that it took before, where that is known
     marks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=500))
 
     def reached(self, done: float) -> None:
@@ -51,7 +52,10 @@ class Pace:
         now, gained = time.monotonic(), self.done - self.marks[0][1] if self.marks else 0.0
         if gained > 0 and (gained >= 0.25 or len(self.marks) >= 4):
             return f"{duration((1 - self.done) * (now - self.marks[0][0]) / gained)} left"
-        return f"for {duration(now - self.begun)}" if now - self.begun >= 1 else ""
+        took = now - self.begun
+        if self.usual and took < self.usual:
+            return f"about {duration(self.usual - took)} left"
+        return f"for {duration(took)}" if took >= 1 else ""
 
 
 @dataclass
@@ -117,13 +121,16 @@ class _Shown:
                 shown._live.stop()
                 shown._file.close()
 
-    def update(self, name: str, share: float, count: str, what: str, total: int | None = None, begin: bool = True) -> None:
-        """How far a job is; ``begin``: a plain line says at once that it has begun."""
+    def update(
+        self, name: str, share: float, count: str, what: str, total: int | None = None, begin: bool = True, usual: float = 0
+    ) -> None:
+        """How far a job is; ``begin``: a plain line says at once that it has begun; ``usual``: seconds that it takes."""
         with self._lock:
             job = self.jobs.setdefault(name, Job(name, total=total))
             if total != job.total or share < job.pace.done / 2:  # the same once more
                 job.total, job.pace = total, Pace()
             job.count, job.what = count, what
+            job.pace.usual = usual
             job.pace.reached(share)
             if job.said is None:
                 job.said = -EVERY_S if begin else job.pace.begun
@@ -183,18 +190,20 @@ def progress(label: str, total: int | None = None, done: int = 0, unit: Callable
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str, float, str], None]]:
-    """Live lines on standard error, one for each step that runs: yields ``line(name, done, words)``, ``done`` from 0 to 1.
+def steps() -> Iterator[Callable[..., None]]:
+    """Live lines on standard error, one for each step that runs: yields ``line(name, done, words, usual=0)``.
+
+    ``done`` goes from 0 to 1; ``usual`` is how many seconds the step took before, for one that says little of itself.
 
     A step that is done (1.0) leaves a line with how it ended and how long it took; one without words leaves none.
     Elsewhere than on a terminal a line is printed when a step begins and ends, and every 10 seconds.
     """
     with _Shown.shared() as shown:
 
-        def line(name: str, done: float, words: str) -> None:
+        def line(name: str, done: float, words: str, usual: float = 0.0) -> None:
             if done >= 1:
                 shown.end(name, words)
             else:
-                shown.update(name, done, f"{100 * done:.0f} %", words)
+                shown.update(name, done, f"{100 * done:.0f} %", words, usual=usual)
 
         yield line

@@ -91,7 +91,7 @@ def progress(label: str, total: int | None = None) -> AbstractContextManager[Pro
     return made(label, total)
 
 
-def steps() -> AbstractContextManager[Callable[[str, float, str], None]]:
+def steps() -> AbstractContextManager[Callable[..., None]]:
     """Progress of several jobs, one line each; see ``edgeseg.progress.steps``."""
     from edgeseg.progress import steps as made
 

@@ -185,3 +185,20 @@ def test_commands_on_a_terminal(in_terminal: InTerminal, columns: int, words_: s
 def test_table_keeps_its_plain_form(capsys: pytest.CaptureFixture[str]) -> None:
     console.table("", ("a", "b"), [("x", 1.5)])
     assert capsys.readouterr().out == "a    b\nx  1.5\n"
+
+
+def test_a_step_that_says_nothing_is_known_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Converters do not tell how far they are: the time of the last one is what is left of the next."""
+    from edgeseg.cli.events import shown_events
+    from edgeseg.export.run import Event
+
+    monkeypatch.setenv("EDGESEG_HOME", str(tmp_path))
+    (tmp_path / "durations.json").write_text("no json")
+    for wanted in ("tflite int8: 0 %\n", "tflite int8: 0 %, about 1 s left\n"):
+        with shown_events() as on_event:
+            on_event(Event("start", "tflite int8"))
+            time.sleep(0.8)
+            on_event(Event("built", "tflite int8", 1.0))
+        assert capsys.readouterr().err.startswith(wanted)
