@@ -1,6 +1,8 @@
 """A runtime in its own process: the same tensors, and errors in place of crashes."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +91,20 @@ def test_no_child_is_left(toy):
         pid = runtime._child.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_threads_of_a_checkpoint_do_not_spin_while_they_wait() -> None:
+    """torch reads the variable once, when it is imported."""
+    pytest.importorskip("torch")
+    code = (
+        "import os, sys; from edgeseg.resources import demo_checkpoint; from edgeseg.running.open import open_model\n"
+        "import builtins; real = builtins.__import__\n"
+        "def watched(name, *a, **k):\n"
+        "    if name == 'torch' and 'torch' not in sys.modules: print(os.environ.get('OMP_WAIT_POLICY'), flush=True)\n"
+        "    return real(name, *a, **k)\n"
+        "builtins.__import__ = watched\n"
+        "open_model(demo_checkpoint()).close()\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "PASSIVE"
