@@ -35,7 +35,7 @@ class Awaited:
     @property
     def path(self) -> Path:
         """Where it will be."""
-        return make_folder(self.folder) / self.step.target.artifact_name(STEM)
+        return self.folder / self.step.target.artifact_name(STEM)
 
     def waits(self) -> bool:
         """Whether it has not come yet."""
@@ -48,7 +48,7 @@ class Awaited:
                 self.stop.set()
                 return
             for part in sorted(entry.parts(), key=lambda p: p == entry.path):  # what is waited for comes last
-                place = self.folder / f"{part.name}.part"
+                place = make_folder(self.folder) / f"{part.name}.part"
                 scratch.link_or_copy(part, place)
                 os.replace(place, self.folder / part.name)
             self.arrived.set()
