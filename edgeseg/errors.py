@@ -46,8 +46,13 @@ def _folded(word: str) -> str:
 
 def _nearest(word: str, known: Mapping[str, str]) -> str | None:
     """The known word with the fewest letters wrong; of equals the one that is like ``word`` for longest."""
-    found = sorted((distance(word, k), -len(os.path.commonprefix([word, k])), k) for k in known)
+    found = sorted((distance(word, k), -_alike(word, k), k) for k in known)
     return next((known[k] for wrong, _, k in found if wrong <= _allowed(max(len(word), len(k)))), None)
+
+
+def _alike(a: str, b: str) -> int:
+    """Letters at the start that are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _allowed(letters: int) -> int:
