@@ -209,7 +209,7 @@ def test_integers_are_what_the_simulation_says(int8, convert, images, tiny):
     wanted = Simulator(flow.with_weights(rounded), decisions.params(flow)).run(torch.from_numpy(x))
     floats = Simulator(flow).run(torch.from_numpy(x))
     for a, b, c in zip(real, wanted, floats, strict=True):
-        # A value that rounds the other way spreads through all layers behind it: noise of the same size over a dozen pictures,
+        # A value that rounds the other way spreads through all layers behind it: noise of one size over a dozen pictures,
         # not the same noise.
         found, simulated = float(((torch.from_numpy(a) - c) ** 2).mean()), float(((b - c) ** 2).mean())
         assert 0.8 * simulated < found < 1.25 * simulated
