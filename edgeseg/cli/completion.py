@@ -46,7 +46,7 @@ def candidates(words: Sequence[str], current: str) -> Found:
         return []
     command = _function(words.pop(0))
     if not callable(command) or hasattr(command, "registered_commands"):
-        named = {c.name or c.callback.__name__: c.callback for c in command.registered_commands}
+        named = {c.name or c.callback.__name__: inspect.unwrap(c.callback) for c in command.registered_commands}
         if not words:
             return _starting(((n, _about(c)) for n, c in named.items()), current)
         command = named.get(words.pop(0))
