@@ -185,7 +185,8 @@ def limits() -> Iterator[Case]:
     most = {"conf": 0.0, "iou": 0.6, "multi_label": True}  # more than 30,000 candidates
     yield raw("more-than-candidates", 52, "int8", "nhwc", size=(640, 640), nc=5, reg_max=1, task="detect", settings=most)
     stay = {"conf": 0.3, "iou": 0.9, "max_det": 20_000, "masks": False}
-    yield raw("more-than-few-stay", 62, "int8", "nhwc", size=(320, 320), nc=2, reg_max=1, mean=1, task="detect", settings=stay)
+    shape = {"size": (320, 320), "nc": 2, "reg_max": 1, "mean": 1}
+    yield raw("more-than-few-stay", 62, "int8", "nhwc", **shape, task="detect", settings=stay)
     yield replace(raw("second-of-batch", 53, batch=2), settings={"index": 1})
     yield replace(raw("second-of-batch-int8", 54, "int8", "nhwc", batch=2), settings={"index": 1})
     yield raw("one-class", 55, nc=1)
@@ -238,7 +239,8 @@ def hostile() -> Iterator[Case]:
     proto = [((0, 3, 2), nan), ((0, 4, 5), inf), ((0, 5, 5), inf), ((0, 6, 7), -inf)]
     yield changed(raw("proto-not-finite", 80), "proto", proto)
     yield changed(raw("coeff-zero", 81, settings={"conf": 0.4}), "coeff", [((0,), 0.0)], 8)
-    halves = [((0, 3, 2), nan), ((0, 4, 5), inf), ((0, 6, 7), -inf), ((0, 8, ALL, slice(0, 6)), 3e-7), ((0, 9, ALL, 0), 65504.0)]
+    halves = [((0, 3, 2), nan), ((0, 4, 5), inf), ((0, 6, 7), -inf)]
+    halves += [((0, 8, ALL, slice(0, 6)), 3e-7), ((0, 9, ALL, 0), 65504.0)]
     yield changed(raw("halves", 82, "float16"), "proto", halves)
     yield changed(raw("halves-small", 83, "float16", "nhwc"), "proto", [((0, ALL, slice(0, 12)), 1e-7), ((0, 5), -6e-8)])
     yield changed(raw("halves-scores", 84, "float16"), "score", [*everywhere, ((0, 1, 0), 6e4)], 8)
