@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -326,6 +327,20 @@ def visit(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield go
     for view in open_ones:
         view.close()
+
+
+@pytest.mark.slow
+def test_everybody_can_use_it(demo: Opened, pictures: list[np.ndarray], shown: Any, audit: Callable[..., list[str]]) -> None:
+    """Lighthouse finds no fault in the page of a running loop, on a desktop by day and on a phone by night."""
+    loop = Loop(demo.pipeline(), open_camera(itertools.cycle(pictures)))
+    loop.sinks.append(one := shown(loop, token="secret"))
+    running = threading.Thread(target=loop.run)
+    running.start()
+    try:
+        assert audit(one.url) == [] and audit(one.url, narrow=True, dark=True) == []
+    finally:
+        loop.stop()
+        running.join(10)
 
 
 @browser
