@@ -94,7 +94,7 @@ def tied(every: Detections, kept: Detections) -> bool:
 
 
 def compared(path: Path, data: Path, python: Path, folder: Path) -> tuple[int, int, float, float]:
-    """Where no ties decide: how many both find, how many EdgeFirst finds, the largest differences of scores and boxes (px)."""
+    """Where no ties decide: how many both find, how many EdgeFirst finds, how far scores and boxes (px) are at most."""
     ours: list[Detections] = []
     with open_model(path) as opened:
         manifest, pipeline = opened.manifest, Pipeline(opened.runtime, opened.manifest)
