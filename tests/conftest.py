@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,20 @@ def audit() -> Callable[..., list[str]]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.audit
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo network for ONNX Runtime, for 160 px, which a process opens in a moment."""
+    for name in ("torch", "onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    from edgeseg.demo import CHECKPOINT
+    from edgeseg.model import Model
+
+    model = Model(shutil.copy(CHECKPOINT, tmp_path_factory.mktemp("artifact")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESEG_HOME", str(tmp_path_factory.mktemp("home")))
+        return model.export(format="onnx", imgsz=160)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from edgeseg.data.images import read_image
 from edgeseg.data.shapes import make_shapes
 from edgeseg.demo import CHECKPOINT
-from edgeseg.model import Model
 from edgeseg.running.open import Opened, open_model
 from edgeseg.running.pipeline import Pipeline
 
@@ -72,14 +70,3 @@ def pipeline(demo: Opened) -> Pipeline:
 def small(demo: Opened) -> Pipeline:
     """The demo network at 64 px, for tests of the loop rather than of what it finds."""
     return demo.sized((64, 64)).pipeline()
-
-
-@pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo network for ONNX Runtime, which a process opens in a moment."""
-    for name in ("torch", "onnx", "onnxruntime"):
-        pytest.importorskip(name)
-    model = Model(shutil.copy(CHECKPOINT, tmp_path_factory.mktemp("artifact")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGESEG_HOME", str(tmp_path_factory.mktemp("home")))
-        return model.export(format="onnx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ import pytest
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.demo import CHECKPOINT
-from edgeseg.model import Model
 from edgeseg.running.open import Opened, open_model
 from edgeseg.view.gallery import Gallery, Subject
 from edgeseg.view.labels import labels_if_any
@@ -51,17 +49,6 @@ def network() -> Callable[[], Opened]:
     """Opens the demo network."""
     pytest.importorskip("torch")
     return partial(open_model, CHECKPOINT, threads=1)
-
-
-@pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo network for ONNX Runtime, for 160 px."""
-    for name in ("torch", "onnx", "onnxruntime"):
-        pytest.importorskip(name)
-    model = Model(shutil.copy(CHECKPOINT, tmp_path_factory.mktemp("artifact")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGESEG_HOME", str(tmp_path_factory.mktemp("home")))
-        return model.export(format="onnx", imgsz=160)
 
 
 @pytest.fixture
