@@ -7,7 +7,7 @@ written as float values with a Q/DQ pair: every TensorRT since 8 folds that, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -79,7 +79,9 @@ def _float_between(graph: onnx.GraphProto, constants: _Constants) -> int:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     outputs = {o.name for o in graph.output}
-    gone: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    gone: set[str] = set()
+    count = 0
     for first in graph.node:
         if first.op_type != "QuantizeLinear" or first.input[0] in constants.held:
             continue
@@ -87,15 +89,14 @@ def _float_between(graph: onnx.GraphProto, constants: _Constants) -> int:
         after = [r for second in seconds for r in readers.get(second.output[0], [])]
         if any(s.op_type != "DequantizeLinear" for s in seconds) or any(r.op_type not in _FUSED for r in after):
             continue
-        for second in seconds:
-            if second.output[0] in outputs:
-                _rename_output(graph, first.input[0], second.output[0])
-            else:
-                _rename_input(graph, second.output[0], first.input[0])
-        gone += [first, *seconds]
-    for node in gone:
-        graph.node.remove(node)
-    return sum(n.op_type == "QuantizeLinear" for n in gone)
+        for name in (second.output[0] for second in seconds):
+            old, new = (first.input[0], name) if name in outputs else (name, first.input[0])
+            renamed[old] = new
+            gone.add(name)
+        gone.add(first.output[0])
+        count += 1
+    _rewrite(graph, renamed, gone)
+    return count
 
 
 def _symmetric(graph: onnx.GraphProto, constants: _Constants) -> int:
@@ -128,19 +129,14 @@ def _symmetric(graph: onnx.GraphProto, constants: _Constants) -> int:
 
 def _float_biases(graph: onnx.GraphProto, constants: _Constants) -> int:
     """Replace the dequantization of an int32 constant by its value."""
-    gone = []
-    for node in graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in constants.held:
-            continue
-        value = constants.held[node.input[0]]
-        if value.dtype == np.int32:
-            scale = constants.get(node.input[1], "scale")
-            name = constants.add(node.output[0] + "/float", (value.astype(np.float64) * scale).astype(np.float32))
-            _rename_input(graph, node.output[0], name)
-            gone.append(node)
-    for node in gone:
-        graph.node.remove(node)
-    return len(gone)
+    renamed = {}
+    for node in _linear(graph):
+        value = constants.held.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and value is not None and value.dtype == np.int32:
+            real = value.astype(np.float64) * constants.get(node.input[1], "scale")
+            renamed[node.output[0]] = constants.add(node.output[0] + "/float", real.astype(np.float32))
+    _rewrite(graph, renamed, renamed)
+    return len(renamed)
 
 
 def _pairs_on_weights(graph: onnx.GraphProto, constants: _Constants) -> None:
@@ -166,24 +162,21 @@ def _pairs_on_weights(graph: onnx.GraphProto, constants: _Constants) -> None:
     graph.node.extend(made)
 
 
-def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == old:
-                node.input[i] = new
-
-
-def _rename_output(graph: onnx.GraphProto, old: str, new: str) -> None:
-    _rename_input(graph, old, new)
-    for node in graph.node:
-        for i, name in enumerate(node.output):
-            if name == old:
-                node.output[i] = new
+def _rewrite(graph: onnx.GraphProto, names: Mapping[str, str], gone: Collection[str]) -> None:
+    """Leave out the nodes that write ``gone``, and call tensors by their new ``names``."""
+    kept = [node for node in graph.node if node.output[0] not in gone]
+    for side in (side for node in kept for side in (node.input, node.output)):
+        for i, name in enumerate(side):
+            while name in names:
+                name = names[name]
+            side[i] = name
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for item in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(item)
-    for node in [n for n in graph.node if n.op_type == "Constant" and n.output[0] not in used]:
-        graph.node.remove(node)
+    _rewrite(graph, {}, {n.output[0] for n in graph.node if n.op_type == "Constant"} - used)
+    kept = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

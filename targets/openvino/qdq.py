@@ -11,7 +11,7 @@ from collections.abc import Collection
 import onnx
 
 _CONVOLUTIONS = ("Conv",)
-_MOVES = ("Concat", "Slice", "Split", "MaxPool", "Resize")
+_THROUGH = ("Concat", "Slice", "Split", "MaxPool", "Resize", "QuantizeLinear", "DequantizeLinear")
 
 
 def keep_inputs_of_convolutions(model: onnx.ModelProto, scores: Collection[str] = ()) -> int:
@@ -41,13 +41,11 @@ def keep_inputs_of_convolutions(model: onnx.ModelProto, scores: Collection[str] 
             pairs[after.output[0]] = (node, after)
 
     def useful(name: str) -> bool:
-        for node in readers.get(name, []):
-            if node.op_type in _CONVOLUTIONS and node.input[0] == name:
-                return True
-            through = node.op_type in (*_MOVES, "QuantizeLinear", "DequantizeLinear")
-            if through and any(useful(o) for o in node.output):
-                return True
-        return False
+        return any(
+            (node.op_type in _CONVOLUTIONS and node.input[0] == name)
+            or (node.op_type in _THROUGH and any(useful(o) for o in node.output))
+            for node in readers.get(name, [])
+        )
 
     renamed, dropped = {}, set()
     for name, (first, second) in pairs.items():
@@ -58,11 +56,6 @@ def keep_inputs_of_convolutions(model: onnx.ModelProto, scores: Collection[str] 
     for node in kept:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-    copies = []
-    for node in kept:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(kept)
     return len(pairs) - len(renamed)
