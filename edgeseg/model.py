@@ -233,7 +233,7 @@ class Model(Ported):
             if agnostic_nms or rect:
                 raise EdgesegError("several machines do neither agnostic_nms nor rect", hint="Leave --ray out")
             pipeline = cluster.spread(opened, self.threads, {"input": self.input})
-        how |= {"split": split, "limit": limit, "progress": progress, "seen": written.seen}
+        how |= {"split": split, "limit": limit, "progress": progress, "seen": written.seen if written.json else None}
         return written.finish(validate(pipeline, dataset, **how))
 
     val = validate

@@ -8,6 +8,7 @@ image and class count (more only where an image has more objects than that); cro
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from edgeseg.evaluate.confusion import Confusion, confusion
 from edgeseg.evaluate.curves import Curves
 from edgeseg.evaluate.figures import ClassFigures
 from edgeseg.evaluate.truth import Truth
+from edgeseg.vision.rle import to_text
 
 if TYPE_CHECKING:
     from edgeseg.vision.detections import Detections
@@ -117,7 +119,7 @@ class Told:
     """What was found in one image, as far as it is measured: small, and the same wherever it was found.
 
     ``boxes`` (n, 4) float32 xyxy in pixels, ``scores`` (n,) falling, ``classes`` (n,) integers, ``shape`` (H, W); ``runs``
-    are COCO's run lengths of the masks, None without any.
+    are COCO's run lengths of the masks, None without any; those of a mask that no figure depends on are of an empty one.
     """
 
     boxes: np.ndarray
@@ -127,9 +129,17 @@ class Told:
     runs: list[dict[str, Any]] | None
 
     @classmethod
-    def of(cls, found: Detections) -> Told:
-        """Of detections."""
-        return cls(found.boxes, found.scores, found.classes, found.shape, None if found.tiles is None else found.rle())
+    def of(cls, found: Detections, wanted: np.ndarray | None = None) -> Told:
+        """Of detections; ``wanted`` (n,) bool: whose masks are built at all (None: all)."""
+        runs = None
+        if found.tiles is not None and wanted is not None:
+            empty = to_text(np.array([found.shape[0] * found.shape[1]]))
+            runs = [{"size": list(found.shape), "counts": empty}] * len(found)
+            for i, run in zip(np.flatnonzero(wanted).tolist(), found[wanted].rle()):
+                runs[i] = run
+        elif found.tiles is not None:
+            runs = found.rle()
+        return cls(found.boxes, found.scores, found.classes, found.shape, runs)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -150,13 +160,24 @@ class MetricsMeter:
     _truths: list[dict[str, Any]] = field(default_factory=list)
     _found: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, image: Path, detections: Detections | Told) -> list[dict[str, Any]]:
-        """Add what was found in one image; ``detections.classes`` are indices into the truth's names. What is there."""
-        told = detections if isinstance(detections, Told) else Told.of(detections)
-        height, width = told.shape
+    def add(self, image: Path, detections: Detections | Told, *, whole: bool = False) -> tuple[list[dict[str, Any]], Told]:
+        """Add what was found in one image; ``detections.classes`` are indices into the truth's names.
+
+        Returns:
+            What is there, its segmentation as run lengths; and what was found. ``whole``: with all masks, not only those
+            that can overlap an object of their class by the least IoU that counts, of which alone AP depends.
+        """
+        height, width = detections.shape
         key = len(self._images) + 1
         self._images.append({"id": key, "file_name": str(image), "height": height, "width": width})
         there = self.truth.of(image, (height, width))
+        for a in there:
+            if "segmentation" in a:
+                a["segmentation"] = _library().mask.segmToRle(a["segmentation"], width, height)
+        if isinstance(detections, Told):
+            told = detections
+        else:
+            told = Told.of(detections, None if whole else reaching(detections, there))
         for a in there:
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
         boxes = np.asarray(told.boxes, np.float64)
@@ -169,7 +190,7 @@ class MetricsMeter:
             if mask is not None:
                 found["segmentation"] = mask
             self._found.append(found)
-        return there
+        return there, told
 
     def join(self, later: MetricsMeter) -> None:
         """Take over what another meter with the same truth has seen of further images."""
@@ -217,6 +238,36 @@ class MetricsMeter:
         return max(pairs.values(), default=0)
 
 
+def reaching(found: Detections, there: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(n,) bool: the masks that can overlap an object of their class, or a crowd, enough to be matched with it.
+
+    A mask lies in its window: IoU is at most what of the object's extent lies there, over the object's area. No other mask
+    has an influence on any figure.
+
+    Args:
+        found: detections, whose masks are not built for this.
+        there: COCO annotations with compressed run lengths; where one has none, masks are not measured.
+    """
+    if found.tiles is None or not there or not all("segmentation" in a for a in there):
+        return np.zeros(len(found), bool)
+    shapes = [a["segmentation"] for a in there]
+    mask, crowds = _library().mask, np.array([a["iscrowd"] for a in there], bool)
+    low, size = np.split(np.asarray(mask.toBbox(shapes), np.float64), 2, axis=1)
+    windows = found.tiles.windows[:, None]
+    shared = np.clip(np.minimum(windows[..., 2:], low + size) - np.maximum(windows[..., :2], low), 0, None).prod(-1)
+    enough = (shared > 0) & (shared >= np.where(crowds, 0, IOUS[0] * np.asarray(mask.area(shapes))))
+    alike = np.asarray(found.classes)[:, None] + 1 == [a["category_id"] for a in there]
+    return (enough & alike).any(axis=1)
+
+
+def _library() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError as e:
+        raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"') from e
+    return faster_coco_eval
+
+
 def _nothing(nc: int) -> AveragePrecision:
     nan = float("nan")
     return AveragePrecision(nan, nan, nan, np.full(nc, nan), np.full(nc, nan))
@@ -225,14 +276,11 @@ def _nothing(nc: int) -> AveragePrecision:
 def _evaluate(
     dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, nc: int, limit: int, intervals: bool
 ) -> AveragePrecision:
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as e:
-        raise EdgesegError("average precision needs faster-coco-eval", hint='pip install "edgeseg[evaluate]"') from e
+    library = _library()
     # The library writes into what it is given: annotations and results are copied, one level deep.
-    truth = COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
+    truth = library.COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
     results = truth.loadRes([dict(f) for f in found])
-    run = COCOeval_faster(truth, results, iouType=kind, separate_eval=True)
+    run = library.COCOeval_faster(truth, results, iouType=kind, separate_eval=True)
     run.params.maxDets = [1, 10, limit]
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
     run.evaluate()

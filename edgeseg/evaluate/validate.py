@@ -149,9 +149,11 @@ def validate(
     boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
     def add(path: Path, found: Detections | Told) -> None:
-        told = found if isinstance(found, Told) else Told.of(found)
-        told = told if mapping is None else replace(told, classes=mapping[told.classes])
-        there = meter.add(path, told)
+        if mapping is not None and isinstance(found, Told):
+            found = replace(found, classes=mapping[found.classes])
+        elif mapping is not None:
+            found = Detections(found.boxes, found.scores, mapping[found.classes], found.tiles, dataset.names, found.shape)
+        there, told = meter.add(path, found, whole=seen is not None)
         boxes.add(there, told)
         if told.runs is not None and all("segmentation" in a for a in there):
             masks.add(there, told)

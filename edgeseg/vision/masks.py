@@ -170,6 +170,13 @@ class Tiles:
             object.__setattr__(self, "held", held)
         return held
 
+    @property
+    def windows(self) -> np.ndarray:
+        """(n, 4) int x0, y0, x1, y1: the half-open range of pixels of each tile, which is not built for this."""
+        if isinstance(self.held, Unbuilt):
+            return self.held.windows
+        return np.concatenate((self.corners, self.corners + np.array([t.shape[::-1] for t in self.held]).reshape(-1, 2)), 1)
+
     def take(self, index: np.ndarray) -> Tiles:
         """The masks at ``index`` (integers)."""
         held = self.held

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.labels import Label
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate.metrics import IOUS, Metrics, MetricsMeter
+from edgeseg.evaluate.metrics import IOUS, Metrics, MetricsMeter, reaching
 from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.vision import rle
 from edgeseg.vision.detections import Detections
 
 NAMES = ("a", "b", "c")
@@ -302,3 +303,47 @@ def test_precision_and_recall_are_of_the_best_point_of_the_curve():
     falling = np.linspace(1, 0, 101)
     assert _best(falling) == (pytest.approx(0.5), pytest.approx(0.5))
     assert fitness(0.5, 0.6, float("nan"), float("nan")) == pytest.approx(0.51)
+
+
+@given(st.integers(0, 1 << 30))
+@settings(max_examples=15, deadline=None)
+def test_masks_that_are_not_built_change_no_figure(seed: int) -> None:
+    """Against all masks at full size: random ones near polygons, run lengths and crowds, and far from them."""
+    random = np.random.default_rng(seed)
+    annotations: dict[Path, list[dict[str, Any]]] = {}
+    found = []
+    for n in range(3):
+        true = [np.sort(random.integers(0, (60, 40), (2, 2)), 0).ravel() for _ in range(3)]
+        full = np.zeros((12, *SHAPE), bool)
+        for i, mask in enumerate(full):
+            x1, y1, x2, y2 = np.clip(true[i % 3] + random.integers(-4, 5, 4) * (i < 9) + 15 * (i >= 9), 0, (60, 40, 60, 40))
+            mask[y1:y2, x1:x2] = random.random((max(y2 - y1, 0), max(x2 - x1, 0))) < 0.9
+        there = []
+        for k, (x1, y1, x2, y2) in enumerate(true):
+            shape = rle.encode(full[k]) if random.random() < 0.5 else [[float(v) for v in (x1, y1, x2, y1, x2, y2, x1, y2)]]
+            box = [float(v) for v in (x1, y1, x2 - x1, y2 - y1)]
+            crowd = int(k == 2 and isinstance(shape, dict))
+            there.append({"category_id": k % 2 + 1, "iscrowd": crowd, "bbox": box, "area": 1.0, "segmentation": shape})
+        annotations[Path(f"{n}.png")] = there
+        boxes = np.tile((0, 0, 60, 40), (12, 1)).astype(np.float32)
+        scores = np.sort(random.random(12).astype(np.float32))[::-1]
+        found.append(Detections(boxes, scores.copy(), random.integers(0, 2, 12), full, NAMES, SHAPE))
+    truth = Truth(NAMES, source=Path("x.json"), annotations=annotations)
+    lazy, whole = MetricsMeter(truth), MetricsMeter(truth)
+    for image, d in zip(annotations, found):
+        there, _ = lazy.add(image, d)
+        whole.add(image, d, whole=True)
+        objects = np.array([rle.decode(a["segmentation"]) for a in there])
+        near = reaching(d, there)
+        assert d.masks is not None
+        for mask, cls, reaches in zip(d.masks, d.classes, near):
+            for object, a in zip(objects, there):
+                if a["category_id"] == cls + 1 and not reaches:
+                    assert (
+                        not (mask & object).any()
+                        if a["iscrowd"]
+                        else 2 * (mask & object).sum() < (mask | object).sum() or not mask.any()
+                    )
+    a, b = lazy.result().seg, whole.result().seg
+    for key in ("maps", "maps50", "curves", "by_iou"):
+        assert np.array_equal(getattr(a, key), getattr(b, key), equal_nan=True)
