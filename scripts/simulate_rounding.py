@@ -83,7 +83,7 @@ def simulator(flow: Flow, d: Decisions | None, grids: Grids) -> Simulator:
     """The network with the weights and biases as decided."""
     if d is None:
         return Simulator(flow)
-    rounded = {**rounded_weights(flow, d.weight_scales), **d.weights}
+    rounded = {**rounded_weights(flow.nodes, d.weight_scales), **d.weights}
     biases = {n.output: d.biases.get(n.output, n.bias) for n in flow.nodes if n.weight is not None}
     return Simulator(flow.with_weights({k: (w, biases[k]) for k, w in rounded.items()}), grids)
 

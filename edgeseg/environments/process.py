@@ -16,6 +16,9 @@ from typing import IO
 
 import psutil
 
+from edgeseg.environments.forks import Child
+
+Fork = Callable[[IO[bytes]], Child | None]
 _PROGRESS = re.compile(rb"@progress ([0-9.]+)(?: (.*))?$")
 _NOTE = re.compile(rb"@note (.+)$")
 _POLL_S = 0.05
@@ -49,17 +52,19 @@ def run_process(
     on_progress: Callable[[float, str], None],
     cancelled: threading.Event,
     waits: Callable[[], bool] = lambda: False,
+    fork: Fork = lambda stderr: None,
 ) -> Ended:
     """Run a command in a session of its own and see it to its end.
 
     Lines ``@progress 0.25 words`` and ``@note words`` on its stdout are taken; all else goes to ``log``, as does stderr.
     Its stdin stays open until this process ends, which is how it notices that (see ``worker``). At its time limit, its
     memory limit (resident memory of its whole session, polled; not enforced where there are no sessions) or when
-    ``cancelled`` is set, every process of its session is killed. While ``waits()`` its time does not run.
+    ``cancelled`` is set, every process of its session is killed. While ``waits()`` its time does not run. ``fork``, called
+    with the log, may give the process that ``command`` would start, its stdin and stdout piped.
     """
     notes: list[str] = []
     with open(log, "ab") as sink:
-        process = subprocess.Popen(
+        process: Child = fork(sink) or subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -95,6 +95,7 @@ class Run:
     no_calibration: EdgesegError | None = None
     kept: Kept | None = None
     performer: Performer | None = None
+    _here: Here = field(default_factory=Here, init=False)
     _early: Early = field(default_factory=Early, init=False)
     _keys: dict[Step, str] = field(default_factory=dict, init=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
@@ -113,7 +114,7 @@ class Run:
         for step in self.plan.wanted:
             self._need(step, required)
         if required:
-            with scratch.scratch() as folder:
+            with scratch.scratch() as folder, self._here.ready((s.target for s in required if not self.performer), folder):
                 self._schedule([s for s in self.plan.steps if s in required], folder)
             cache.prune()
             _prune_logs()
@@ -277,7 +278,7 @@ class Run:
             awaited = self._early.expect(step.given if step.given in self.sources(step) else None, place / "given")
             job = self._job(step, place, awaited)
             task = Task(job, place, log, threads, needs_mb(step), self.offline, awaited.waits if awaited else None)
-            perform = Here() if self.performer is None or _machine(step) else self.performer
+            perform = self._here if self.performer is None or _machine(step) else self.performer
             ended, used = perform(task, progress, self._cancelled if awaited is None else awaited.stop)
             self._early.check(step, awaited)
             output = _result(step, ended, place, log)

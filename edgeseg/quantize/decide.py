@@ -13,8 +13,8 @@ from edgeseg.quantize import ranges
 from edgeseg.quantize.calibration import iterate
 from edgeseg.quantize.constraints import Constraints, constrain
 from edgeseg.quantize.correct import Adjusted, level_scores, sequential
-from edgeseg.quantize.equalize import equalized, factors
-from edgeseg.quantize.flow import Flow
+from edgeseg.quantize.equalize import equalized
+from edgeseg.quantize.flow import Flow, Node
 from edgeseg.quantize.kinds import channels, kind_of
 from edgeseg.quantize.learned import learned_ranges
 from edgeseg.quantize.observe import LEVELLING, Histogram, Observed, Scores, observe
@@ -87,10 +87,8 @@ def look(
     if not images:
         raise EdgesegError("the calibration set is empty", hint="Give data=YOUR.yaml with a train split")
     total, even = len(images), recipe.weights.equalization != "none" and not recipe.learned
-    found = factors(flow, iterate(images[:EQUALIZING], imgsz)) if even else {}
     say = lambda n: report(n / total, f"observing image {n} of {total}")  # noqa: E731
-    seen = observe(equalized(flow, found), iterate(images, imgsz), say, levelling=_fresh(recipe, total))
-    return replace(seen, factors=found)
+    return observe(flow, iterate(images, imgsz), say, levelling=_fresh(recipe, total), even=even)
 
 
 def _fresh(recipe: Recipe, total: int) -> range:
@@ -137,13 +135,15 @@ def decide(
     seen = observed() if callable(observed) else observed
     seen = seen or look(flow, recipe, images, imgsz, lambda done, what: report(0.6 * done, what))
     flow = equalized(given, seen.factors)
-    scales = _scales(flow, recipe, constraints) if seen.factors else scales
+    changed = [n for n in flow.nodes if n is not given.producer[n.output]]
+    scales |= _scales(flow, recipe, constraints, changed)
     chosen = {**choose_ranges(flow, seen.histograms, recipe), **learned}
-    first = Decisions(chosen, bits, scales, *_changed(given, flow, scales), factors=seen.factors)
+    biases = {n.output: n.bias for n in changed if n.bias is not None}
+    first = Decisions(chosen, bits, scales, rounded_weights(changed, scales), biases, factors=seen.factors)
     if recipe.correction.method == "none" or learned:
         return first
     few, begun = iterate(images[: recipe.correction.images], imgsz), 0.0 if observed else 0.6
-    rounded = rounded_weights(flow, scales)
+    rounded = rounded_weights(flow.nodes, scales)
     say = lambda d: report(begun + (0.9 - begun) * d, "correcting layer after layer")  # noqa: E731
     adjusted = sequential(flow, rounded, first.params(flow), few, recipe.correction.method, say)
     done = first.adjusted(flow, rounded, adjusted)
@@ -152,27 +152,13 @@ def decide(
     return level(flow, done, iterate(fresh, imgsz), seen.scores)
 
 
-def _scales(flow: Flow, recipe: Recipe, c: Constraints | None) -> dict[str, np.ndarray]:
-    """Scales of the weights that will be integers."""
-    found = weight_scales(flow, recipe)
+def _scales(flow: Flow, recipe: Recipe, c: Constraints | None, nodes: Sequence[Node] | None = None) -> dict[str, np.ndarray]:
+    """Scales of the weights that will be integers, of all convolutions or of ``nodes``."""
+    found = weight_scales(flow, recipe, nodes)
     if c is None or c.weights_alone:
         return found
     bits = activation_bits(flow, recipe)
     return {name: s for name, s in found.items() if bits[flow.producer[name].inputs[0]] == 8}
-
-
-def _changed(
-    given: Flow, flow: Flow, scales: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Weights (on their grid) and biases of the convolutions that equalization changed."""
-    changed = [n for n in flow.nodes if n is not given.producer[n.output]]
-    rounded = rounded_weights(flow, scales) if changed else {}
-    biases = {n.output: n.bias for n in changed if n.bias is not None}
-    return {name: rounded[name] for name in biases}, biases
-
-
-EQUALIZING = 8
-"""Images on which the sizes of channels are taken."""
 
 
 def level(flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], scores: Sequence[Scores]) -> Decisions:
@@ -185,10 +171,10 @@ def level(flow: Flow, decisions: Decisions, images: Iterable[np.ndarray], scores
     return replace(decisions, biases=biases)
 
 
-def rounded_weights(flow: Flow, scales: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def rounded_weights(nodes: Iterable[Node], scales: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights of every convolution as they will be stored; those without a scale stay float."""
     found = {}
-    for n in flow.nodes:
+    for n in nodes:
         if n.weight is not None:
             s = scales.get(n.output)
             found[n.output] = n.weight if s is None else fake_quantize_weight(n.weight, n.kind, 8, s)
@@ -206,10 +192,10 @@ def activation_bits(flow: Flow, recipe: Recipe) -> dict[str, int]:
     return own
 
 
-def weight_scales(flow: Flow, recipe: Recipe) -> dict[str, np.ndarray]:
-    """Scales of the weights that have 8 bits."""
+def weight_scales(flow: Flow, recipe: Recipe, nodes: Sequence[Node] | None = None) -> dict[str, np.ndarray]:
+    """Scales of the weights that have 8 bits, of all convolutions or of ``nodes``."""
     found, bits = {}, activation_bits(flow, recipe)
-    for n in flow.nodes:
+    for n in flow.nodes if nodes is None else nodes:
         if n.weight is None or n.output in flow.floating or recipe.weight_bits(flow.stages[n.output]) != 8:
             continue
         axis = kind_of(n.kind).axis or 0

@@ -6,7 +6,7 @@ forbids it: ``silu(s x)`` is not ``s silu(x)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -32,34 +32,31 @@ def pairs(flow: Flow) -> list[tuple[Node, Node]]:
     return found
 
 
-def factors(flow: Flow, images: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+def between(flow: Flow) -> dict[str, str]:
+    """The tensors that equalization changes, to what the first of their ``pairs`` writes: that, and its copies."""
+    found = {}
+    for first, second in pairs(flow):
+        name = second.inputs[0]
+        while name != first.output:
+            found[name] = first.output
+            name = flow.producer[name].inputs[0]
+        found[name] = name
+    return found
+
+
+def factors(flow: Flow, reach: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the channels between each of the ``pairs`` are divided by, by the tensor between them.
 
-    ``s_i = sqrt(a_i / w_i)``: a_i is the channel's largest magnitude on ``images``, w_i that of the weights that read it.
+    ``s_i = sqrt(a_i / w_i)``: a_i is the channel's largest magnitude on some images, w_i that of the weights that read it.
     Both then have the same profile ``sqrt(a_i w_i)``, as in Nagel et al., arXiv:1906.04721, with what occurs in place of
     what weights would allow (Xiao et al., arXiv:2211.10438).
 
     Args:
         flow: the float network.
-        images: letterboxed uint8 RGB (h, w, 3), a few.
+        reach: the largest magnitude of each channel, (c,), by the tensor that the first convolution writes.
     """
-    import torch
-
-    from edgeseg.quantize.simulate import Simulator, to_tensor
-
-    chosen = pairs(flow)
-    wanted, reach = {first.output for first, _ in chosen}, dict[str, np.ndarray]()
-
-    def watch(name: str, y: torch.Tensor) -> None:
-        if name in wanted:
-            largest = y.abs().amax((0, 2, 3)).numpy()
-            reach[name] = np.maximum(reach.get(name, 0.0), largest)
-
-    simulator = Simulator(flow)
-    for image in images if chosen else ():
-        simulator.run(to_tensor([image]), watch)
     found: dict[str, np.ndarray] = {}
-    for first, second in chosen:
+    for first, second in pairs(flow):
         a = reach.get(first.output)
         if a is None or second.weight is None:
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeseg.quantize.equalize import between, factors
 from edgeseg.quantize.flow import Flow
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ POSITIONS = 400
 """Positions (pixels) of each tensor and image that are counted; minima and maxima are taken over all."""
 SEEN = 0.1
 """Scores from here on count when scores are levelled: what lies below is no candidate at any usual threshold."""
+EQUALIZING = 8
+"""Images on which the sizes of channels are taken."""
 LEVELLING = 48
 """Images, beyond those that correct the layers, on which scores are levelled."""
 
@@ -148,6 +151,7 @@ def observe(
     progress: Callable[[int], None] = lambda done: None,
     seed: int = 0,
     levelling: Collection[int] = (),
+    even: bool = False,
 ) -> Observed:
     """What the float network computes, a few images in memory at a time.
 
@@ -161,13 +165,14 @@ def observe(
         progress: called with the number of images done.
         seed: of the random probes and of the positions that are counted.
         levelling: numbers of the images of which the scores are kept.
+        even: find the factors of equalization, on the first ``EQUALIZING`` images, and count what they change as it will be.
     """
     import torch
 
     from edgeseg.quantize.probe import probe
     from edgeseg.quantize.simulate import Simulator, side_by_side, to_tensor
 
-    simulator = Simulator(flow)
+    simulator, counted = Simulator(flow), _Counted(flow, between(flow) if even else {})
 
     def look(numbered: tuple[int, np.ndarray]) -> tuple[dict[str, Seen], list[torch.Tensor]]:
         number, image = numbered
@@ -175,24 +180,65 @@ def observe(
 
         def take(t: torch.Tensor) -> torch.Tensor:
             if t.dim() != 4:
-                return t
+                return t.movedim(1, -1)
             step = max(1, int((t.shape[2] * t.shape[3] / POSITIONS) ** 0.5))
-            return t[:, :, int(corner * step) :: step, int(corner * step) :: step]
+            # Channels last, as they lie in memory: values and gradients are counted as they come.
+            return t.movedim(1, -1)[:, int(corner * step) :: step, int(corner * step) :: step]
 
-        return probe(simulator, to_tensor([image]), random, take)
+        return probe(simulator, to_tensor([image]), random, take, counted.apart)
 
-    found: dict[str, Histogram] = {}
     scores: list[Scores] = []
     with side_by_side() as each:
         for number, (seen, outputs) in enumerate(each(look, enumerate(images))):
-            for name, s in seen.items():
-                if s.squared is not None:
-                    share = s.positions / s.values[0, 0].numel()
-                    found.setdefault(name, Histogram()).add(s.values.numpy(), s.squared.numpy() * share, (s.low, s.high))
+            counted.add(seen)
             if number in levelling:
                 scores.append({n: _confident(y) for n, r, y in zip(flow.outputs, flow.roles, outputs) if r == "score"})
             progress(number + 1)
-    return Observed(found, scores)
+    counted.settle()
+    return Observed(counted.histograms, scores, counted.factors)
+
+
+class _Counted:
+    """Histograms that grow image by image. Tensors ``apart``, which equalization changes, wait for its factors."""
+
+    def __init__(self, flow: Flow, apart: Mapping[str, str]) -> None:
+        self.flow, self.apart = flow, apart
+        self.histograms: dict[str, Histogram] = {}
+        self.factors: dict[str, np.ndarray] = {}
+        self._waiting: list[dict[str, Seen]] | None = [] if apart else None
+
+    def add(self, seen: dict[str, Seen]) -> None:
+        """Count what was seen on an image."""
+        if self._waiting is not None:
+            self._waiting.append({name: seen.pop(name) for name in self.apart if name in seen})
+        for name, s in seen.items():
+            self._count(name, s)
+        if self._waiting is not None and len(self._waiting) == EQUALIZING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Find the factors on what there is, and count what waited for them."""
+        waiting, self._waiting = self._waiting or (), None
+        reach: dict[str, np.ndarray] = {}
+        for seen in waiting:
+            for name in set(self.apart.values()) & set(seen):
+                largest = seen[name].low.abs().maximum(seen[name].high.abs()).numpy()
+                reach[name] = np.maximum(reach.get(name, 0.0), largest)
+        self.factors = {**self.factors, **factors(self.flow, reach)}
+        for seen in waiting:
+            for name, s in seen.items():
+                self._count(name, s)
+
+    def _count(self, name: str, s: Seen) -> None:
+        if s.squared is None:
+            return
+        share = s.positions / s.values[0, ..., 0].numel()
+        values, squared, low, high = s.values.numpy(), s.squared.numpy() * share, s.low.numpy(), s.high.numpy()
+        divided = self.factors.get(self.apart.get(name, ""))
+        if divided is not None:
+            d = divided.astype(np.float32)
+            values, squared, low, high = values / d, squared * d**2, low / d, high / d
+        self.histograms.setdefault(name, Histogram()).add(values, squared, (float(low.min()), float(high.max())))
 
 
 def _confident(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

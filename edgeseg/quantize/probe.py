@@ -7,7 +7,7 @@ units of what is tolerable: scores, distances to the box sides, mask coefficient
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,13 @@ def watched(flow: Flow) -> set[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """One tensor on one image: the values taken, their squared gradients (None: no influence), and of the whole tensor the
-    extremes and the number of positions."""
+    """One tensor on one image: the values taken, their squared gradients (None: no influence), and of the whole tensor, or
+    of each channel (c,), the extremes, and the number of positions."""
 
     values: torch.Tensor
     squared: torch.Tensor | None
-    low: float
-    high: float
+    low: torch.Tensor
+    high: torch.Tensor
     positions: int
 
 
@@ -50,6 +50,7 @@ def probe(
     x: torch.Tensor,
     random: torch.Generator,
     take: Callable[[torch.Tensor], torch.Tensor] = lambda t: t,
+    apart: Collection[str] = (),
 ) -> tuple[dict[str, Seen], list[torch.Tensor]]:
     """Run the float network on one image and give every watched tensor with its squared gradient, and the outputs.
 
@@ -59,6 +60,7 @@ def probe(
         random: where the probe comes from.
         take: picks positions out of (1, c, h, w), or of another rank; applied to values and gradients alike as they arise,
             so that no second set of whole tensors is ever held.
+        apart: tensors whose channels have extremes of their own.
 
     Returns:
         By tensor name. An activation's input comes with the gradient of its output, because its error is judged there.
@@ -71,12 +73,13 @@ def probe(
     steps = [n for n in flow.nodes if n.kind != "sigmoid" or not _is_gate(flow, n.output)]
     reads = {n.output: (inside[n.output],) if n.output in inside else n.inputs for n in steps}
     last = {name: i for i, n in enumerate(steps) for name in reads[n.output]}
-    values: dict[str, tuple[torch.Tensor, float, float, int]] = {}
+    values: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = {}
     squared: dict[str, torch.Tensor] = {}
 
     def watch(name: str, y: torch.Tensor) -> None:
-        low, high = (y.permute(0, 2, 3, 1) if y.dim() == 4 else y).detach().aminmax()
-        values[name] = take(y.detach()).clone(), float(low), float(high), y[0, 0].numel()
+        z = y.detach().movedim(1, -1)  # as it lies in memory
+        low, high = z.flatten(0, -2).aminmax(dim=0) if name in apart else z.aminmax()
+        values[name] = take(y.detach()).clone(), low, high, y[0, 0].numel()
         if name not in flow.activated:
             y.register_hook(lambda g: squared.__setitem__(name, take(g) ** 2))
 

@@ -152,7 +152,7 @@ def sensitivity(
 def _rounded(flow: Flow, decisions: Decisions) -> dict[str, torch.Tensor]:
     import torch
 
-    plain = {k: v for k, v in rounded_weights(flow, decisions.weight_scales).items() if k in decisions.weight_scales}
+    plain = {k: v for k, v in rounded_weights(flow.nodes, decisions.weight_scales).items() if k in decisions.weight_scales}
     return {
         k: torch.from_numpy(np.array(v, np.float32)).contiguous(memory_format=torch.channels_last) for k, v in plain.items()
     }

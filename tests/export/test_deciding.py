@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from edgeseg.quantize.carried import load
 # A format that writes down what it was given, and knows an operator that the core does not.
 CONVERT = """
 import json
+import sys
 import torch
 from edgeseg.network.checkpoint import load_checkpoint
 def convert(job):
@@ -206,3 +208,24 @@ def _pictures(folder: Path) -> list[Path]:
     for i, path in enumerate(paths):
         cv2.imwrite(str(path), shapes_image(i, 32)[0])
     return paths
+
+
+WHERE = """
+import json, os
+import psutil, torch
+def convert(job):
+    above = " ".join(psutil.Process(os.getppid()).cmdline())
+    job.output.write_text(json.dumps({"above": above, "threads": [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]]}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are forks on Linux only")
+def test_steps_that_read_the_network_are_forked_where_there_are_several(formats, shapes_yaml, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    formats.add("where", WHERE, quantize={"rounds": "inside"}, precisions=["fp32", "int8"], options=["int8", "imgsz"])
+    options = ExportOptions(int8=True, data=str(shapes_yaml), imgsz=64, images=3)
+    (whole,) = formats.export("where", options=options, out=tmp_path / "a", gate=False, jobs=1)
+    (alone,) = formats.export("where", options=ExportOptions(imgsz=64), out=tmp_path / "b", gate=False, jobs=1)
+    forked, started = (json.loads(r.path.read_text()) for r in (whole, alone))
+    assert "edgeseg.environments.forks" in forked["above"] and "edgeseg.environments.forks" not in started["above"]
+    assert str(forked["threads"][0]) == forked["threads"][1] and str(started["threads"][0]) == started["threads"][1]

@@ -10,8 +10,9 @@ import pytest
 
 from edgeseg.data.shapes import shapes_image
 from edgeseg.quantize.decide import decide
-from edgeseg.quantize.equalize import equalized, factors, pairs
+from edgeseg.quantize.equalize import between, equalized, pairs
 from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.observe import EQUALIZING, observe
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.quantize.simulate import Simulator, to_tensor
 
@@ -46,7 +47,7 @@ def images():
 @pytest.mark.parametrize("copy", [False, True])
 def test_the_same_function_with_even_channels(images, first, copy) -> None:
     flow = network(30.0, first, copy)
-    even = equalized(flow, factors(flow, images))
+    even = equalized(flow, observe(flow, images, even=True).factors)
     x = to_tensor(images)
     seen = [{}, {}]
     (a,), (b,) = (Simulator(f).run(x, s.__setitem__) for f, s in zip((flow, even), seen))
@@ -57,12 +58,29 @@ def test_the_same_function_with_even_channels(images, first, copy) -> None:
 
 def test_nothing_is_done_to_even_channels_or_behind_a_function(images) -> None:
     flow = network(1.0)
-    assert equalized(flow, factors(flow, images)) is flow
+    assert equalized(flow, observe(flow, images, even=True).factors) is flow
     nodes = (flow.nodes[0], Node("hardswish", ("a",), "h"), replace(flow.nodes[1], inputs=("h",)))
     assert not pairs(replace(flow, nodes=nodes))
     read_twice = (*flow.nodes, replace(flow.nodes[1], output="z"))
     assert not pairs(replace(flow, nodes=read_twice, outputs=("y", "z"), roles=("proto", "proto")))
     assert not pairs(replace(flow, outputs=("a", "y"), roles=("proto", "proto")))
+
+
+@pytest.mark.parametrize("number", [3, EQUALIZING, EQUALIZING + 2])
+@pytest.mark.parametrize("copy", [False, True])
+def test_one_look_counts_what_a_second_at_the_even_network_would(number, copy) -> None:
+    flow = network(30.0, copy=copy)
+    images = [shapes_image(seed, 32)[0][..., ::-1].copy() for seed in range(number)]
+    assert between(flow) == ({"a": "a", "c": "a"} if copy else {"a": "a"})
+    once = observe(flow, images, even=True)
+    again = observe(equalized(flow, once.factors), images)
+    assert set(once.histograms) == set(again.histograms)
+    for name, h in once.histograms.items():
+        other = again.histograms[name]
+        assert (h.low, h.high) == pytest.approx((other.low, other.high), rel=1e-3, abs=1e-5), name
+        assert h.counts.sum() == pytest.approx(other.counts.sum(), rel=1e-3), name
+        # Neither rounds alike: what lies on the edge of a bin falls into the next.
+        assert np.abs(np.cumsum(h.counts) - np.cumsum(other.counts)).max() < 0.02 * h.counts.sum(), name
 
 
 @pytest.mark.parametrize("method", ["none", "bias"])

@@ -169,7 +169,7 @@ def test_correction_takes_away_a_constant_error(flow: Flow) -> None:
     plan = Decisions(ranges, dict.fromkeys(flow.channels, 8), scales, {}, {})
     params = plan.params(flow)
     assert params["a.s"] == fixed("sigmoid") == QParams(1 / 256, -128)
-    rounded = rounded_weights(flow, scales)
+    rounded = rounded_weights(flow.nodes, scales)
     x = to_tensor(images)
     exact = Simulator(flow).run(x)
 
@@ -219,7 +219,7 @@ def test_images_side_by_side_give_what_one_after_the_other_gives(flow: Flow) -> 
                 {},
                 {},
             )
-            rounded = rounded_weights(flow, plan.weight_scales)
+            rounded = rounded_weights(flow.nodes, plan.weight_scales)
             fitted = sequential(flow, rounded, plan.params(flow), images, "affine")
             done = level(flow, plan.adjusted(flow, rounded, fitted), images, seen.scores)
             return (
