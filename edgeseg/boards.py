@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,12 +9,7 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.registry import targets
-from edgeseg.resources import target_roots
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgeseg.resources import parse_toml, target_roots
 
 FILE = "boards.toml"
 
@@ -70,7 +64,7 @@ def read_boards(file: Path) -> dict[str, Board]:
         EdgesegError: no valid TOML, a key missing or unknown.
     """
     try:
-        raw: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = parse_toml(file.read_text(encoding="utf-8"))
         found = {}
         for name, values in raw.items():
             use = tuple(Use(**u) for u in values.pop("use"))
@@ -80,7 +74,7 @@ def read_boards(file: Path) -> dict[str, Board]:
         raise EdgesegError(
             f"the list of boards cannot be read ({e.strerror})", path=file, hint="Install edgeseg again"
         ) from e
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise EdgesegError(f"no list of boards ({e})", path=file) from e
     return found
 

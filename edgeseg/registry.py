@@ -18,7 +18,7 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError, brief, did_you_mean
 from edgeseg.record import dataclass
-from edgeseg.resources import target_roots
+from edgeseg.resources import parse_toml, target_roots
 
 PACKAGE = "edgeseg_targets"
 DEFINITIONS = (".yaml", ".yml")
@@ -232,13 +232,9 @@ def _parsed(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def _parse(text: str, file: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+        return parse_toml(text)
+    except ValueError as e:
         raise EdgesegError(f"no valid TOML ({e})", path=file) from e
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import sys
 from pathlib import Path
+from typing import Any
 
 from edgeseg.errors import EdgesegError
 
@@ -31,6 +33,15 @@ def calib_root() -> Path:
 def demo_checkpoint() -> Path:
     """The small network of our own that ``edgeseg demo`` exports; it travels in the package."""
     return PACKAGE / "demo" / "demo-seg.pt"
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table that TOML text is; ValueError where it is none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def cache_root() -> Path:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgeseg.boards import board_by_name
 from edgeseg.errors import EdgesegError, did_you_mean
+from edgeseg.resources import parse_toml
 from edgeseg.store import disk_error, write_atomically
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE = Path("fleet.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -58,9 +53,9 @@ def read_hosts(file: Path = FILE) -> dict[str, Host]:
     if not file.is_file():
         return {}
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = parse_toml(file.read_text(encoding="utf-8"))
         return {name: Host(name=name, **values) for name, values in raw.items()}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as e:
+    except (OSError, ValueError, TypeError) as e:
         hint = "Mend it, or remove it and type: edgeseg board add NAME USER@HOST"
         raise EdgesegError(f"no list of boards ({e})", path=file, hint=hint) from e
 

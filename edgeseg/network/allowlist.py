@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeseg.network.pickles import Construct, Name, Record, Storage, hashable
+from edgeseg.resources import parse_toml
 
 
 @dataclass(frozen=True)
@@ -23,84 +25,18 @@ class TensorRef:
     stride: tuple[int, ...]
 
 
-# Layers of the checkpoints that this project reads, and of their relatives: those are read far enough to say what they are.
-_YOLO_BLOCKS = (
-    "AConv ADown AIFI A2C2f AAttn ABlock Attention BasicBlock BNContrastiveHead Bottleneck BottleneckCSP C1 C2 C2f C2fAttn "
-    "C2fCIB C2fPSA C2PSA C3 C3Ghost C3TR C3f C3k C3k2 C3x CBFuse CBLinear CIB ContrastiveHead DFL ELAN1 GhostBottleneck "
-    "HGBlock HGStem ImagePoolingAttn MaxSigmoidAttnBlock Proto Proto26 PSA PSABlock RealNVP RepBottleneck RepC3 RepCSP "
-    "RepNCSPELAN4 RepVGGDW Residual ResNetBlock ResNetLayer SAVPE SCDown SPP SPPELAN SPPF SwiGLUFFN TorchVision"
-)
-_YOLO_CONVS = (
-    "CBAM ChannelAttention Concat Conv Conv2 ConvTranspose DWConv DWConvTranspose2d Focus GhostConv Index LightConv RepConv "
-    "SpatialAttention"
-)
-_YOLO_HEADS = (
-    "Classify Detect LRPCHead OBB OBB26 Pose Pose26 RTDETRDecoder Segment Segment26 SemanticSegment WorldDetect YOLOEDetect "
-    "YOLOESegment YOLOESegment26 v10Detect"
-)
-_YOLO_TASKS = (
-    "ClassificationModel DetectionModel Ensemble OBBModel PoseModel RTDETRDetectionModel SegmentationModel WorldModel "
-    "YOLOEModel YOLOESegModel"
-)
-_YOLO_LOSSES = (
-    "BCEDiceLoss BboxLoss DFLoss E2ELoss FocalLoss KeypointLoss MultiChannelDiceLoss RotatedBboxLoss v8ClassificationLoss "
-    "v8DetectionLoss v8OBBLoss v8PoseLoss v8SegmentationLoss"
-)
 _STORAGES = {
     "Float": "float32", "Half": "float16", "Double": "float64", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
     "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
 }  # fmt: skip
+# NumPy's codes of numbers, as ``struct`` has them.
+_LETTERS = {
+    "f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u8": "Q", "u4": "I", "u1": "B", "b1": "?",
+}  # fmt: skip
 
-_MODULES: dict[str, str] = {
-    "ultralytics.nn.tasks": _YOLO_TASKS,
-    "ultralytics.nn.modules": f"{_YOLO_BLOCKS} {_YOLO_CONVS} {_YOLO_HEADS}",
-    "ultralytics.nn.modules.block": _YOLO_BLOCKS,
-    "ultralytics.nn.modules.conv": _YOLO_CONVS,
-    "ultralytics.nn.modules.head": _YOLO_HEADS,
-    "ultralytics.nn.modules.transformer": "AIFI DeformableTransformerDecoder DeformableTransformerDecoderLayer LayerNorm2d "
-    "MLP MLPBlock MSDeformAttn TransformerBlock TransformerEncoderLayer TransformerLayer",
-    "ultralytics.utils": "IterableSimpleNamespace SimpleClass",
-    "ultralytics.yolo.utils": "IterableSimpleNamespace SimpleClass",
-    "ultralytics.utils.loss": _YOLO_LOSSES,
-    "ultralytics.yolo.utils.loss": _YOLO_LOSSES,
-    "ultralytics.utils.tal": "RotatedTaskAlignedAssigner TaskAlignedAssigner",
-    "ultralytics.yolo.utils.tal": "TaskAlignedAssigner",
-    "ultralytics.utils.torch_utils": "ModelEMA",
-    "torch.nn.modules.activation": "ELU GELU Hardsigmoid Hardswish Hardtanh LeakyReLU Mish MultiheadAttention PReLU ReLU "
-    "ReLU6 SELU SiLU Sigmoid Softmax Softplus Tanh",
-    "torch.nn.modules.batchnorm": "BatchNorm1d BatchNorm2d SyncBatchNorm",
-    "torch.nn.modules.container": "ModuleDict ModuleList ParameterDict ParameterList Sequential",
-    "torch.nn.modules.conv": "Conv1d Conv2d ConvTranspose2d",
-    "torch.nn.modules.dropout": "Dropout Dropout2d",
-    "torch.nn.modules.flatten": "Flatten Unflatten",
-    "torch.nn.modules.instancenorm": "InstanceNorm2d",
-    "torch.nn.modules.linear": "Identity Linear NonDynamicallyQuantizableLinear",
-    "torch.nn.modules.loss": "BCELoss BCEWithLogitsLoss CrossEntropyLoss",
-    "torch.nn.modules.module": "Module",
-    "torch.nn.modules.normalization": "GroupNorm LayerNorm",
-    "torch.nn.modules.padding": "ZeroPad2d",
-    "torch.nn.modules.pooling": "AdaptiveAvgPool2d AvgPool2d MaxPool2d",
-    "torch.nn.modules.sparse": "Embedding",
-    "torch.nn.modules.upsampling": "Upsample UpsamplingNearest2d",
-    "torch.nn.parameter": "Buffer Parameter",
-    "torch._tensor": "_rebuild_from_type_v2",
-    "torch._utils": "_rebuild_parameter _rebuild_parameter_with_state _rebuild_tensor _rebuild_tensor_v2",
-    "torch.serialization": "_get_layout",
-    "torch.storage": "TypedStorage UntypedStorage",
-    "torch": "Size Tensor bfloat16 bool device float float16 float32 float64 half int16 int32 int64 int8 long strided uint8 "
-    + " ".join(f"{kind}Storage" for kind in _STORAGES),
-    "torch.torch": "strided",
-    "collections": "Counter OrderedDict defaultdict",
-    "builtins": "bool complex dict float frozenset int list set slice str tuple",
-    "_codecs": "encode",
-    "datetime": "date datetime timedelta timezone",
-    "numpy": "dtype float16 float32 float64 int32 int64 ndarray",
-    "numpy.core.multiarray": "_reconstruct scalar",
-    "numpy._core.multiarray": "_reconstruct scalar",
-    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
-    "pathlib._local": "Path PosixPath PurePosixPath PureWindowsPath WindowsPath",
-    "types": "SimpleNamespace",
-}
+_MODULES: dict[str, str] = parse_toml(Path(__file__).with_name("allowlist.toml").read_text(encoding="utf-8"))
+_ONCE = "ultralytics.nn.modules"  # was one file before it was a folder
+_MODULES[_ONCE] = " ".join(_MODULES[f"{_ONCE}.{part}"] for part in ("block", "conv", "head"))
 ALLOWED = frozenset(f"{module}.{name}" for module, names in _MODULES.items() for name in names.split())
 STORAGES = {f"torch.{kind}Storage": dtype for kind, dtype in _STORAGES.items()} | {"torch.storage.UntypedStorage": "uint8"}
 
@@ -144,21 +80,8 @@ def _scalar(args: tuple[Any, ...]) -> Any:
     """A NumPy scalar as a Python number; a record when it is of another kind than a float or an integer."""
     kind, raw = args
     code = kind.args[0] if isinstance(kind, Record) and kind.cls == "numpy.dtype" and kind.args else None
-    letter = {
-        "f8": "d",
-        "f4": "f",
-        "f2": "e",
-        "i8": "q",
-        "i4": "i",
-        "i2": "h",
-        "i1": "b",
-        "u8": "Q",
-        "u4": "I",
-        "u1": "B",
-        "b1": "?",
-    }
-    if isinstance(raw, bytes) and isinstance(code, str) and code.lstrip("<|=") in letter:
-        return struct.unpack("<" + letter[code.lstrip("<|=")], raw)[0]
+    if isinstance(raw, bytes) and isinstance(code, str) and code.lstrip("<|=") in _LETTERS:
+        return struct.unpack("<" + _LETTERS[code.lstrip("<|=")], raw)[0]
     return Record("numpy.scalar", args)
 
 

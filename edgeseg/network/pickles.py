@@ -97,17 +97,7 @@ class PickleReader:
                     self._step(opcode.name, arg)
         except EdgesegError:
             raise
-        except (
-            ValueError,
-            IndexError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            UnicodeError,
-            MemoryError,
-            AttributeError,
-            RecursionError,
-        ) as e:
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as e:
             raise EdgesegError(
                 f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=_FRESH
             ) from e
