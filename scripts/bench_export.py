@@ -62,7 +62,7 @@ def run(command: list[str], **more: Any) -> tuple[subprocess.CompletedProcess[st
     done = subprocess.run(command, text=True, check=False, **more)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done, {"seconds": round(seconds, 1), "cpu": round(cpu, 1)}
+    return done, {"seconds": round(seconds, 2), "cpu": round(cpu, 2)}
 
 
 def there(peer: str, format: str, a: argparse.Namespace) -> dict[str, float]:
