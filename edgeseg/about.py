@@ -60,7 +60,8 @@ def unopened_info(path: Path) -> dict[str, Any] | None:
 def network_info(path: Path, imgsz: int) -> dict[str, Any]:
     """Parameters and FLOPs (at ``imgsz`` pixels) of a checkpoint or a definition, and what it says of its training."""
     from edgeseg.artifact import size_on_disk
-    from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint
+    from edgeseg.network.checkpoint import load_checkpoint
+    from edgeseg.network.definition import find_checkpoint
     from edgeseg.network.model import count_flops, count_parameters
 
     network = load_checkpoint(path)

@@ -95,19 +95,13 @@ def _rewritten(source: Source, word: str, change: Callable[[Network], Network]) 
 
 
 def _well_known(name: str) -> Path:
-    from edgeseg.network.definition import builtin_definition, known_names
+    from edgeseg.network.definition import builtin_definition, find_checkpoint, known_names
 
     if Path(name).suffix.lower() in (".yaml", ".yml"):
         definition = builtin_definition(name)
         if definition is None:
             raise EdgesegError("no such definition", path=name, hint=f"Built in: {known_names('.yaml')}")
         return definition
-    # Downloaded before: found without the import of torch that `edgeseg.network.checkpoint` brings.
-    weights = cache_root() / "weights" / f"{name.removesuffix('.pt')}.pt"
-    if Path(name).name == name and weights.is_file():
-        return weights
-    from edgeseg.network.checkpoint import find_checkpoint
-
     return find_checkpoint(name)
 
 

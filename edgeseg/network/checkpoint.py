@@ -1,4 +1,4 @@
-"""Checkpoints: read ours and other trainers', write ours, find well-known ones by name."""
+"""Checkpoints: read ours and other trainers', write ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from edgeseg.errors import EdgesegError, Notice, brief
-from edgeseg.network.definition import Definition, builtin_definition, known_names, load_definition
+from edgeseg.network.definition import Definition, find_checkpoint, load_definition
 from edgeseg.network.foreign import network_from
 from edgeseg.network.model import Network
 from edgeseg.network.torchfile import TorchFile
@@ -45,25 +45,6 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
     network = network_from(file, content)
     network.info["source"] = path.name
     return network
-
-
-def find_checkpoint(path_or_name: str | Path) -> Path:
-    """The file that ``load_checkpoint`` reads for a path or a well-known name; downloads a well-known one that is absent.
-
-    Raises:
-        EdgesegError: there is no such file and the name is not well known, or the download fails.
-    """
-    path = Path(path_or_name)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise EdgesegError("a folder, not a checkpoint", path=path)
-    name = str(path_or_name).removesuffix(".pt")
-    if builtin_definition(name) is not None and not name.endswith((".yaml", ".yml")):
-        from edgeseg.download import fetch_weights
-
-        return fetch_weights(f"{name}.pt")
-    raise EdgesegError("no such checkpoint", path=path, hint=f"Known by name: {known_names('.pt')}")
 
 
 def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any) -> Path:

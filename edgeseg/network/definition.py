@@ -171,6 +171,25 @@ def known_names(suffix: str, tasks: tuple[str, ...] = TASKS) -> str:
     return f"{', '.join(names)} ({', '.join(VARIANTS)})"
 
 
+def find_checkpoint(path_or_name: str | Path) -> Path:
+    """The file that ``load_checkpoint`` reads for a path or a well-known name; downloads a well-known one that is absent.
+
+    Raises:
+        EdgesegError: there is no such file and the name is not well known, or the download fails.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise EdgesegError("a folder, not a checkpoint", path=path)
+    name = str(path_or_name).removesuffix(".pt")
+    if builtin_definition(name) is not None and not name.endswith((".yaml", ".yml")):
+        from edgeseg.download import fetch_weights
+
+        return fetch_weights(f"{name}.pt")
+    raise EdgesegError("no such checkpoint", path=path, hint=f"Known by name: {known_names('.pt')}")
+
+
 def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple[Definition, tuple[str, ...] | None]:
     """Read a definition and the class names it may carry.
 

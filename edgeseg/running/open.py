@@ -193,7 +193,7 @@ def _open_network(path: str | Path, threads: int | None, input: str | None, head
         need_torch(path)
         # Read when torch is imported: threads that spin while they wait take ten times as long on a machine that is busy.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from edgeseg.network.checkpoint import find_checkpoint
+        from edgeseg.network.definition import find_checkpoint
 
         where = Path(path) if Path(path).suffix.lower() in DEFINITIONS else find_checkpoint(path)
         if apart:

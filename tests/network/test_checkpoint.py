@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from edgeseg.errors import EdgesegError
-from edgeseg.network.checkpoint import find_checkpoint, load_checkpoint, load_training_state, save_checkpoint
+from edgeseg.network.checkpoint import load_checkpoint, load_training_state, save_checkpoint
+from edgeseg.network.definition import find_checkpoint
 from edgeseg.network.model import Network
 from edgeseg.network.torchfile import TorchFile
 
