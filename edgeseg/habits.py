@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
+from edgeseg.resources import parse_toml
 
 TASKS = ("segment", "detect")
 OTHER_TASKS = ("classify", "pose", "obb")
@@ -20,6 +22,9 @@ _EITHER: dict[str, tuple[Any, str]] = {
     "int8": (False, "Export with int8=True and give the exported file"),
     "single_cls": (False, "Leave it out"),
     "compile": (False, "Leave it out"),
+    **dict.fromkeys(("nms", "quantize", "end2end"), (None, "Export with it and give the exported file")),
+    "channels_last": (None, "Leave it out"),
+    "retina_masks": (True, "Leave it out: masks always have the size of the image"),
     "task": (TASKS, "Only segmentation and detection are done"),
 }
 VALIDATION: Mapping[str, tuple[Any, str]] = {
@@ -28,12 +33,9 @@ VALIDATION: Mapping[str, tuple[Any, str]] = {
     "save_conf": (False, "Use edgeseg predict --json"),
     "save_hybrid": (False, "Leave it out"),
     "classes": (None, "Give a data.yaml with these classes"),
-    "retina_masks": (True, "Leave it out: masks always have the size of the image"),
     "visualize": (False, "Use --html FILE for a page with pictures"),
     **dict.fromkeys(("project", "name"), (None, "Use --out FOLDER")),
     "exist_ok": (False, "Use --out FOLDER"),
-    **dict.fromkeys(("nms", "quantize", "end2end"), (None, "Export with it and give the exported file")),
-    "channels_last": (None, "Leave it out"),
     "mode": ("val", "Type the command itself"),
 }
 PREDICTION: Mapping[str, tuple[Any, str]] = {
@@ -47,9 +49,6 @@ PREDICTION: Mapping[str, tuple[Any, str]] = {
     "save_frames": (False, "In Python: predict(save_frames=True)"),
     "line_width": (None, "In Python: predict(line_width=N)"),
     **dict.fromkeys(("show_labels", "show_conf", "show_boxes"), (True, "In Python: predict(show_labels=False)")),
-    **dict.fromkeys(("nms", "quantize", "end2end"), (None, "Export with it and give the exported file")),
-    "channels_last": (None, "Leave it out"),
-    "retina_masks": (True, "Leave it out: masks always have the size of the image"),
     "mode": ("predict", "Type the command itself"),
 }
 EXPORT: Mapping[str, tuple[Any, str]] = {
@@ -74,53 +73,9 @@ PLOT: Mapping[str, tuple[Any, str]] = {
     "probs": (True, "Leave it out: nothing is classified"),
     "im_gpu": (None, "Leave it out"),
 }
-#: Options of other YOLO tools by what they are options of.
-BELONGS: Mapping[str, tuple[str, ...]] = {
-    "train": (
-        *("epochs", "time", "patience", "save_period", "cache", "pretrained", "cls_remap", "optimizer", "seed", "val"),
-        *("deterministic", "cos_lr", "close_mosaic", "resume", "amp", "freeze", "multi_scale", "overlap_mask", "mask_ratio"),
-        *("dropout", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr"),
-        *("distill_model", "dis", "box", "cls", "cls_pw", "dfl", "pose", "kobj", "rle", "angle", "nbs", "profile"),
-        *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr"),
-        *("mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode", "auto_augment", "erasing", "label_smoothing"),
-    ),
-    "val": ("split", "save_json", "plots", "save_hybrid", "data"),
-    "predict": (
-        *("source", "vid_stride", "stream_buffer", "visualize", "embed", "show", "save_frames", "save_txt", "save_conf"),
-        *("save_crop", "show_labels", "show_conf", "show_boxes", "line_width", "retina_masks", "stream"),
-        *("classes", "conf", "iou", "max_det", "agnostic_nms", "augment", "dnn"),
-    ),
-    "export": ("format", "keras", "optimize", "dynamic", "simplify", "opset", "workspace", "nms", "fraction", "quantize"),
-    "track": ("tracker", "persist"),
-}
 COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
 #: Without effect on what comes out, here as there.
 QUIET = ("verbose", "workers", "batch")
-
-
-#: What other tools, or people, call an option -> what it is called here, if the command has it.
-SYNONYMS: Mapping[str, str] = {
-    **dict.fromkeys(("weights", "checkpoint", "ckpt", "network", "cfg"), "model"),
-    **dict.fromkeys(("img", "img-size", "image-size", "input-size", "size", "width", "height"), "imgsz"),
-    **dict.fromkeys(("batch-size", "bs"), "batch"),
-    **dict.fromkeys(("conf-thres", "conf-threshold", "confidence", "threshold", "score"), "conf"),
-    **dict.fromkeys(("iou-thres", "iou-threshold", "nms-thres"), "iou"),
-    **dict.fromkeys(("max-detections", "topk", "topk-all"), "max-det"),
-    **dict.fromkeys(("fp16", "float16", "half-precision"), "half"),
-    **dict.fromkeys(("quantize", "quantized", "int8-quantize", "ptq"), "int8"),
-    **dict.fromkeys(("include", "formats", "to"), "format"),
-    **dict.fromkeys(("output", "output-dir", "save-dir", "dest", "o"), "out"),
-    **dict.fromkeys(("input", "image", "video", "webcam", "camera"), "source"),
-    **dict.fromkeys(("dataset", "yaml", "data-yaml"), "data"),
-    **dict.fromkeys(("learning-rate", "base-lr"), "lr"),
-    **dict.fromkeys(("optim", "opt"), "optimizer"),
-    **dict.fromkeys(("num-workers", "n-workers"), "workers"),
-    **dict.fromkeys(("view-img", "view", "display"), "show"),
-    "nosave": "no-save",
-    "max-epochs": "epochs",
-    "num-epochs": "epochs",
-    "simplified": "simplify",
-}
 
 
 def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any, str]]) -> None:
@@ -147,8 +102,20 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
 
 def belongs(command: str, key: str) -> str:
     """Of which command an option is that ``command`` does not have; "" where none is known."""
-    other = next((c for c, keys in BELONGS.items() if key in keys and c != {"validate": "val"}.get(command, command)), None)
+    others = {c: keys for c, keys in _words("belongs").items() if c != {"validate": "val"}.get(command, command)}
+    other = next((c for c, keys in others.items() if key in keys), None)
     return f"It is an option of {other}" if other else ""
+
+
+def synonyms() -> dict[str, str]:
+    """What other tools, or people, call an option -> what it is called here, if the command has it."""
+    return {theirs: ours for ours, words in _words("synonyms").items() for theirs in words}
+
+
+@lru_cache
+def _words(table: str) -> dict[str, list[str]]:
+    raw = parse_toml(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {key: words.split() for key, words in raw[table].items()}
 
 
 def is_switch(command: str, word: str, own: bool) -> bool:

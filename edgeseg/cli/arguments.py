@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import COMMANDS, QUIET, SYNONYMS, check, is_switch
+from edgeseg.habits import COMMANDS, QUIET, check, is_switch, synonyms
 
 _KEY = re.compile(r"^[A-Za-z][\w-]*$")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -116,7 +116,7 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
 def no_option(name: str, key: str, known: Sequence[str]) -> EdgesegError:
     """What to say of an option that a command does not have: which one is meant, else all that there are."""
     words = [k.removeprefix("--").replace("_", "-") for k in known]
-    meant = did_you_mean(key.removeprefix("--"), words, also=SYNONYMS)
+    meant = did_you_mean(key.removeprefix("--"), words, also=synonyms())
     listed = ", ".join(sorted(w for w in words if not w.startswith("no-")))
     return EdgesegError(f"{name} has no option {key!r}", hint=f"{meant or f'It has {listed}.'} See: edgeseg {name} --help")
 

@@ -11,7 +11,7 @@ from typing import Any
 from edgeseg.data.augment import AugmentOptions
 from edgeseg.data.cache import IMAGE_CACHES
 from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import SYNONYMS, belongs
+from edgeseg.habits import belongs, synonyms
 from edgeseg.training.aliases import translated
 from edgeseg.training.loss import LossGains
 from edgeseg.training.schedule import SCHEDULES
@@ -141,7 +141,7 @@ class TrainOptions:
         unknown = [k for k in given if k not in own | image | set(gains)]
         if unknown:
             known = sorted(own | image | set(gains))
-            hint = belongs("train", unknown[0]) or did_you_mean(unknown[0], known, also=SYNONYMS)
+            hint = belongs("train", unknown[0]) or did_you_mean(unknown[0], known, also=synonyms())
             hint = hint or f"Known: {', '.join(known)}"
             raise EdgesegError(f"train takes no option {unknown[0]!r}", hint=hint)
         if "data" not in given and "resume" not in given:
