@@ -193,3 +193,18 @@ assert run(["predict", "nothing.onnx", "nothing.png"]) == 2
 print(*{m.split(".")[0] for m in sys.modules} & {"pydantic", "rich", "pandas", "torch", "optuna", "yaml"})
 """
     assert run(code).strip() == ""
+
+
+def test_the_main_process_of_an_int8_export_needs_no_pytorch_not_even_for_the_gate(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    code = (
+        "import pathlib, sys; from edgeseg.data.shapes import make_shapes; from edgeseg.export.api import export; "
+        "from edgeseg.export.options import ExportOptions; from edgeseg.resources import demo_checkpoint; "
+        "data = make_shapes(pathlib.Path('shapes'), train=8, val=8, size=64, seed=1); "
+        "o = ExportOptions(int8=True, data=str(data), imgsz=64, images=3); "
+        "(made,) = export(demo_checkpoint(), ['onnx'], o, out='.', force=True); "
+        "print(made.error, made.gate['images'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "None 8 False"
