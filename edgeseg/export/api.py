@@ -22,7 +22,7 @@ from edgeseg.export.keeping import Kept
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.performing import Performer
 from edgeseg.export.placing import check_place, place_parts
-from edgeseg.export.plan import Plan, Step, make_plan
+from edgeseg.export.plan import Plan, Step, check_recipe, make_plan
 from edgeseg.export.result import ExportResult
 from edgeseg.export.run import STEM, Event, Outcome, Run
 from edgeseg.export.source import Source, boxes_only, end2end, find_source, given_of
@@ -105,6 +105,10 @@ def export(
         if decisions is not None:
             run.kept = Kept(Path(decisions).expanduser(), plan, run.source_hash)
         _calibrate(run, options, found)
+        if run.calibration is not None:
+            from edgeseg.quantize.recipe import Recipe
+
+            check_recipe(plan.wanted, Recipe.from_dict(run.calibration.recipe))  # decisions or the network may bring it
         guard = stack.enter_context(_guard(run, options, found, judge)) if gate else None
         run.go()
         if run.kept is not None:

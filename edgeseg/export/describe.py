@@ -73,6 +73,8 @@ def derive(job: Job, source: Manifest | None, tools: Sequence[str] = ()) -> Mani
     """
     if source is None:
         raise EdgesegError("it carries no edgeseg manifest", path=job.source, hint="Export from the checkpoint")
+    for said in source.notes:
+        job.note(said)
     return replace(
         source,
         format=job.format,

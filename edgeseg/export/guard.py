@@ -19,9 +19,9 @@ from edgeseg.evaluate.gate import SLOWER, GateVerdict, judge
 from edgeseg.export import cache
 from edgeseg.export.calibrate import DEFAULT_DATA, DEFAULT_RECIPE, Calibration
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.plan import Given, Step, make_plan
+from edgeseg.export.plan import Given, Step, make_plan, why_not
 from edgeseg.export.run import Event, Run
-from edgeseg.export.source import Source, trained_size
+from edgeseg.export.source import Source, given_of
 from edgeseg.hashing import content_hash, sha256_file, sha256_files, sha256_json
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.recipe import load_recipe
@@ -93,7 +93,7 @@ class Guard:
         if verdict.passed:
             lines = (verdict.summary(), verdict.speed() + self._faster(verdict))
             return Judged(verdict.to_dict(), tuple(filter(None, lines)))
-        return Judged(verdict.to_dict(), error=StepFailed(f"INT8 lost too much: {verdict.blame()}", hint=self._hint()))
+        return Judged(verdict.to_dict(), error=StepFailed(f"INT8 lost too much: {verdict.blame()}", hint=self._hint(step)))
 
     def _faster(self, verdict: GateVerdict) -> str:
         """Where INT8 is slower than float: the fastest INT8 among those of this export before, if it is faster."""
@@ -106,10 +106,10 @@ class Guard:
     def _by_hand(self) -> str:
         return f"Where it runs, try: edgeseg validate ARTIFACT --reference {self.source.path} data=YOUR.yaml"
 
-    def _hint(self) -> str:
+    def _hint(self, step: Step) -> str:
         recipe, data = self.recipe, self.options.data or DEFAULT_DATA
         words = [f"images={2 * max(recipe.images, self.options.images or 0)}"]
-        if recipe.name == DEFAULT_RECIPE:
+        if recipe.name == DEFAULT_RECIPE and not why_not(step, load_recipe("int8-accurate")):
             words.insert(0, "--recipe int8-accurate")
         words.append(f"or see where it is lost: edgeseg sensitivity {self.source.path} data={data}")
         return f"Try {', '.join(words)}. --force keeps it"
@@ -185,10 +185,9 @@ class Guard:
         if not has_runtime(target) or manifest.head not in target.heads or "fp32" not in target.precisions:
             return None
         source = self.source
-        network = source.format == NETWORK
-        given = Given(usual=trained_size(source.path)) if network else Given(source.format, "fp32", manifest.head)
         batch = self.options.batch if "batch" in target.options else None
         wanted = ExportOptions(imgsz=self.options.imgsz, head=manifest.head, batch=batch)
+        given = given_of(source, wanted) if source.format == NETWORK else Given(source.format, "fp32", manifest.head)
         try:
             plan = make_plan([target.name], wanted, given)
             run = Run(plan, source.path, content_hash(source.path))

@@ -32,7 +32,7 @@ def inspect(target: Target, job: Job, path: Path) -> None:
     wanted = WORDS.get(job.precision)
     if wanted is not None and inside != job.precision and (job.precision, inside) != ("fp16", "int8"):
         recipe = f" by the recipe {job.recipe.get('name', '')}" if job.recipe else ""
-        hint = "Use half=True for half floats" if job.precision == "int8" else "Export it without half"
+        hint = "Take another recipe" if job.precision == "int8" else "Export it without half"
         raise EdgesegError(f"{target.title} {job.precision}: nothing in it is {wanted}{recipe}", hint=hint)
     spec = runtime.input
     height, width = job.imgsz

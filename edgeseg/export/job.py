@@ -39,6 +39,7 @@ class Job:
         calibration_info: what goes into the manifest: ``{"hash", "images", "source"}``.
         given: the decisions that a quantized precision writes down (``decisions``); for decisions, the observation.
         early: ``given`` may be missing yet (``awaited``).
+        unfollowed: what of the recipe the ``decisions`` could not follow; for the manifest.
         work: a scratch folder of this step's own.
     """
 
@@ -57,6 +58,7 @@ class Job:
     calibration_info: Mapping[str, Any] | None = None
     given: Path | None = None
     early: bool = False
+    unfollowed: list[str] = field(default_factory=list, compare=False)
 
     def to_json(self) -> str:
         """The job as JSON, paths as strings."""
@@ -82,6 +84,7 @@ class Job:
         from edgeseg.quantize.carried import load
 
         (found,) = load(self.awaited())
+        self.unfollowed[:] = found.notes
         for said in found.notes:
             self.note(said)
         return found

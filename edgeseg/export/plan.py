@@ -5,15 +5,19 @@ Nothing here runs anything. A step is a value: two steps that are equal are one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deciding import DECISIONS, OBSERVATION, OWN
 from edgeseg.export.options import QUANTIZING, ExportOptions, check_options, options_for
-from edgeseg.quantize.constraints import Constraints
+from edgeseg.quantize.constraints import Constraints, misfit
 from edgeseg.registry import NETWORK, Target, target_by_name, targets
+from edgeseg.resources import calib_root
+
+if TYPE_CHECKING:
+    from edgeseg.quantize.recipe import Recipe
 
 ALL = "all"
 
@@ -140,7 +144,7 @@ def make_plan(formats: Sequence[str], options: ExportOptions, given: Given | str
         given: what the model is, or only its format.
 
     Raises:
-        EdgesegError: unknown format, an option that a format does not take, or no way from the source to a format.
+        EdgesegError: unknown format, an option or a recipe that a format does not take, or no way from the source to it.
     """
     given = Given(given) if isinstance(given, str) else given
     if any(f.strip().lower() == ALL for f in formats):
@@ -209,7 +213,34 @@ def _wanted(target: Target, options: ExportOptions, given: Given) -> Step:
             f"{target.name} {precision} {head} cannot be made from {_article(given)}: it reads {reads}",
             hint=f"Export from the checkpoint (.pt), or first to {target.reads[0]}" if target.reads else "",
         )
+    if options.recipe is not None:
+        from edgeseg.quantize.recipe import load_recipe
+
+        check_recipe([step], load_recipe(options.recipe))
     return step
+
+
+def check_recipe(wanted: Iterable[Step], recipe: Recipe) -> None:
+    """Raise an ``EdgesegError`` where a step, or what it reads, cannot be quantized by ``recipe``."""
+    for step in wanted:
+        why = why_not(step, recipe)
+        if not why:
+            continue
+        from edgeseg.quantize.recipe import load_recipe
+
+        built_in = map(load_recipe, sorted(p.stem for p in calib_root().glob("*.toml")))
+        hint = f"Try --recipe {', '.join(r.name for r in built_in if not why_not(step, r))}"
+        if "fp16" in step.target.precisions:
+            hint += "; for half floats, half=True in place of int8"
+        what = f"{step.target.title} ({step.format}) cannot be int8 by the recipe {recipe.name}: {why}"
+        raise EdgesegError(what, hint=hint)
+
+
+def why_not(step: Step, recipe: Recipe) -> str:
+    """Why a step, or what it reads, cannot be quantized by a recipe; empty where it can."""
+    chain = [s for s in step.chain() if s.precision == "int8"]
+    limits = (Constraints.from_table(s.target.quantize) for s in chain if any(c.quantized for c in chain))
+    return next(filter(None, (misfit(recipe, c) for c in limits)), "")
 
 
 def _reach(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, brief
-from edgeseg.quantize.flow import Flow, Node
+from edgeseg.quantize.flow import STAGES, Flow, Node
 
 if TYPE_CHECKING:
     from edgeseg.quantize.recipe import Recipe
@@ -36,6 +36,7 @@ class Constraints:
         half_scales: scales are half floats.
         wide: there are 16-bit activations.
         weights_alone: 8-bit weights may go with float activations.
+        whole: nothing may stay float or have 16 bits.
         floating: convolutions that stay float, with the reason: ``conv``, ``deconv``, ``depthwise``.
         first, last: convolutions that stay float at the beginning (number) and at the outputs, with the reason.
     """
@@ -46,6 +47,7 @@ class Constraints:
     half_scales: bool = False
     wide: bool = False
     weights_alone: bool = True
+    whole: bool = False
     floating: Mapping[str, str] | None = None
     first: int = 0
     first_why: str = ""
@@ -134,6 +136,21 @@ def _with_copies(nodes: Sequence[Node], floating: set[str], channels: dict[str, 
     return made
 
 
+def misfit(recipe: Recipe, c: Constraints) -> str:
+    """Why a backend cannot be int8 by a recipe, whatever the network; empty where it can."""
+    bits = {s: (recipe.weight_bits(s), recipe.activation_bits(s)) for s in STAGES}
+    if floats := [s for s, (weights, activations) in bits.items() if weights != 8 and activations != 32]:
+        return f"it has integer activations with float weights ({', '.join(floats)}), and nothing multiplies these"
+    if c.whole and (odd := [s for s, both in bits.items() if both != (8, 8)]):
+        return f"all must be 8-bit weights and 8-bit activations, and it has others ({', '.join(odd)})"
+    beside = [activations for weights, activations in bits.values() if weights == 8]
+    if not beside:
+        return "it has no 8-bit weights"
+    if not c.weights_alone and not {8, 16 if c.wide else 8} & set(beside):
+        return "8-bit weights need 8-bit activations there, and it has none"
+    return ""
+
+
 def unfollowed(flow: Flow, recipe: Recipe, c: Constraints) -> list[str]:
     """The lines of a recipe that a backend cannot follow, each with the reason."""
     forms = {_form(n) for n in flow.nodes if n.weight is not None}
@@ -145,8 +162,8 @@ def unfollowed(flow: Flow, recipe: Recipe, c: Constraints) -> list[str]:
         found.append(f"16-bit activations ({', '.join(wide)}) stay float: there are no 16-bit integer kernels to run them")
     half = [s for s in stages if recipe.weight_bits(s) == 16]
     if half:
-        found.append(f"16-bit weights ({', '.join(half)}) stay float32: export half for half-precision weights")
-    alone = [s for s in stages if recipe.activation_bits(s) == 32 and recipe.weight_bits(s) == 8]
+        found.append(f"16-bit weights ({', '.join(half)}) stay float: export half for half-precision weights")
+    alone = [s for s in stages if recipe.activation_bits(s) in (32, 32 if c.wide else 16) and recipe.weight_bits(s) == 8]
     if alone and not c.weights_alone:
         found.append(f"8-bit weights with float activations ({', '.join(alone)}) stay float32: there is no such convolution")
     if "score" in recipe.clips and recipe.calibrated and c.rounds != "everything":

@@ -41,7 +41,7 @@ def convert(job: Job) -> None:
 
         weights = (p.detach().numpy() for name, p in network.named_parameters() if p.ndim == 4)
         model, notes = quantize(model, weights, job)
-        manifest = replace(manifest, notes=(*manifest.notes, *notes))
+        manifest = replace(manifest, notes=(*manifest.notes, *notes, *job.unfollowed))
         for note in notes:
             job.note(note)
     job.progress(0.9, "writing")

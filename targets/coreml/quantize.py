@@ -21,7 +21,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
 from edgeseg.quantize.carried import Carried, Convolution
 from edgeseg.quantize.learned import fingerprint
-from edgeseg.quantize.recipe import Recipe
 
 IOS16, IOS17 = 7, 8
 """Versions of the specification."""
@@ -52,19 +51,9 @@ def quantize(model: Any, weights: Iterable[np.ndarray], job: Job) -> tuple[Any, 
     done = _apply_graph_pass(model, apply, spec_version=IOS17 if entries else IOS16, skip_model_load=True)
     if apply.left:
         raise EdgesegError(f"{len(apply.left)} convolutions were not found ({min(apply.left)})", hint="Use coremltools 9.0")
-    return done, _notes(decisions.recipe, entries)
-
-
-def _notes(recipe: Recipe, entries: bool) -> tuple[str, ...]:
     if entries:
-        notes = ["needs iOS 17 or macOS 14; what enters convolutions has 8 bits, all else stays in half floats"]
-        if 16 in {recipe.activations.bits, *(s.activations for s in recipe.stages.values())}:
-            notes.append("Core ML has no 16-bit integer activations: they stay in half floats")
-        return tuple(notes)
-    notes = ["8-bit weights, arithmetic in half floats: smaller, not faster than fp16 on most devices"]
-    if recipe.activations.bits == 16:
-        notes.append("Core ML has no 16-bit integer activations: they stay in half floats")
-    return tuple(notes)
+        return done, ("needs iOS 17 or macOS 14; what enters convolutions has 8 bits, all else stays in half floats",)
+    return done, ("8-bit weights, arithmetic in half floats: smaller, not faster than fp16 on most devices",)
 
 
 class Quantize(AbstractGraphPass):

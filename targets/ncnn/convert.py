@@ -41,6 +41,7 @@ def convert(job: Job) -> None:
         from .quantize import quantize
 
         quantize(job.output / PARAM, job.output / BIN, job)
+    manifest = replace(manifest, notes=(*manifest.notes, *job.unfollowed))
     write_sidecar(job.output, manifest.with_tensors(Tensor("in0", manifest.input.shape), outputs))
     job.progress(1.0, "written")
 

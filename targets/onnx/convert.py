@@ -79,6 +79,7 @@ def convert(job: Job) -> None:
         from .quantize import quantize
 
         model = quantize(model, job)
+        manifest = replace(manifest, notes=(*manifest.notes, *job.unfollowed))
     job.progress(0.85, "checking")
     manifest = _describe(model, manifest, dynamic=dynamic)
     onnx.checker.check_model(model, full_check=True)

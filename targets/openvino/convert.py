@@ -24,7 +24,7 @@ def convert(job: Job) -> None:
     float32.
 
     Raises:
-        EdgesegError: int8 is wanted of an ONNX file that has no Q/DQ pairs.
+        EdgesegError: int8 is wanted of an ONNX file that has no integers.
     """
     job.progress(0.1, "reading the ONNX file")
     given = onnx.load(str(job.source))
@@ -34,8 +34,9 @@ def convert(job: Job) -> None:
     if job.precision == "int8":
         source = job.work / "openvino.onnx"
         scores = [o.name for o in manifest.outputs if o.role == "score"]
-        if not qdq.keep_inputs_of_convolutions(given, scores):
-            raise EdgesegError("the ONNX file rounds nothing that a convolution reads", path=job.source, hint="Export int8")
+        kept = qdq.keep_inputs_of_convolutions(given, scores)
+        if not kept and all(n.op_type != "DequantizeLinear" for n in given.graph.node):
+            raise EdgesegError("nothing in the ONNX file is integer", path=job.source, hint="Export int8")
         onnx.save(given, str(source))
     job.progress(0.3, "converting")
     model = ov.convert_model(str(source))

@@ -93,7 +93,7 @@ def _shrink(weights: ModuleType, model: Any, job: Job) -> list[str]:
     notes.append(f"weights only: kernels stored as 8-bit integers, {how}; activations and arithmetic are float")
     ignored = [k for k in ("activations", "clips", "correction", "stages") if recipe.get(k)]
     if ignored:
-        notes.append(f"of the recipe, {', '.join(ignored)} have no meaning for weights alone")
+        notes.append(f"of the recipe, {', '.join(ignored)} are not followed: all kernels become integers, nothing else")
     return notes
 
 

@@ -63,7 +63,7 @@ def convert(job: Job) -> None:
     content = flatbuffer.restore_names(content)
     entry, outputs = flatbuffer.describe(content, manifest.outputs)
     job.output.write_bytes(content)
-    manifest = manifest.with_tensors(entry, outputs)
+    manifest = replace(manifest, notes=(*manifest.notes, *job.unfollowed)).with_tensors(entry, outputs)
     append_zip(job.output, manifest, edgefirst.texts(manifest))
     job.progress(1.0, "written")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ class Runtime:
     metadata: Mapping[str, Any]
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads or physical_cores())
+        self._path = str(path)
+        self._interpreter = Interpreter(model_path=self._path, num_threads=threads or physical_cores())
         self._interpreter.allocate_tensors()
         inputs = self._interpreter.get_input_details()
         if len(inputs) != 1:
@@ -51,15 +53,12 @@ class Runtime:
         self.metadata = read_zip(path)
 
     def precision(self) -> str:
-        """What the weights are stored as: int8, fp16 or fp32, by what most of their values are."""
-        sizes: dict[str, int] = {}
-        for d in self._interpreter.get_tensor_details():
-            if len(d["shape"]) == 4 and d["index"] != self._entry:
-                kind = np.dtype(d["dtype"]).name
-                sizes[kind] = sizes.get(kind, 0) + 1
-        if sizes.get("int8", 0) + sizes.get("uint8", 0) > sizes.get("float32", 0) or self.input.dtype in ("int8", "uint8"):
-            return "int8"
-        return "fp16" if sizes.get("float16", 0) else "fp32"
+        """What is inside: int8 where some weights are 8-bit integers, fp16 where they are half floats, else fp32."""
+        kinds, constants = set(), Interpreter(model_path=self._path)  # not allocated, it holds constants only
+        for d in constants.get_tensor_details():
+            with contextlib.suppress(ValueError):
+                kinds |= {constants.get_tensor(d["index"]).dtype.name} if len(d["shape"]) == 4 else set()
+        return "int8" if kinds & {"int8", "uint8"} else "fp16" if "float16" in kinds else "fp32"
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """Outputs for one input array of the file's own shape and type."""
