@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edgeseg.data.dataset import Dataset
-from edgeseg.data.images import read_image
+from edgeseg.data.images import read_image, reduced
 from edgeseg.data.inventory import Inventory
 from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
@@ -239,9 +238,7 @@ class ImageCache:
         return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
 
     def _reduced(self, path: Path) -> np.ndarray:
-        image = read_image(path)
-        h, w = self._size((image.shape[0], image.shape[1]))
-        return image if (h, w) == image.shape[:2] else cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+        return reduced(read_image(path), self.side)
 
     def _from_disk(self, path: Path, mark: tuple[int, int]) -> np.ndarray:
         key = hashlib.sha256(f"{_VERSION}|{path.resolve()}|{mark}|{self.side}".encode()).hexdigest()[:32]

@@ -113,11 +113,11 @@ def read_coco(path: str | os.PathLike[str]) -> CocoFile:
         for part in ("images", "annotations", "categories"):
             if not isinstance(raw[part], list):
                 raise TypeError("no list")
-        part, ids = "categories", _Ids()
-        categories = {ids(c["id"]): str(c["name"]) for c in raw["categories"]}
+        part, kinds, ids = "categories", _Ids(), _Ids()
+        categories = {kinds(c["id"]): str(c["name"]) for c in raw["categories"]}
         above = {str(c.get("supercategory")) for c in raw["categories"] if c.get("supercategory") != c["name"]}
-        roots = tuple(ids(c["id"]) for c in raw["categories"] if c.get("supercategory") == "none" and c["name"] in above)
-        part, ids = "images", _Ids()
+        roots = tuple(kinds(c["id"]) for c in raw["categories"] if c.get("supercategory") == "none" and c["name"] in above)
+        part = "images"
         images: dict[int, Mapping[str, Any]] = {}
         same: dict[int, int] = {}
         names: dict[int, str] = {}
@@ -136,12 +136,9 @@ def read_coco(path: str | os.PathLike[str]) -> CocoFile:
             same[key] = first
             images.setdefault(first, {**i, "file_name": name})
         part = "annotations"
-        category_ids = _Ids()
-        for c in raw["categories"]:  # numbered as above
-            category_ids(c["id"])
         annotations: dict[int, list[Mapping[str, Any]]] = {}
         for a in raw["annotations"]:
-            category, image = category_ids(a["category_id"]), ids(a["image_id"])
+            category, image = kinds(a["category_id"]), ids(a["image_id"])
             if category not in categories:
                 raise ValueError(f"annotation {short(a.get('id'))} has the unknown category {short(a['category_id'])}")
             image = same.get(image, image)

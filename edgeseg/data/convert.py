@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from edgeseg.data.coco import CocoFile, box_of, outline_of, read_coco, short
-from edgeseg.data.folders import made_beside
 from edgeseg.data.labelme import read_labelme
 from edgeseg.data.labels import Label, write_labels
 from edgeseg.data.merging import Merge
 from edgeseg.data.placing import claimed
 from edgeseg.data.planned import Entry, Plan, plan
 from edgeseg.errors import EdgesegError
+from edgeseg.store import making
 from edgeseg.vision.outline import ring_area
 
 Progress = Callable[[int, int], object]
@@ -105,7 +105,7 @@ def _annotation(a: Mapping[str, Any], entry: Entry, ring: np.ndarray) -> Mapping
     return new
 
 
-def write_split(coco: CocoFile, folder: Path, names: Sequence[str], progress: Progress | None = None) -> Converted:
+def write_split(coco: CocoFile, folder: Path, names: Sequence[str]) -> Converted:
     """Write the label files of one COCO file into ``folder``, which is made complete beside and then renamed.
 
     The images need not be there: the sizes that the file states are believed.
@@ -114,7 +114,6 @@ def write_split(coco: CocoFile, folder: Path, names: Sequence[str], progress: Pr
         coco: what ``read_coco`` returned.
         folder: the new folder; one that exists is replaced.
         names: the dataset's classes; categories become their indices by name.
-        progress: called with (done, total).
 
     Raises:
         EdgesegError: a category that ``names`` lacks, a file name that leads out of the folder, or a full disk.
@@ -132,8 +131,9 @@ def write_split(coco: CocoFile, folder: Path, names: Sequence[str], progress: Pr
         made.entries.append(Entry(key, _inside(str(image["file_name"]), coco.path), size, size))
     index = _index(coco, names)
     try:
-        with made_beside(folder) as part:
-            objects, _, _ = _write(made, part, index, False, progress)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with making(folder) as part:
+            objects, _, _ = _write(made, part, index, False, None)
     except OSError as e:
         raise _unwritten(e, folder) from e
     return Converted(len(made.entries), objects, made.left_out, made.notes)

@@ -245,9 +245,7 @@ def _expanded(entry: str, file: Path) -> Path:
     try:
         path = Path(entry).expanduser()
         path.stat()
-    except FileNotFoundError:
-        return path
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return path
     except (RuntimeError, ValueError, OSError) as e:  # ~nobody, a zero byte, a name of a thousand letters
         raise EdgesegError(f"{brief(entry)} is no path ({brief(str(e))})", path=file, hint=EXAMPLE) from e

@@ -138,13 +138,18 @@ def decode_image(data: np.ndarray | bytes, *, path: str | os.PathLike[str] = "im
 
 def _claimed(content: bytes) -> tuple[int, int] | None:
     """(height, width) that the head of a PNG or BMP states; a few bytes of either may claim gigabytes."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
-        width, height = struct.unpack_from(">II", content, 16)
-        return height, width
     if content.startswith(b"BM") and len(content) >= 26:
         width, height = struct.unpack_from("<ii", content, 18)
         return abs(height), abs(width)
-    return None
+    return png_size(content)
+
+
+def png_size(head: bytes) -> tuple[int, int] | None:
+    """(height, width) that the head of a PNG states, None where it is no PNG."""
+    if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
+        return None
+    width, height = struct.unpack_from(">II", head, 16)
+    return height, width
 
 
 def _check_range(image: np.ndarray, path: str | os.PathLike[str]) -> None:
@@ -158,6 +163,15 @@ def _check_range(image: np.ndarray, path: str | os.PathLike[str]) -> None:
             path=path,
             hint="Save it as 8 or 16 bit, or as float from 0 to 1",
         )
+
+
+def reduced(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with its longer side at ``longest`` pixels, means of areas; itself where it is no larger."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

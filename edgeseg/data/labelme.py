@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.data.coco import MAX_PIXELS, CocoFile, read_json
-from edgeseg.data.placing import png_size
+from edgeseg.data.images import png_size
 from edgeseg.errors import EdgesegError
 
 HINT = "It must be labelme's: an object with shapes, imagePath, imageHeight and imageWidth"

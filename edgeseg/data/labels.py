@@ -53,11 +53,6 @@ class LabelFile:
     flat: int = 0
 
 
-def read_labels(path: str | os.PathLike[str], nc: int, boxes: bool = False) -> list[Label]:
-    """The labels of ``read_label_file`` alone."""
-    return list(read_label_file(path, nc, boxes).labels)
-
-
 def read_label_file(path: str | os.PathLike[str], nc: int, boxes: bool = False) -> LabelFile:
     """Read the labels of one image. No file, or an empty one, means background: no objects.
 

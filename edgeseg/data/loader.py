@@ -104,11 +104,10 @@ class EpochBatches(Sampler[list[Key]]):
 
     Args:
         count: images. batch: images per process. seed: of the run. rank, world: which process of how many.
-        shuffle: else the order of the files.
     """
 
-    def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1, shuffle: bool = True) -> None:
-        self.count, self.batch, self.seed, self.rank, self.world, self.shuffle = count, batch, seed, rank, world, shuffle
+    def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch, self.seed, self.rank, self.world = count, batch, seed, rank, world
         self.epoch = self.skip = 0
 
     def set(self, epoch: int, skip: int = 0) -> None:
@@ -120,8 +119,7 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.arange(self.count)
-        if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         step = self.batch * self.world
         for start in range(self.skip * step, self.count, step):
             whole = order[start : start + step]

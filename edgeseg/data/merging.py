@@ -22,12 +22,7 @@ HINT = "Choose another folder with --out, or remove what is there"
 
 
 class Merge:
-    """Puts converted splits into ``output``.
-
-    Args:
-        output: the dataset's folder, new or not.
-        names: classes of what is converted.
-        plans: the splits.
+    """Puts the splits of ``plans``, with classes ``names``, into ``output``, the dataset's folder, new or not.
 
     Raises:
         EdgesegError: a split is there already with other images, or the YAML file there is no dataset.

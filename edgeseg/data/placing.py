@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.data.images import read_image
+from edgeseg.data.images import png_size, read_image
 from edgeseg.errors import EdgesegError
 
 _PREFIX = re.compile(r"^[0-9a-f]+-(?=.)")
@@ -60,14 +60,6 @@ def image_size(file: Path) -> tuple[int, int, bool]:
         return (*stored, False)
     shape = read_image(file).shape
     return shape[0], shape[1], stored is not None and stored[0] != stored[1] and stored == (shape[1], shape[0])
-
-
-def png_size(head: bytes) -> tuple[int, int] | None:
-    """(height, width) that the head of a PNG states, None where it is no PNG."""
-    if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
-        return None
-    width, height = struct.unpack_from(">II", head, 16)
-    return height, width
 
 
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:

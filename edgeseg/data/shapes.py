@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import yaml
 
-from edgeseg.data.folders import made_beside
 from edgeseg.data.labels import Label, write_labels
 from edgeseg.errors import EdgesegError
+from edgeseg.store import making
 from edgeseg.vision import rle
 from edgeseg.vision.outline import mask_outline
 
@@ -80,7 +80,8 @@ def make_shapes(
     if root.exists() and not (root / _STAMP).is_file() and any(root.iterdir()):
         raise EdgesegError("the folder holds other files", path=root, hint="Choose an empty folder for the generated shapes")
     try:
-        with made_beside(root) as part:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with making(root) as part:
             for index, (split, count) in enumerate((("train", train), ("val", val))):
                 _write_split(part, split, count, size, (seed, index), suffix)
             body = {"path": ".", "train": "images/train", "val": "images/val", "names": dict(enumerate(SHAPE_NAMES))}

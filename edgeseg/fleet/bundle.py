@@ -211,20 +211,10 @@ def _selftest(folder: Path, opened: Opened, wish: Order) -> tuple[int, int]:
 
 def _spread(paths: Sequence[Path]) -> list[np.ndarray]:
     """Up to ``IMAGES`` pictures, spread over the list, none larger than ``MOST_SIDE``."""
-    from edgeseg.data.images import read_image
+    from edgeseg.data.images import read_image, reduced
 
     step = max(1, len(paths) // IMAGES)
-    return [_bounded(read_image(p)) for p in paths[::step][:IMAGES]]
-
-
-def _bounded(image: np.ndarray) -> np.ndarray:
-    import cv2
-
-    factor = MOST_SIDE / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return [reduced(read_image(p), MOST_SIDE) for p in paths[::step][:IMAGES]]
 
 
 def _shapes(side: int) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from edgeseg.data.images import reduced
 from edgeseg.serving import LEAVE_S, Site, page
 
 if TYPE_CHECKING:
@@ -165,12 +166,7 @@ class _Newest:
 
 
 def _jpeg(result: Result) -> bytes:
-    picture = result.plot()
-    scale = WIDEST / max(picture.shape[:2])
-    if scale < 1:
-        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", reduced(result.plot(), WIDEST), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
 
 
 async def _index(request: web.Request) -> web.Response:

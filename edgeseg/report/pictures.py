@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeseg.data.images import read_image
+from edgeseg.data.images import read_image, reduced
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import match
 from edgeseg.evaluate.metrics import Told
@@ -59,7 +59,7 @@ def picture(
         if one is not None and one.shape != (height, width):
             size = "x".join(map(str, one.shape[::-1]))
             raise EdgesegError(f"the image is {width}x{height} pixels, the detections are of one of {size}", path=path)
-    small = _small(pixels, longest)
+    small = reduced(pixels, longest)
     done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
         raise EdgesegError("the image cannot be written as JPEG", path=path)
@@ -81,14 +81,6 @@ def restored(told: Told, names: tuple[str, ...]) -> Detections:
         corners = np.concatenate([t.corners for t in each]) if each else np.zeros((0, 2), np.intp)
         tiles = Tiles(told.shape, corners, tuple(t.tiles[0].copy() for t in each))
     return Detections(told.boxes, told.scores, told.classes, tiles, names, told.shape)
-
-
-def _small(pixels: np.ndarray, longest: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    if max(height, width) <= longest:
-        return pixels
-    scale = longest / max(height, width)
-    return cv2.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
 
 
 def _partners(found: Sequence[Detections | None], pairs: Sequence[Pairs | None] | None) -> list[dict[int, int]]:

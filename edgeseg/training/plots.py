@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeseg.data.images import read_image
+from edgeseg.data.images import read_image, reduced
 from edgeseg.data.loader import Batch
 from edgeseg.evaluate.charts import CURVES, figure_of, lines, matrix, write
 from edgeseg.evaluate.curves import curves
@@ -44,8 +44,8 @@ class Sheets(Listener):
             tiles = []
             for path, detections in trainer.validate.samples:
                 image = read_image(path)
-                tiles.append(_half(_truth(image, truth.of(path, detections.shape), self.names)))
-                tiles.append(_half(draw(image, detections)))
+                tiles.append(reduced(_truth(image, truth.of(path, detections.shape), self.names), 480))
+                tiles.append(reduced(draw(image, detections), 480))
             save(self.folder / "val_predictions.jpg", sheet(tiles, columns=4))
 
 
@@ -155,8 +155,3 @@ def _box(picture: np.ndarray, box: list[float], cls: int, names: tuple[str, ...]
     cv2.putText(
         picture, names[cls], (x1 + 1, max(y1 - 2, 8)), cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour_of(cls), 1, cv2.LINE_AA
     )
-
-
-def _half(picture: np.ndarray) -> np.ndarray:
-    ratio = min(1.0, 480 / max(picture.shape[:2]))
-    return cv2.resize(picture, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA) if ratio < 1 else picture

@@ -56,10 +56,6 @@ class Targets:
         move = [t.to(device, non_blocking=non_blocking) for t in (self.image, self.classes, self.boxes, self.masks)]
         return Targets(*move)
 
-    def pin_memory(self) -> Targets:
-        """The same in page-locked memory."""
-        return Targets(*(t.pin_memory() for t in (self.image, self.classes, self.boxes, self.masks)))
-
 
 @dataclass(frozen=True)
 class Prediction:

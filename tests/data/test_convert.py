@@ -13,7 +13,7 @@ import pytest
 from edgeseg.data.coco import outline_of, read_coco
 from edgeseg.data.convert import convert_coco, write_split
 from edgeseg.data.dataset import load_dataset
-from edgeseg.data.labels import read_labels
+from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
 from edgeseg.vision.outline import fill
@@ -95,7 +95,7 @@ def test_a_whole_dataset(tmp_path: Path) -> None:
     assert done.yaml == tmp_path / "out/out.yaml"
     d = load_dataset(done.yaml)
     (image,) = d.images("val")
-    labels = read_labels(d.label_path(image), d.nc)
+    labels = read_label_file(d.label_path(image), d.nc).labels
     assert [x.cls for x in labels] == [1, 0]
     np.testing.assert_allclose(labels[0].pixels((20, 30)).ravel(), SQUARE, atol=1e-4)
     found = d.annotations("val")

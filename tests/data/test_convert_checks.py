@@ -15,7 +15,7 @@ from edgeseg.data.cache import scan
 from edgeseg.data.coco import read_coco
 from edgeseg.data.convert import Conversion, Converted, convert_coco
 from edgeseg.data.dataset import load_dataset
-from edgeseg.data.labels import read_labels
+from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.truth import load_truth
 from edgeseg.vision import rle
@@ -80,7 +80,7 @@ def refuse(tmp_path: Path, what: str, images: list[Any], annotations: list[Any])
 
 
 def labels_of(tmp_path: Path, name: str) -> list[np.ndarray]:
-    return [x.polygon * (SIZE[1], SIZE[0]) for x in read_labels(tmp_path / f"out/labels/train/{name}.txt", 2)]
+    return [x.polygon * (SIZE[1], SIZE[0]) for x in read_label_file(tmp_path / f"out/labels/train/{name}.txt", 2).labels]
 
 
 def test_everything_left_out_is_counted_and_named(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_ids_that_are_text_and_a_byte_order_mark(tmp_path: Path) -> None:
     done = convert_coco({"train": file}, {"train": tmp_path / "imgs"}, tmp_path / "out")
     opens(done, tmp_path)
     assert done.names == ("a", "b")
-    assert [x.cls for x in read_labels(tmp_path / "out/labels/train/a.txt", 2)] == [0, 1]
+    assert [x.cls for x in read_label_file(tmp_path / "out/labels/train/a.txt", 2).labels] == [0, 1]
 
 
 def test_the_root_category_that_nothing_uses(tmp_path: Path) -> None:

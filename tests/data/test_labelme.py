@@ -14,7 +14,7 @@ import pytest
 from edgeseg.data.cache import scan
 from edgeseg.data.convert import convert_coco
 from edgeseg.data.dataset import load_dataset
-from edgeseg.data.labels import read_labels
+from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.vision.outline import fill
 
@@ -58,7 +58,7 @@ def test_shapes_become_objects(tmp_path: Path) -> None:
     part = done.splits["train"]
     assert (part.images, part.objects) == (1, 5)
     assert part.left_out == {"objects that cannot be read: it has no segmentation": ["a.json#6", "a.json#7"]}
-    labels = read_labels(tmp_path / "out/labels/train/a.txt", 3)
+    labels = read_label_file(tmp_path / "out/labels/train/a.txt", 3).labels
     assert [x.cls for x in labels] == [2, 1, 1, 2, 2]
     areas = [int(fill([x.pixels(SIZE)], SIZE).sum()) for x in labels]
     assert areas[0] == 64 and areas[1] == 100 and abs(areas[2] - np.pi * 64) < 10 and areas[3:] == [48, 32]

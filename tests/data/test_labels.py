@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.data.labels import Label, _is_flat, read_label_file, read_labels, write_labels
+from edgeseg.data.labels import Label, _is_flat, read_label_file, write_labels
 from edgeseg.errors import EdgesegError
 
 GOOD = "0 0.1 0.1 0.5 0.1 0.5 0.5"
@@ -18,7 +18,7 @@ GOOD = "0 0.1 0.1 0.5 0.1 0.5 0.5"
 def test_reads_polygons(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(f"{GOOD}\n\n  2 0 0 1 0 1 1 0 1.005 \n", encoding="utf-8")
-    first, second = read_labels(file, 3)
+    first, second = read_label_file(file, 3).labels
     assert (first.cls, second.cls) == (0, 2)
     np.testing.assert_allclose(first.polygon, [(0.1, 0.1), (0.5, 0.1), (0.5, 0.5)], atol=1e-7)
     assert second.polygon.dtype == np.float32 and second.polygon.max() == 1.0  # clipped
@@ -27,16 +27,16 @@ def test_reads_polygons(tmp_path: Path) -> None:
 
 
 def test_no_file_and_an_empty_file_are_background(tmp_path: Path) -> None:
-    assert read_labels(tmp_path / "none.txt", 1) == []
+    assert read_label_file(tmp_path / "none.txt", 1).labels == ()
     (tmp_path / "empty.txt").write_text("\n \n")
-    assert read_labels(tmp_path / "empty.txt", 1) == []
+    assert read_label_file(tmp_path / "empty.txt", 1).labels == ()
 
 
 def test_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(
         b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n" + GOOD.replace("0.1", "0.2").encode() + b"\r\n"
     )
-    assert len(read_labels(tmp_path / "a.txt", 1)) == 2
+    assert len(read_label_file(tmp_path / "a.txt", 1).labels) == 2
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_errors_name_file_and_line(tmp_path: Path, line: str, what: str) -> None
     file = tmp_path / "bad.txt"
     file.write_text(f"{GOOD}\n{line}\n")
     with pytest.raises(EdgesegError, match=what) as caught:
-        read_labels(file, 3)
+        read_label_file(file, 3)
     assert str(caught.value).startswith(f"{file}:2: ") and caught.value.hint
 
 
 def test_binary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\x80\x04\x95\xff")
     with pytest.raises(EdgesegError, match="cannot be read"):
-        read_labels(tmp_path / "a.txt", 1)
+        read_label_file(tmp_path / "a.txt", 1)
 
 
 @given(
@@ -82,7 +82,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, objects: list[tuple[int, 
     labels = [x for x in labels if not _is_flat(x.polygon)]
     labels = list({(x.cls, x.polygon.tobytes()): x for x in labels}.values())
     write_labels(tmp_path / "x.txt", labels)
-    again = read_labels(tmp_path / "x.txt", 80)
+    again = read_label_file(tmp_path / "x.txt", 80).labels
     assert [x.cls for x in again] == [x.cls for x in labels]
     for a, b in zip(labels, again):
         np.testing.assert_allclose(a.polygon, b.polygon, atol=6e-7)
@@ -96,7 +96,7 @@ def test_rows_that_repeat_or_have_no_area_are_left_out_and_counted(tmp_path: Pat
     # One pixel of an image of 8000 is an object, and so is what two parts joined by a bridge enclose.
     pixel, bridged = "0.5 0.5 0.500125 0.5 0.500125 0.500125", "0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.1 0.5 0.5 0.6 0.5 0.5 0.5"
     (tmp_path / "b.txt").write_text(f"0 {pixel}\n0 {bridged}\n")
-    assert len(read_labels(tmp_path / "b.txt", 1)) == 2
+    assert len(read_label_file(tmp_path / "b.txt", 1).labels) == 2
 
 
 def test_boxes_where_boxes_will_do(tmp_path: Path) -> None:

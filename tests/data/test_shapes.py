@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeseg.data.dataset import Dataset, load_dataset
-from edgeseg.data.labels import read_labels
+from edgeseg.data.labels import read_label_file
 from edgeseg.data.shapes import SHAPE_NAMES, make_shapes, shapes_image
 from edgeseg.errors import EdgesegError
 from edgeseg.vision import rle
@@ -61,7 +61,7 @@ def test_the_set_on_disk_agrees_with_itself(shapes_dataset: Dataset) -> None:
         names = {c["id"]: c["name"] for c in coco["categories"]}
         for entry, path in zip(coco["images"], shapes_dataset.images(split)):
             assert entry["file_name"] == path.name and cv2.imread(str(path)).shape == (96, 96, 3)
-            labels = read_labels(shapes_dataset.label_path(path), 4)
+            labels = read_label_file(shapes_dataset.label_path(path), 4).labels
             objects = [a for a in coco["annotations"] if a["image_id"] == entry["id"]]
             assert [names[a["category_id"]] for a in objects] == [SHAPE_NAMES[x.cls] for x in labels]
             covered = np.zeros((96, 96), int)

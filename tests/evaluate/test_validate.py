@@ -14,7 +14,7 @@ import pytest
 
 from edgeseg.data.dataset import Dataset, load_dataset
 from edgeseg.data.images import read_image
-from edgeseg.data.labels import read_labels
+from edgeseg.data.labels import read_label_file
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.validate import validate
 from edgeseg.vision.detections import Detections
@@ -32,7 +32,7 @@ class Oracle:
         self.dataset, self.calls = dataset, 0
         for image in dataset.images("val"):
             try:
-                self.known[read_image(image).tobytes()] = read_labels(dataset.label_path(image), dataset.nc)
+                self.known[read_image(image).tobytes()] = read_label_file(dataset.label_path(image), dataset.nc).labels
             except EdgesegError:
                 continue
 
