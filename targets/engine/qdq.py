@@ -27,14 +27,11 @@ def fit(model: onnx.ModelProto) -> list[str]:
         raise EdgesegError("the ONNX file has no Q/DQ pairs, which is all that TensorRT takes int8 from", hint="Export int8")
     constants = _Constants(graph)
     notes = []
-    dropped = _float_between(graph, constants)
-    if dropped:
+    if dropped := _float_between(graph, constants):
         notes.append(f"{dropped} activations that no convolution reads stay float, where TensorRT fuses them")
-    moved = _symmetric(graph, constants)
-    if moved:
+    if moved := _symmetric(graph, constants):
         notes.append(f"{moved} activations rounded symmetrically, as TensorRT does: one-sided ranges lose up to one bit")
-    biases = _float_biases(graph, constants)
-    if biases:
+    if biases := _float_biases(graph, constants):
         notes.append(f"{biases} biases written as float")
     _pairs_on_weights(graph, constants)
     _drop_unused(graph)
@@ -101,19 +98,18 @@ def _float_between(graph: onnx.GraphProto, constants: _Constants) -> int:
 
 def _symmetric(graph: onnx.GraphProto, constants: _Constants) -> int:
     """Give every activation's pair a zero point of 0 and the smallest symmetric range that holds its own."""
-    made: dict[tuple[str, str], tuple[str, str]] = {}
+    made: dict[tuple[str, ...], tuple[str, str]] = {}
     count = 0
     for node in _linear(graph):
         if node.input[0] in constants.held:
             continue
         scale = constants.get(node.input[1], "scale")
-        zero = constants.get(node.input[2], "zero point") if len(node.input) > 2 else np.uint8(0)
-        zero = np.asarray(zero)
+        zero = constants.get(node.input[2], "zero point") if len(node.input) > 2 else np.array(0, np.uint8)
         if zero.dtype == np.int8 and not zero.any():
             continue
         if zero.size != 1 or zero.dtype not in (np.int8, np.uint8):
             raise EdgesegError(f"activation {node.input[0]} is not int8 with one scale", hint="Quantize the network again")
-        key = (node.input[1], node.input[2] if len(node.input) > 2 else "")
+        key = tuple(node.input[1:])
         if key not in made:
             limits = np.iinfo(zero.dtype)
             reach = max(abs(limits.min - int(zero)), abs(limits.max - int(zero))) * float(scale) / 127

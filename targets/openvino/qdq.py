@@ -54,8 +54,7 @@ def keep_inputs_of_convolutions(model: onnx.ModelProto, scores: Collection[str] 
             dropped |= {id(first), id(second)}
     kept = [n for n in graph.node if id(n) not in dropped]
     for node in kept:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
+        node.input[:] = [renamed.get(name, name) for name in node.input]
     del graph.node[:]
     graph.node.extend(kept)
     return len(pairs) - len(renamed)

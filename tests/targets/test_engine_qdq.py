@@ -109,6 +109,26 @@ def test_what_only_a_silu_reads_stays_float(target, tmp_path):
     ort.InferenceSession(model.SerializeToString())
 
 
+def test_an_output_keeps_its_name_where_others_read_what_it_held(target, tmp_path):
+    import onnxruntime as ort
+
+    model = quantized(tmp_path / "a.onnx")
+    del model.graph.node[6:]
+    second = ["qc", "s_out", "z_out"]
+    for name in ("d", "proto"):
+        model.graph.node.append(helper.make_node("DequantizeLinear", second, [name]))
+    model.graph.node.extend([helper.make_node("Sigmoid", ["d"], ["s"]), helper.make_node("Tanh", ["proto"], ["t"])])
+    for name in ("s", "t"):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 16, 16]))
+    assert target.load("qdq").fit(model)[0].startswith("1 activations that no convolution reads")
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    proto, s, t = session.run(["proto", "s", "t"], {"images": np.random.default_rng(1).random((1, 3, 16, 16), np.float32)})
+    assert proto.std() > 0.1
+    np.testing.assert_allclose(s, 1 / (1 + np.exp(-proto)), atol=1e-5)
+    np.testing.assert_allclose(t, np.tanh(proto), atol=1e-5)
+
+
 def test_weights_come_back_as_the_very_same_integers(target, tmp_path):
     model = quantized(tmp_path / "a.onnx")
     was = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
