@@ -102,9 +102,8 @@ def run(
     jobs = _jobs(models, chosen_hosts(boards), folder, data, images, run)
     with console.steps() as line:
         rows = run_fleet(jobs, folder, runs=runs, timeout_s=timeout, again=again, say=line)
-    with console.json_file(json) as stream:
-        plain = [{"board": r.job.host.name, "bundle": r.job.bundle.name, "report": r.report, "error": r.error} for r in rows]
-        console.write_json(stream, {"rows": plain})
+    plain = [{"board": r.job.host.name, "bundle": r.job.bundle.name, "report": r.report, "error": r.error} for r in rows]
+    console.as_json(json, {"rows": plain})
     page = Path(html) if html else folder / "fleet.html"
     make_folder(page.parent)
     write_page(page, rows)
@@ -128,8 +127,7 @@ def report(
     from edgeseg.fleet.report import HEADER, figures, measured_lines, read_reports
 
     found = read_reports(Path(out))
-    with console.json_file(json) as stream:
-        console.write_json(stream, found)
+    console.as_json(json, found)
     if json == "-":
         return
     if toml:
@@ -143,6 +141,7 @@ def _jobs(models: list[str], hosts: list[Host], out: Path, data: str | None, ima
     import tempfile
 
     from edgeseg.fleet import wheels
+    from edgeseg.fleet.bundle import unpack
     from edgeseg.fleet.run import Job
     from edgeseg.fleet.selftest import ABOUT
 
@@ -155,7 +154,7 @@ def _jobs(models: list[str], hosts: list[Host], out: Path, data: str | None, ima
                 if key in found:
                     continue
                 if (Path(model) / ABOUT).is_file() or model.endswith((".tar.gz", ".tgz")):
-                    found[key] = _unpacked(Path(model), out)
+                    found[key] = Path(model) if Path(model).is_dir() else unpack(Path(model), out / "bundles")
                     continue
                 own = own or wheels.own_wheel(Path(scratch))
                 found[key] = _composed(model, host, out / "bundles", own, data, images, run)
@@ -208,9 +207,3 @@ def _composed(model: str, host: Host, out: Path, own: Path, data: str | None, im
         pass
     with console.progress(f"bundle {wish.name}"):
         return compose(wish, place, own=own, say=lambda text: console.note(f"{wish.name}: {text}"))
-
-
-def _unpacked(bundle: Path, out: Path) -> Path:
-    from edgeseg.fleet.bundle import unpack
-
-    return bundle if bundle.is_dir() else unpack(bundle, out / "bundles")

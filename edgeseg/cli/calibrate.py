@@ -38,8 +38,7 @@ def inspect(
         "warnings": list(chosen.warnings),
         "images": [str(p) for p in chosen.images],
     }
-    with console.json_file(json) as stream:
-        console.write_json(stream, facts)
+    console.as_json(json, facts)
     if json == "-":
         return
     rows = [

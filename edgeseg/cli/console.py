@@ -137,6 +137,12 @@ def json_file(path: str | None) -> Iterator[IO[str] | None]:
             scratch.unlink(missing_ok=True)
 
 
+def as_json(path: str | None, value: Any) -> None:
+    """Write one value where ``--json`` says; see ``json_file``."""
+    with json_file(path) as stream:
+        write_json(stream, value)
+
+
 def write_json(stream: IO[str] | None, value: Any) -> None:
     """Write ``value`` where ``json_file`` leads; NaN becomes null, as JSON has none."""
     if stream is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgeseg.cli import console
 from edgeseg.cli.flags import flag, word
+from edgeseg.errors import EdgesegError
 
 app = typer.Typer(help="Datasets: list, download, convert.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -33,7 +35,6 @@ def download(
     """Download a named dataset (continues where an earlier attempt stopped)."""
     from edgeseg.data.dataset import SPLITS, load_dataset
     from edgeseg.data.named import NAMED, fetch
-    from edgeseg.errors import EdgesegError
 
     key = name.removesuffix(".yaml")
     if key not in NAMED:
@@ -64,11 +65,8 @@ def convert(
 
     A folder that holds a dataset is added to: splits that are there are never changed.
     """
-    from pathlib import Path
-
     from edgeseg.data.convert import CROWDS, convert_coco
     from edgeseg.data.dataset import SPLITS
-    from edgeseg.errors import EdgesegError
 
     folders = [w for value in images or [] for w in value.split(",") if w]
     if len(folders) == 1:
@@ -112,10 +110,7 @@ def split_of(file: str, alone: bool) -> str:
     Raises:
         EdgesegError: its name does not say.
     """
-    from pathlib import Path
-
     from edgeseg.data.dataset import SPLITS
-    from edgeseg.errors import EdgesegError
 
     for split in SPLITS:
         if split in Path(file).stem.lower():

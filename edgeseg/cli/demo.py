@@ -34,8 +34,7 @@ def demo(
     reports = [_validated(path, data, checkpoint) for path in (checkpoint, *made)]
     console.say("4/4  predicting", to=to)
     pictures = _pictures(made[-1], data, folder / "pictures")
-    with console.json_file(json) as stream:
-        console.write_json(stream, {"models": reports, "pictures": [str(p) for p in pictures]})
+    console.as_json(json, {"models": reports, "pictures": [str(p) for p in pictures]})
     if json == "-":
         return
     from edgeseg.cli.validate import HEADER, row

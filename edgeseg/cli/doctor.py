@@ -19,20 +19,18 @@ def doctor(
     if board is not None:
         _board(board, json)
         return
-    rows = [_examine(t) for t in _targets()]
+    from edgeseg.registry import targets
+
+    rows = [_examine(t) for t in targets().values()]
     facts = machine()
-    with console.json_file(json) as stream:
-        console.write_json(stream, {"machine": facts, "formats": rows})
+    console.as_json(json, {"machine": facts, "formats": rows})
     if json == "-":
         return
     for key, value in facts.items():
         console.say(f"{key + ':':<10} {value}")
     console.say("")
-    console.table(
-        "",
-        ("format", "export", "run", "to mend"),
-        [(r["format"], r["export"], r["run"], "; ".join(r["mend"])) for r in rows],
-    )
+    lines = [(r["format"], r["export"], r["run"], "; ".join(r["mend"])) for r in rows]
+    console.table("", ("format", "export", "run", "to mend"), lines)
     for r in rows:
         if r["note"]:
             console.say(f"{r['format']}: {r['note']}")
@@ -47,8 +45,7 @@ def _board(name: str, json: str | None) -> None:
     from edgeseg.boards import board_by_name
 
     found = board_by_name(name)
-    with console.json_file(json) as stream:
-        console.write_json(stream, {"board": asdict(found)})
+    console.as_json(json, {"board": asdict(found)})
     if json == "-":
         return
     console.say(f"{found.title}: {found.about}")
@@ -88,12 +85,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed (only checkpoints need it)"
-
-
-def _targets() -> list[Any]:
-    from edgeseg.registry import targets
-
-    return list(targets().values())
 
 
 def _examine(target: Any) -> dict[str, Any]:

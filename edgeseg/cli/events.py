@@ -53,24 +53,18 @@ def _read(file: Path) -> dict[str, float]:
         return {}
 
 
+def made(r: ExportResult) -> tuple[str, float, str, str]:
+    """Size, seconds, how and where, as tables of exports say it."""
+    how = "failed" if not r.ok else "cached" if r.cached else "built"
+    return console.size(r.size) if r.ok else "-", round(r.seconds, 1), how, str(r.path or "-")
+
+
 def summary(results: Sequence[ExportResult], to: IO[str]) -> None:
     """The table of an export, and a line for each failure and note."""
     rows = []
     for r in results:
-        made = "failed" if not r.ok else "cached" if r.cached else "built"
-        where = str(r.path) if r.path is not None else "-"
-        rows.append(
-            (
-                r.format,
-                r.precision,
-                r.head,
-                console.size(r.size) if r.ok else "-",
-                round(r.seconds, 1),
-                made,
-                r.toolchain,
-                where,
-            )
-        )
+        size, seconds, how, where = made(r)
+        rows.append((r.format, r.precision, r.head, size, seconds, how, r.toolchain, where))
     if len(results) > 1 or results[0].ok:
         console.table("", ("format", "precision", "head", "size", "seconds", "how", "toolchain", "path"), rows, to=to)
     for r in results:

@@ -194,8 +194,7 @@ def _show_beside(written: list[Any], to: Any) -> None:
 def _shown(source: str, results: list[ExportResult], json: str | None) -> int:
     """Show and write down what was made of one model; the exit code."""
     to = console.people(json)
-    with console.json_file(json) as stream:
-        console.write_json(stream, {"model": source, "exports": [r.to_dict() for r in results]})
+    console.as_json(json, {"model": source, "exports": [r.to_dict() for r in results]})
     summary(results, to)
     if json not in (None, "-"):
         console.say(f"JSON in {json}", to=to)

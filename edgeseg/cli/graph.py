@@ -24,8 +24,7 @@ def graph(
     from edgeseg.export.plan import make_plan
 
     plan = make_plan(split_list(format) or ["all"], ExportOptions(int8=int8 or None, half=half or None), source)
-    with console.json_file(json) as stream:
-        console.write_json(stream, plan.to_dict())
+    console.as_json(json, plan.to_dict())
     if json == "-":
         return
     console.say(plan_text(plan))

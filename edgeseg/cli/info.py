@@ -18,8 +18,7 @@ def info(
     from edgeseg.running.open import newest_checkpoint
 
     facts = Model(model or newest_checkpoint()).info(imgsz=imgsz)
-    with console.json_file(json) as stream:
-        console.write_json(stream, facts)
+    console.as_json(json, facts)
     if json == "-":
         return
     tensors = {k: facts[k] for k in ("inputs", "outputs") if facts.get(k)}

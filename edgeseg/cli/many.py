@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeseg.cli import console
-from edgeseg.cli.events import shown_events
+from edgeseg.cli.events import made, shown_events
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def export_many(
             for r in results:
                 if r.error is not None:
                     console.error(f"{model}: {r.format}: {r.error}")
-            rows += [(models.index(model), _row(model, r)) for r in results]
+            rows += [(models.index(model), (Path(model).name, r.format, r.precision, *made(r))) for r in results]
             if stream is not None:
                 line = {"model": model, "exports": [r.to_dict() for r in results]}
                 stream.write(codec.dumps(line | ({} if error is None else {"error": str(error)})) + "\n")
@@ -107,9 +107,3 @@ def export_many(
     console.table("", HEADER, [row for _, row in sorted(rows, key=lambda r: r[0])], to=to)
     console.say(f"{len(models)} models, {failed} with failures" if failed else f"{len(models)} models", to=to)
     return 2 if refused == len(models) else int(failed > 0)
-
-
-def _row(model: str, r: ExportResult) -> tuple[Any, ...]:
-    how = "failed" if not r.ok else "cached" if r.cached else "built"
-    size = console.size(r.size) if r.ok else "-"
-    return Path(model).name, r.format, r.precision, size, round(r.seconds, 1), how, str(r.path or "-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,8 +50,7 @@ def export_mixed(
     searched = [Mixed(source, f, options, limits, split=split, limit=limit, storage=storage, **running) for f in formats]
     for mixed in searched:
         name = mixed.target.name
-        with ExitStack() as stack:
-            on_event = stack.enter_context(shown_events())
+        with shown_events() as on_event:
             mixed.tell(on_event)
             found = mixed.go()
         searches.append(report(found, name))
@@ -61,12 +59,9 @@ def export_mixed(
             failed.append(nothing_fits(found, name, source))
             continue
         chosen = replace(options, recipe=str(mixed.recipe_file(dict(found.best.islands))))
-        with ExitStack() as stack:
-            on_event = stack.enter_context(shown_events())
+        with shown_events() as on_event:
             results += export(source, [name], chosen, out=out, on_event=on_event, force=force, judge=judge, **running)
-    with console.json_file(json) as stream:
-        done = {"model": source, "exports": [r.to_dict() for r in results], "searches": searches}
-        console.write_json(stream, done)
+    console.as_json(json, {"model": source, "exports": [r.to_dict() for r in results], "searches": searches})
     if results:
         summary(results, to)
     for e in failed:

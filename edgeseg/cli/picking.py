@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import target_by_path
@@ -11,8 +12,6 @@ from edgeseg.running.open import is_checkpoint, newest_checkpoint
 
 def is_model(word: str) -> bool:
     """Whether ``word`` names a model: a checkpoint, a definition, or a file or folder with the suffix of a format."""
-    from pathlib import Path
-
     return is_checkpoint(word) or target_by_path(Path(word)) is not None
 
 

@@ -81,8 +81,7 @@ def search(
         elif limits:
             failed += 1
             console.error(str(nothing_fits(found, name, source)))
-    with console.json_file(json) as stream:
-        console.write_json(stream, {"model": source, "searches": [report(f, m.target.name) for m, f in outcomes]})
+    console.as_json(json, {"model": source, "searches": [report(f, m.target.name) for m, f in outcomes]})
     if html:
         path = write_page(Path(html), {m.target.name: f for m, f in outcomes}, source)
         console.note(f"written: {path}")

@@ -86,8 +86,7 @@ def sensitivity(
     with console.progress("quantizing one part at a time", len(parts) * len(judges)) as bar:
         losses = measure(flow, decisions, parts, judges, manifest, detections=by == "stage", progress=bar.update)
     about = {"model": str(source), "data": data, "recipe": rules.name, "imgsz": list(size), "by": by, "images": where}
-    with console.json_file(json) as stream:
-        console.write_json(stream, {**about, "parts": [loss.to_dict() for loss in losses]})
+    console.as_json(json, {**about, "parts": [loss.to_dict() for loss in losses]})
     if plot is not None:
         _plot(Path(plot), losses, f"{Path(source).name}, {rules.name}, one {by} at a time, {where}")
     if json != "-":

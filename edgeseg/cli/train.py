@@ -66,27 +66,11 @@ def train(
     from edgeseg.training import train as run
     from edgeseg.training.record import left_behind
 
-    named = (
-        "data",
-        "epochs",
-        "imgsz",
-        "batch",
-        "resume",
-        "pretrained",
-        "optimizer",
-        "lr",
-        "patience",
-        "device",
-        "workers",
-        "seed",
-        "project",
-        "name",
-        "log",
-    )
     words = list(context.args)
     if model and "=" in model and not os.path.exists(model):  # no model was named: click gave it the first further option
         words, model = [model, *words], None
-    flat = {**further(words), **{k: context.params[k] for k in named}, "model": model, "freeze": freeze}
+    named = {k: v for k, v in context.params.items() if k != "json"}
+    flat = {**further(words), **named, "model": model}
     options = TrainOptions.from_flat(flat)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts many of us; the first one talks
         run(options)
@@ -108,8 +92,7 @@ def train(
         "best_epoch": result.best_epoch,
         "metrics": result.metrics,
     }
-    with console.json_file(json) as stream:
-        console.write_json(stream, facts)
+    console.as_json(json, facts)
     if json != "-" and result.metrics:
         title = f"best epoch {result.best_epoch} of {result.epochs}"
         console.table(title, ("figure", "value"), list(result.metrics.items()), to=to)
