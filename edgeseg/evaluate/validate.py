@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 
 from edgeseg.data.dataset import Dataset, load_dataset
-from edgeseg.data.images import read_ahead
+from edgeseg.data.images import read_image
 from edgeseg.data.inventory import Inventory
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.curves import CurveMeter
 from edgeseg.evaluate.figures import Figures
 from edgeseg.evaluate.metrics import AveragePrecision, Metrics, MetricsMeter, Told
 from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.running.open import unheard
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
 
@@ -190,25 +193,71 @@ def _measure(
     """Predict image by image and hand on what was found; the images that could not be read, milliseconds by stage."""
     skipped: list[tuple[str, str]] = []
     speed: dict[str, list[float]] = {s: [] for s in STAGES}
-    with ThreadPoolExecutor(1) as counting:  # run lengths and matching, while the next image is inferred
-        counted: Future[None] | None = None
-        for done, (path, image) in enumerate(read_ahead(images, TIMED), 1):
-            if isinstance(image, EdgesegError):
-                skipped.append((str(path), image.what))
-            else:
-                found = predict(image)
-                if counted is not None:
-                    counted.result()
-                counted = counting.submit(add, path, found)
-                if done <= TIMED or not any(speed.values()):
-                    counted.result()
-                    for stage, times in speed.items():
-                        times.append(float(predict.speed.get(stage, float("nan"))))
-            if progress:
-                progress(done, len(images))
-        if counted is not None:
-            counted.result()
+    for done, (path, found) in enumerate(_found(predict, images, speed), 1):
+        if isinstance(found, EdgesegError):
+            skipped.append((str(path), found.what))
+        else:
+            add(path, found)
+        if progress:
+            progress(done, len(images))
     return skipped, speed
+
+
+def _found(
+    predict: Predictor, images: Sequence[Path], speed: Mapping[str, list[float]]
+) -> Iterator[tuple[Path, Detections | EdgesegError]]:
+    """Each image with what is found there, in order; the first ones alone (``TIMED``), the others while that is taken up.
+
+    Those others are read and looked at in threads, by a crew of runtimes where there is one: some images are held at a time.
+    """
+    at = 0
+    while at < len(images) and (at < TIMED or not any(speed.values())):
+        found = _look(images[at], lambda image: predict(image))
+        if not isinstance(found, EdgesegError):
+            for stage, times in speed.items():
+                times.append(float(predict.speed.get(stage, float("nan"))))
+        yield images[at], found
+        at += 1
+    if at == len(images):
+        return
+    crew, idle = _crew(predict), SimpleQueue[Predictor]()
+    for one in crew:
+        idle.put(one)
+
+    def free(image: np.ndarray) -> Detections:
+        one = idle.get()
+        try:
+            return one(image)
+        finally:
+            idle.put(one)
+
+    with ThreadPoolExecutor(len(crew) + 1) as pool:  # one reads while the others look
+        coming: deque[tuple[Path, Future[Detections | EdgesegError]]] = deque()
+        for path in images[at:]:
+            coming.append((path, pool.submit(_look, path, free)))
+            if len(coming) > len(crew) + 1:
+                first, found_there = coming.popleft()
+                yield first, found_there.result()
+        for first, found_there in coming:
+            yield first, found_there.result()
+
+
+def _look(path: Path, predict: Callable[[np.ndarray], Detections]) -> Detections | EdgesegError:
+    try:
+        image = read_image(path)
+    except EdgesegError as e:
+        return e
+    return predict(image)
+
+
+def _crew(predict: Predictor) -> list[Predictor]:
+    """Those that look at images at once: more of the same where its runtime can, else it alone."""
+    more = getattr(getattr(predict, "runtime", None), "crew", None)
+    if more is None or not isinstance(predict, Pipeline):
+        return [predict]
+    how = {k: getattr(predict, k) for k in ("conf", "iou", "max_det", "multi_label", "classes")}
+    with unheard():
+        return [Pipeline(one, predict.manifest, **predict.kept, **how) for one in more()] or [predict]
 
 
 def _gather(

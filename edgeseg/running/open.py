@@ -140,7 +140,7 @@ def _here(path: Path, target: Target, threads: int | None) -> Runtime:
     try:
         with unheard():
             runtime: TargetRuntime = target.load("runtime").Runtime(path, threads=threads)
-        return Local(runtime, path)
+        return Local(runtime, path, threads)
     except EdgesegError:
         raise
     except Exception as e:

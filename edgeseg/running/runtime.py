@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,9 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
+CREW = 4
+"""Runtimes at once, at most: each holds its weights in memory."""
+
 
 class TargetRuntime(Protocol):
     """What a target's ``runtime.py`` offers as ``class Runtime``: it loads an artifact and returns output tensors.
@@ -19,7 +23,8 @@ class TargetRuntime(Protocol):
     ``input`` and ``outputs`` are read from the file itself. ``metadata`` is what the file (or its sidecar) says, {} if
     nothing. ``run`` takes the input in the file's own shape and dtype and returns the outputs in the order of ``outputs``;
     the arrays stay valid until the next ``run``. It may have ``guesses`` (sentences on what the file does not say) and
-    ``precision()`` (fp32, fp16 or int8, by what is inside), for files that edgeseg did not write.
+    ``precision()`` (fp32, fp16 or int8, by what is inside), for files that edgeseg did not write; ``crews = True``: several
+    in one process may run at once, and give the same bits with any number of threads.
     """
 
     input: Tensor
@@ -58,9 +63,9 @@ class Runtime(Protocol):
 class Local:
     """A target's runtime in this process; its faults name the file, some of which come to light only while it runs."""
 
-    def __init__(self, runtime: TargetRuntime, path: Path | None = None) -> None:
+    def __init__(self, runtime: TargetRuntime, path: Path | None = None, threads: int | None = None) -> None:
         self._runtime: TargetRuntime | None = runtime
-        self._path = path
+        self._path, self._threads = path, threads
         self.input, self.outputs, self.metadata = runtime.input, runtime.outputs, runtime.metadata
         self.guesses: tuple[str, ...] = tuple(getattr(runtime, "guesses", ()))
         self.device = str(getattr(runtime, "device", "cpu"))
@@ -87,6 +92,17 @@ class Local:
             ) from e
         self.seconds = perf_counter() - start
         return outputs
+
+    def crew(self) -> list[Local]:
+        """More of the same that share the CPU's cores and run at once, for many images; none where that is not to be had.
+
+        Threads that wait for each other within one image cost more than threads with an image each.
+        """
+        cores = self._threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        count, kind = min(cores, CREW), type(self._runtime)
+        if self._path is None or count < 2 or not getattr(kind, "crews", False):
+            return []
+        return [Local(kind(self._path, threads=cores // count), self._path) for _ in range(count)]
 
     def to(self, device: str) -> None:
         """Only where it is."""

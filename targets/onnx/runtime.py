@@ -30,6 +30,7 @@ class Runtime:
     input: Tensor
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, Any]
+    crews = True
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         options = ort.SessionOptions()

@@ -11,7 +11,6 @@ MODULES = (
         "coco",
         "convert",
         "dataset",
-        "folders",
         "images",
         "labelme",
         "labels",

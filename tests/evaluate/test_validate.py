@@ -172,3 +172,31 @@ def test_more_objects_than_coco_counts(tmp_path: Path) -> None:
     assert r.box.map == pytest.approx(1) and "140 objects of one class" in r.warnings[0]
     few = validate(Oracle(dataset), dataset, max_det=100)
     assert few.box.map < 0.8 and "give max_det=140 or more" in few.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["one of a crew", "no crew"])
+def test_a_crew_finds_what_one_runtime_finds(
+    artifact: Path, shapes_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Several runtimes at once, each with a thread of its own, on a real model; a broken picture among the others."""
+    from edgeseg.running.open import open_model
+    from edgeseg.running.runtime import Local
+
+    images = [*shapes_dataset.images("val"), tmp_path / "broken.png", *shapes_dataset.images("val")[::-1]]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    labels = Dataset(shapes_dataset.path, shapes_dataset.names, shapes_dataset.yaml, shapes_dataset.splits, {"val": None})
+    crews: list[list[Local]] = []
+    made = Local.crew
+    monkeypatch.setattr(Local, "crew", lambda self: crews.append(made(self) if kind == "one of a crew" else []) or crews[-1])
+    with open_model(artifact, threads=3) as opened:
+        slow = validate(opened.pipeline(), labels, images=images)
+        assert not crews  # 9 images have the machine for themselves
+        monkeypatch.setattr("edgeseg.evaluate.validate.TIMED", 2)
+        seen: list[Path] = []
+        fast = validate(opened.pipeline(), labels, images=images, seen=lambda _, path, __: seen.append(path))
+    assert [len(c) for c in crews] == [3 if kind == "one of a crew" else 0]
+    assert seen == [p for p in images if p.name != "broken.png"] and fast.skipped == slow.skipped and len(slow.skipped) == 1
+    assert fast.metrics.to_dict() == slow.metrics.to_dict() and slow.box.map > 0.3
+    for kept in ("by_iou", "curves", "maps"):
+        assert np.array_equal(getattr(fast.box, kept), getattr(slow.box, kept), equal_nan=True)
+        assert np.array_equal(getattr(fast.seg, kept), getattr(slow.seg, kept), equal_nan=True)
