@@ -281,7 +281,7 @@ def _evaluate(
     truth = library.COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
     results = truth.loadRes([dict(f) for f in found])
     run = library.COCOeval_faster(truth, results, iouType=kind, separate_eval=True)
-    run.params.maxDets = [1, 10, limit]
+    run.params.maxDets = [limit]
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
     run.evaluate()
     run.accumulate()
@@ -296,7 +296,7 @@ def _evaluate(
     else:
         return _nothing(nc)
     mean, mean50, mean75 = (float(np.nanmean(m)) for m in (maps, maps50, maps75))
-    drawn = _drawn(run, len(dataset["images"])) if intervals else np.zeros(0)
+    drawn = _drawn(run, len(dataset["images"]), np.flatnonzero(present)) if intervals else np.zeros(0)
     by_iou = precision.mean(axis=1).T
     best = _best(precision[0][:, present].mean(axis=1))
     return AveragePrecision(mean, mean50, mean75, maps, maps50, drawn, *best, precision[0].T.astype(np.float32), by_iou)
@@ -309,16 +309,17 @@ def _best(precision: np.ndarray) -> tuple[float, float]:
     return float(precision[best]), float(recall[best])
 
 
-def _drawn(run: Any, images: int) -> np.ndarray:
-    """Mean AP of images drawn with replacement: what was found in each image is accumulated again, class by class.
+def _drawn(run: Any, images: int, classes: np.ndarray) -> np.ndarray:
+    """Mean AP of images drawn with replacement: what was found in each is accumulated again, for the classes that occur.
 
     The draws are the same for every model; fewer of many images, which take longer and vary less.
     """
     whole, random = list(run._evalImgs_cpp), np.random.default_rng(0)
+    run._paramsEval.catIds = [run.params.catIds[c] for c in classes]
     found = []
     for _ in range(max(40, min(200, 6000 // images))):
         chosen = random.integers(0, images, images)
-        run._evalImgs_cpp = [whole[first + i] for first in range(0, len(whole), images) for i in chosen]
+        run._evalImgs_cpp = [whole[c * images + i] for c in classes for i in chosen]
         run.accumulate()
         precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]
         found.append(precision[precision >= 0].mean() if (precision >= 0).any() else np.nan)
