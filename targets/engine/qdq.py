@@ -33,6 +33,8 @@ def fit(model: onnx.ModelProto) -> list[str]:
         notes.append(f"{moved} activations rounded symmetrically, as TensorRT does: one-sided ranges lose up to one bit")
     if biases := _float_biases(graph, constants):
         notes.append(f"{biases} biases written as float")
+    if folded := _float_weights(graph, constants):
+        notes.append(f"8-bit weights of {folded} convolutions with float activations written as float")
     _pairs_on_weights(graph, constants)
     _drop_unused(graph)
     return notes
@@ -132,6 +134,20 @@ def _float_biases(graph: onnx.GraphProto, constants: _Constants) -> int:
             real = value.astype(np.float64) * constants.get(node.input[1], "scale")
             renamed[node.output[0]] = constants.add(node.output[0] + "/float", real.astype(np.float32))
     _rewrite(graph, renamed, renamed)
+    return len(renamed)
+
+
+def _float_weights(graph: onnx.GraphProto, constants: _Constants) -> int:
+    """Replace int8 constants that are cast and multiplied by a constant by their product."""
+    held = {name: value for name, value in constants.held.items() if value.dtype == np.int8}
+    cast = {n.output[0]: held[n.input[0]] for n in graph.node if n.op_type == "Cast" and n.input[0] in held}
+    renamed = {}
+    for node in graph.node:
+        if node.op_type == "Mul" and node.input[0] in cast and node.input[1] in constants.held:
+            real = cast[node.input[0]] * constants.held[node.input[1]]
+            renamed[node.output[0]] = constants.add(node.output[0] + "/float", real.astype(np.float32))
+    used = {name for node in graph.node if node.output[0] not in renamed for name in node.input}
+    _rewrite(graph, renamed, {*renamed, *(name for name in cast if name not in used)})
     return len(renamed)
 
 

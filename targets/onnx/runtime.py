@@ -13,6 +13,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
 _INTEGER = ("DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger")
+_WEIGHTS = b"/weight/quantized"  # what ``qdq`` calls those that multiply floats and need no such operator
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -57,7 +58,7 @@ class Runtime:
         Operators are found by the bytes with which an ONNX node spells its type: no reader of ONNX is needed on a board.
         """
         content = self._path.read_bytes()
-        if any(_node(kind) in content for kind in _INTEGER):
+        if _WEIGHTS in content or any(_node(kind) in content for kind in _INTEGER):
             return "int8"
         if self.input.dtype == "float16":
             return "fp16"

@@ -35,7 +35,7 @@ def convert(job: Job) -> None:
         source = job.work / "openvino.onnx"
         scores = [o.name for o in manifest.outputs if o.role == "score"]
         kept = qdq.keep_inputs_of_convolutions(given, scores)
-        if not kept and all(n.op_type != "DequantizeLinear" for n in given.graph.node):
+        if not kept and all(i.data_type != onnx.TensorProto.INT8 for i in given.graph.initializer):
             raise EdgesegError("nothing in the ONNX file is integer", path=job.source, hint="Export int8")
         onnx.save(given, str(source))
     job.progress(0.3, "converting")

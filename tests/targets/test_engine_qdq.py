@@ -136,3 +136,30 @@ def test_weights_come_back_as_the_very_same_integers(target, tmp_path):
     held = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     real, scale = held["w/float"], held["s_w"].reshape(-1, 1, 1, 1)
     assert np.array_equal(np.rint(real / scale).astype(np.int8), was["w"])
+
+
+def test_eight_bit_weights_of_float_convolutions_become_floats(target, tmp_path):
+    import onnxruntime as ort
+
+    model = quantized(tmp_path / "a.onnx")
+    scales = numpy_helper.from_array(np.array([0.01, 0.02], np.float32).reshape(2, 1, 1, 1), "s2")
+    integers = np.random.default_rng(0).integers(-127, 127, (2, 8, 1, 1)).astype(np.int8)
+    model.graph.initializer.extend([scales, numpy_helper.from_array(integers, "w2")])
+    (proto,) = model.graph.output
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["w2"], ["w2/cast"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["w2/cast", "s2"], ["w2f"]),
+            helper.make_node("Conv", [proto.name, "w2f"], ["coeff"]),
+        ]
+    )
+    model.graph.output.append(helper.make_tensor_value_info("coeff", TensorProto.FLOAT, [1, 2, 16, 16]))
+    notes = target.load("qdq").fit(model)
+    assert notes[-1] == "8-bit weights of 1 convolutions with float activations written as float"
+    onnx.checker.check_model(model, full_check=True)
+    assert not [n for n in model.graph.node if n.op_type in ("Cast", "Mul")]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).random((1, 3, 16, 16), np.float32)
+    first, second = session.run([proto.name, "coeff"], {"images": x})
+    real = (integers * np.array([0.01, 0.02], np.float32).reshape(2, 1, 1, 1))[:, :, 0, 0]
+    np.testing.assert_allclose(second, np.einsum("oc,bchw->bohw", real, first), rtol=1e-4, atol=1e-4)

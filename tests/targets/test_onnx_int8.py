@@ -242,8 +242,22 @@ def test_recipe_lines_that_cannot_be_followed_are_said(int8, capsys):
     assert "@note 16-bit activations" in said and "stay float" in said
     model = onnx.load(str(path))
     assert not [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
-    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    weights = [n for n in model.graph.node if n.op_type == "Cast"]
     assert len(weights) == sum(n.op_type == "Conv" for n in model.graph.node)
+
+
+def test_weights_that_multiply_floats_are_constants_once_the_file_is_loaded(int8, opened, tmp_path):
+    path, options = int8("w8a32"), ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(str(tmp_path / "loaded.onnx"))
+    kinds = Counter(n.op_type for n in loaded.graph.node)
+    assert not kinds["DequantizeLinear"] and not kinds["Cast"]
+    held = {i.name for i in loaded.graph.initializer}
+    assert all(n.input[1] in held for n in loaded.graph.node if n.op_type == "Conv")
+    assert path.stat().st_size < 0.45 * tmp_path.joinpath("loaded.onnx").stat().st_size
+    assert opened(path).runtime.precision == "int8"
 
 
 def test_weights_only_needs_no_images(convert):
