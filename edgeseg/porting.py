@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -228,11 +228,11 @@ class Saving:
     """What ``predict`` writes and shows beside what it returns, ``folder`` being made with the first thing in it; and whose
     ids (``tracker``) the results get."""
 
-    pictures: bool = False
-    labels: bool = False
-    scores: bool = False
-    crops: bool = False
-    frames: bool = False
+    save: bool = False
+    save_txt: bool = False
+    save_conf: bool = False
+    save_crop: bool = False
+    save_frames: bool = False
     show: bool = False
     project: str = "runs/predict"
     name: str = "exp"
@@ -248,16 +248,9 @@ class Saving:
         Raises:
             EdgesegError: it does.
         """
-        words = {
-            "save": "pictures",
-            "save_txt": "labels",
-            "save_conf": "scores",
-            "save_crop": "crops",
-            "save_frames": "frames",
-        }
-        words |= {k: k for k in ("show", "project", "name", "exist_ok")}
-        words |= {} if isinstance(options.get("tracker"), str) else {"tracker": "tracker"}
-        given = {ours: options.pop(theirs) for theirs, ours in words.items() if theirs in options}
+        words = {f.name for f in fields(cls)} - {"drawing", "folder"}
+        words -= {"tracker"} if isinstance(options.get("tracker"), str) else set()
+        given = {word: options.pop(word) for word in words if word in options}
         drawing = {ours: options.pop(theirs) for theirs, ours in DRAWING.items() if theirs in options}
         check("predict", options, PREDICTION)
         return cls(**{k: v for k, v in given.items() if v is not None}, drawing=drawing)
@@ -270,18 +263,19 @@ class Saving:
             results = followed(results, self.tracker)
         if self.show:
             need_display()
-        if not (self.pictures or self.labels or self.crops or self.frames or self.show):
+        if not (self.save or self.save_txt or self.save_crop or self.save_frames or self.show):
             yield from results
             return
         from edgeseg.predict.result import write_image
         from edgeseg.predict.writer import Writer
 
-        with Writer(self._folder, pictures=self.pictures, labels=self.labels, scores=self.scores, drawing=self.drawing) as w:
+        kinds: dict[str, Any] = {"pictures": self.save, "labels": self.save_txt, "scores": self.save_conf}
+        with Writer(self._folder, **kinds, drawing=self.drawing) as w:
             for result in results:
                 w.write(result)
-                if self.crops:
+                if self.save_crop:
                     result.save_crop(self._folder() / "crops")
-                if self.frames and result.number is not None:
+                if self.save_frames and result.number is not None:
                     place = self._folder() / f"{Path(result.name).stem}_frames"
                     place.mkdir(exist_ok=True)
                     write_image(place / f"{result.number}.jpg", result.plot(**self.drawing))

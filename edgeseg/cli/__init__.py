@@ -60,26 +60,19 @@ QUIET = {
 }
 # What a command needs beside the base install, as a pip extra.
 EXTRAS = {
-    "export": "export",
-    "search": "export",
+    **dict.fromkeys(("export", "search", "benchmark", "bundle", "board"), "export"),
+    **dict.fromkeys(("validate", "val"), "evaluate"),
     "demo": "all",
-    "benchmark": "export",
-    "validate": "evaluate",
-    "val": "evaluate",
     "train": "train",
-    "bundle": "export",
-    "board": "export",
 }
 # What an interrupted command has left.
-_CACHED = "The steps that were done are kept: the same command goes on from there"
 KEPT = {
-    "export": _CACHED,
-    "benchmark": _CACHED,
-    "demo": _CACHED,
+    **dict.fromkeys(
+        ("export", "benchmark", "demo"), "The steps that were done are kept: the same command goes on from there"
+    ),
     "search": "What was measured is kept: the same command goes on from there",
     "board": "The same command does only what is missing",
-    "validate": "No report was written",
-    "val": "No report was written",
+    **dict.fromkeys(("validate", "val"), "No report was written"),
 }
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # train has more options than its help lists: further key=value words reach it as they are.
@@ -295,8 +288,7 @@ def _typed(argv: Sequence[str]) -> str:
 def _os_error(e: OSError) -> str:
     where = f"{e.filename}: " if e.filename else ""
     hints = {
-        errno.ENOSPC: "Free some space, or write elsewhere with --out",
-        errno.EDQUOT: "Free some space, or write elsewhere with --out",
+        **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or write elsewhere with --out"),
         errno.EACCES: "Check its permissions, or write elsewhere with --out",
         errno.EROFS: "Write elsewhere with --out",
     }

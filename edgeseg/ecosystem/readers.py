@@ -68,33 +68,13 @@ def _frigate(file: Path, stem: str, manifest: Manifest, own: Mapping[str, Any]) 
 
 def _deepstream(file: Path, stem: str, manifest: Manifest, own: Mapping[str, Any]) -> dict[str, str]:
     labels = f"{stem}.labels.txt"
-    library = "nvdsinfer_custom_impl_Yolo"
-    told = {
-        "gpu-id": 0,
-        "net-scale-factor": round(1 / 255, 16),
-        "model-color-format": {"rgb": 0, "bgr": 1}[manifest.colour],
-        "onnx-file": file.name,
-        "model-engine-file": f"{file.name}_b1_gpu0_fp32.engine",
-        "labelfile-path": labels,
-        "batch-size": 1,
-        "network-mode": 0,
-        "num-detected-classes": len(manifest.names),
-        "interval": 0,
-        "gie-unique-id": 1,
-        "process-mode": 1,
-        "network-type": 0,
-        "cluster-mode": 4,
-        "maintain-aspect-ratio": 1,
-        "symmetric-padding": 1,
-        "parse-bbox-func-name": "NvDsInferParseYolo",
-        "custom-lib-path": f"{library}/lib{library}.so",
-        "engine-create-func-name": "NvDsInferYoloCudaEngineGet",
-    }
-    text = "".join(f"{k}={v}\n" for k, v in told.items())
+    form = Path(__file__).with_name("deepstream.txt").read_text(encoding="utf-8")
+    colour = {"rgb": 0, "bgr": 1}[manifest.colour]
+    told = form.format(file=file.name, labels=labels, colour=colour, classes=len(manifest.names))
     return {
         # A semicolon would begin another label.
         labels: "".join(f"{one_line(name).replace(';', ',')}\n" for name in manifest.names),
-        f"{stem}.config_infer_primary.txt": f"[property]\n{text}\n[class-attrs-all]\npre-cluster-threshold=0.25\ntopk=300\n",
+        f"{stem}.config_infer_primary.txt": told,
     }
 
 

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeseg.live.cameras import Wish, open_camera
-    from edgeseg.live.control import Control, Sink
     from edgeseg.live.loop import Loop
     from edgeseg.live.mqtt import Mqtt
+    from edgeseg.live.outlet import Sink
     from edgeseg.live.sinks import Events, JsonLines, Video
 
-__all__ = ["Control", "Events", "JsonLines", "Loop", "Mqtt", "Sink", "Video", "Wish", "open_camera"]
+__all__ = ["Events", "JsonLines", "Loop", "Mqtt", "Sink", "Video", "Wish", "open_camera"]
 
 _WHERE = {
     **dict.fromkeys(("Wish", "open_camera"), "cameras"),
-    **dict.fromkeys(("Control", "Sink"), "control"),
     **dict.fromkeys(("Events", "JsonLines", "Video"), "sinks"),
     "Loop": "loop",
     "Mqtt": "mqtt",
+    "Sink": "outlet",
 }
 
 

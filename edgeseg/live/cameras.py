@@ -112,7 +112,8 @@ class Capture(Camera):
         capture = self._opened()
         if not capture.isOpened():
             raise EdgesegError("it cannot be opened", path=self.name, hint=self._hint)
-        self._differs(capture)
+        if not self._wish.empty and (given := self._misses(capture)):
+            self.say(f"{self.name} gives {given}, not what it was asked for")
         got = 0
         try:
             while not self.closing:
@@ -163,10 +164,6 @@ class Capture(Camera):
         fps, wish = capture.get(cv2.CAP_PROP_FPS), self._wish
         same = wish.size in (None, (width, height)) and (wish.rate is None or abs(fps - wish.rate) < 0.5)
         return "" if same else f"{width}x{height} at {fps:g} frames a second"
-
-    def _differs(self, capture: cv2.VideoCapture) -> None:
-        if not self._wish.empty and (given := self._misses(capture)):
-            self.say(f"{self.name} gives {given}, not what it was asked for")
 
     def _again(self) -> cv2.VideoCapture:
         """Open it again, waiting longer each time; the last attempt where the loop ended meanwhile."""

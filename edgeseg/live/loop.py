@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.errors import EdgesegError
 from edgeseg.live.belt import Belt
 from edgeseg.live.cameras import Camera
-from edgeseg.live.control import Sink
-from edgeseg.live.outlet import Outlet
+from edgeseg.live.outlet import Outlet, Sink
 from edgeseg.predict.result import Result, predict_frame
 from edgeseg.predict.sources import Frame, Unreadable
 
@@ -40,7 +39,7 @@ class Captured:
 
 
 class Loop:
-    """Runs a model on a camera, once. A ``Control``: every method but ``run`` and ``results`` may be called by any thread.
+    """Runs a model on a camera, once. Every method but ``run`` and ``results`` may be called by any thread.
 
     Args:
         pipeline: the model; used by the thread that calls ``run`` or iterates ``results``.
@@ -92,7 +91,13 @@ class Loop:
         self.camera.close()
 
     def stats(self) -> dict[str, Any]:
-        """Figures of now: see ``edgeseg.live.control.Control``."""
+        """Figures of now, plain values for JSON.
+
+        ``frames`` (inferred), ``dropped`` (captured, never inferred), ``reconnects``, ``objects`` (of the last frame),
+        ``fps`` (over the last seconds), ``ms`` (of the last frame: ``preprocess``, ``inference``, ``postprocess``),
+        ``temperature`` (degrees Celsius, or None), ``uptime_s``, ``paused``, ``source``, ``model``, and ``state``:
+        ``running``, ``reconnecting``, ``paused`` or ``ended``.
+        """
         result = self._result
         return {
             "frames": self._frames,

@@ -7,8 +7,10 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from edgeseg.live.control import Control
+if TYPE_CHECKING:
+    from edgeseg.live.loop import Loop
 
 STATUS_S = 5.0
 
@@ -46,9 +48,9 @@ class Service(threading.Thread):
     camera or runtime hangs is started again. One that is paused, or opening its camera again, is not taken for hung.
     """
 
-    def __init__(self, control: Control, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, loop: Loop, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__(name="edgeseg-notify", daemon=True)
-        self._control, self._environ = control, environ
+        self._loop, self._environ = loop, environ
         watched = watchdog_s(environ)
         self._pulse_s = None if watched is None else watched / 2
         self._over = threading.Event()
@@ -58,7 +60,7 @@ class Service(threading.Thread):
         ready, seen, status_at = False, 0, 0.0
         pulse_at = time.monotonic()
         while not self._over.wait(min(0.25, (self._pulse_s or 1) / 4)):
-            now, stats = time.monotonic(), self._control.stats()
+            now, stats = time.monotonic(), self._loop.stats()
             if not ready and stats["frames"]:
                 ready = notify("READY=1", environ=self._environ)
             if now - status_at >= STATUS_S:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from edgeseg.errors import EdgesegError
 from edgeseg.live.belt import Belt
-from edgeseg.live.control import Sink
 from edgeseg.live.sinks import unwritten
 from edgeseg.predict.result import Result
 
 ROOM = 4
 """Results that may wait for a slow sink; then inference waits, and a live camera drops frames."""
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    def put(self, result: Result) -> None:
+        """Take one result; called from one thread, in order.
+
+        Raises:
+            EdgesegError, OSError: it cannot be written.
+        """
+
+    def close(self) -> None:
+        """Complete what was written."""
 
 
 class Outlet:
@@ -49,7 +64,8 @@ class Outlet:
                     sink.put(result)
                 except Exception as e:  # a sink is anybody's code
                     self._leave_out(sink, e)
-                    _close_quietly(sink)
+                    with contextlib.suppress(Exception):  # what failed once need not be completed
+                        sink.close()
         for sink in list(self._sinks):
             try:
                 sink.close()
@@ -62,13 +78,6 @@ class Outlet:
             self._say(f"{type(sink).__name__} is left out from now on: {_reason(e)}")
         else:
             self.failure = e
-
-
-def _close_quietly(sink: Sink) -> None:
-    try:
-        sink.close()
-    except Exception:  # what failed once need not be completed
-        return
 
 
 def _reason(e: Exception) -> str:

@@ -202,8 +202,8 @@ class Result:
         """
         height, width = self.orig_shape if normalize else (1, 1)
         rings = self.masks.xy if self.masks is not None else []
-        found = []
-        for i, (box, score, cls) in enumerate(zip(*(v.tolist() for v in self._columns))):
+        found, d = [], self.detections
+        for i, (box, score, cls) in enumerate(zip(d.boxes.tolist(), d.scores.tolist(), d.classes.tolist())):
             corners = zip(("x1", "y1", "x2", "y2"), box, (width, height, width, height))
             row = {"name": self.names[cls], "class": cls, "confidence": round(score, decimals)}
             row["box"] = {k: round(v / side, decimals) for k, v, side in corners}
@@ -216,10 +216,6 @@ class Result:
                 }
             found.append(row)
         return found
-
-    @property
-    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.detections.boxes, self.detections.scores, self.detections.classes
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
         """``summary`` as JSON."""
