@@ -8,12 +8,9 @@ from edgeseg.errors import EdgesegError
 
 
 def new_folder(parent: str | Path, name: str = "exp", exist_ok: bool = False) -> Path:
-    """Make ``parent/name``, or ``name2``, ``name3`` ... when that is there; safe against a second process.
+    """Make ``parent/name`` and what is above it, or ``name2``, ``name3`` ... when that is there (``exist_ok``: take that).
 
-    Args:
-        parent: the folder of the runs; made when it is not there.
-        name: name of the run.
-        exist_ok: take the folder of that name if there is one.
+    Safe against a second process.
 
     Raises:
         EdgesegError: it cannot be made.

@@ -219,14 +219,10 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def put(source: Path, place: Path, *, keep: Iterable[Path] = ()) -> None:
-    """Copy a file or folder to ``place``, whole or not at all.
+    """Copy a file or folder to ``place``, whole or not at all; what is there is replaced.
 
-    Copies, never hard links: what a person then does to the artifact in place must not reach the cache.
-
-    Args:
-        source: a file or a folder.
-        place: where the copy goes; what is there is replaced by it.
-        keep: paths below ``place``, relative to it, that go over into the new folder.
+    Copies, never hard links: what a person then does to the artifact in place must not reach the cache. ``keep`` are paths
+    below ``place``, relative to it, that go over into the new folder.
 
     Raises:
         EdgesegError: full disk or no permission, or a folder is where a file must go, or the other way round; what was at
@@ -244,16 +240,12 @@ def put(source: Path, place: Path, *, keep: Iterable[Path] = ()) -> None:
                 for one in keep:
                     _carry(place / one, part / one)
         else:
-            _put_file(source, place)
+            with writing(place, durable=True) as file, open(source, "rb") as content:
+                shutil.copyfileobj(content, file, 1 << 20)
     except OSError as e:
         raise disk_error(e, place) from e
     except shutil.Error as e:
         raise EdgesegError(f"cannot be copied ({e})", path=place) from e
-
-
-def _put_file(source: Path, place: Path) -> None:
-    with writing(place, durable=True) as file, open(source, "rb") as content:
-        shutil.copyfileobj(content, file, 1 << 20)
 
 
 def _carry(source: Path, place: Path) -> None:

@@ -124,8 +124,8 @@ class Cluster:
             job = replace(job, source=task.place / "source" / job.source.name)
         names = tuple(f"{i:06d}-{p.name}" for i, p in enumerate(job.calibration))
         pins = node.pins(toolchain_of(target_of(job)))
-        text = replace(job, calibration=()).to_json()
-        shipped = node.Shipped(text, str(task.place), pins, task.threads, task.needs_mb, task.offline, names, _date())
+        text, date = replace(job, calibration=()).to_json(), os.environ.get("SOURCE_DATE_EPOCH", "")
+        shipped = node.Shipped(text, str(task.place), pins, task.threads, task.needs_mb, task.offline, names, date)
         files = ray.put(node.packed(task.place, [n for n in ("source", "given") if (task.place / n).is_dir()]))
         claim = {"num_cpus": 1, "memory": min(int(task.needs_mb * 1e6), self._memory)}
         self._heard[mark] = progress
@@ -315,10 +315,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
-
-
-def _date() -> str:
-    return os.environ.get("SOURCE_DATE_EPOCH", "")
 
 
 def _model(opened: Opened) -> bytes:

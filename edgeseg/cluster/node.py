@@ -36,14 +36,10 @@ def packed(folder: Path, names: Sequence[str]) -> bytes:
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name in names:
             for file in sorted(p for p in (folder / name).rglob("*") if p.is_file()):
-                archive.addfile(_plain(file, file.relative_to(folder).as_posix()), io.BytesIO(file.read_bytes()))
+                info = tarfile.TarInfo(file.relative_to(folder).as_posix())
+                info.size, info.mode = file.stat().st_size, 0o644
+                archive.addfile(info, io.BytesIO(file.read_bytes()))
     return stream.getvalue()
-
-
-def _plain(file: Path, name: str) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = file.stat().st_size, 0o644
-    return info
 
 
 def unpack(archive: bytes, folder: Path) -> None:

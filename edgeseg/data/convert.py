@@ -108,12 +108,8 @@ def _annotation(a: Mapping[str, Any], entry: Entry, ring: np.ndarray) -> Mapping
 def write_split(coco: CocoFile, folder: Path, names: Sequence[str]) -> Converted:
     """Write the label files of one COCO file into ``folder``, which is made complete beside and then renamed.
 
-    The images need not be there: the sizes that the file states are believed.
-
-    Args:
-        coco: what ``read_coco`` returned.
-        folder: the new folder; one that exists is replaced.
-        names: the dataset's classes; categories become their indices by name.
+    The images need not be there: the sizes that the file states are believed. A folder that exists is replaced. Categories
+    become indices of ``names``, the dataset's classes.
 
     Raises:
         EdgesegError: a category that ``names`` lacks, a file name that leads out of the folder, or a full disk.

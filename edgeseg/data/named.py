@@ -19,14 +19,7 @@ from edgeseg.store import lock, make_folder, making, write_atomically
 ASSETS = "https://github.com/ultralytics/assets/releases/download/v0.0.0/"
 COCO = "http://images.cocodataset.org/"
 
-COCO80_NAMES = tuple(
-    """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,
-bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,
-sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,
-banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,
-laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,
-hair drier,toothbrush""".replace("\n", "").split(",")
-)
+COCO80_NAMES = tuple(Path(__file__).with_name("coco80.txt").read_text(encoding="utf-8").splitlines())
 """The 80 classes of COCO in the order of their category ids."""
 
 

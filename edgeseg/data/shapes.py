@@ -32,11 +32,7 @@ _STAMP = "shapes.json"
 
 
 def shapes_image(seed: int | Sequence[int], size: int = 320) -> tuple[np.ndarray, list[Label]]:
-    """One picture of 1 to 6 shapes and its labels.
-
-    Args:
-        seed: one or several whole numbers >= 0.
-        size: width and height in pixels, at least 32.
+    """One picture of 1 to 6 shapes and its labels, of ``size`` x ``size`` pixels, at least 32; seeds are >= 0.
 
     Returns:
         The image, (size, size, 3) uint8 BGR, and for each shape, from back to front, the outline of its visible part.
@@ -59,10 +55,7 @@ def make_shapes(
     in it is left alone.
 
     Args:
-        root: the dataset's folder.
-        train: number of training images, 0 for none.
-        val: number of validation images.
-        size: width and height in pixels.
+        root: the dataset's folder. train, val: number of images, 0 for none. size: width and height in pixels.
         seed: whole number >= 0; image i of a split depends on (seed, split, i) alone.
         suffix: ``.png`` (exact) or ``.jpg`` (smaller).
 

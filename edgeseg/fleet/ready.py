@@ -29,6 +29,7 @@ def artifact_for(
         return Path(model)
     from edgeseg.export.api import export
     from edgeseg.export.options import ExportOptions, precision_for
+    from edgeseg.model import Model
     from edgeseg.registry import target_by_name
 
     use = board.use[0]
@@ -36,17 +37,11 @@ def artifact_for(
     half, int8 = use.precision == "fp16" or None, use.precision == "int8" or None
     options = ExportOptions(imgsz=size, half=half, int8=int8)
     if precision_for(target_by_name(use.format), options) == "int8":
-        options = ExportOptions(imgsz=size, int8=int8, data=data or _own_data(model))
+        options = ExportOptions(imgsz=size, int8=int8, data=data or Model(model).default_data())
     (result,) = export(model, [use.format], options, on_event=on_event)
     if result.error is not None or result.path is None:
         raise result.error or StepFailed(f"{use.format} was not made", path=result.log)
     return result.path
-
-
-def _own_data(model: str | Path) -> str:
-    from edgeseg.model import Model
-
-    return Model(model).default_data()
 
 
 def images_for(model: Path, given: str | None) -> tuple[Path, ...] | None:

@@ -38,9 +38,7 @@ STAGES = ("preprocess", "inference", "postprocess")
 def selftest(bundle: Path, runs: int = RUNS) -> dict[str, Any]:
     """Run a bundle's self-test and return its report, which is written to ``report.json`` too.
 
-    Args:
-        bundle: its folder.
-        runs: images timed, after a few that warm up.
+    ``runs`` images are timed, after a few that warm up.
 
     Raises:
         EdgesegError: this is no bundle, or its model does not run here.

@@ -53,10 +53,6 @@ def _set(args: tuple[Any, ...]) -> set[Any]:
     return {hashable(v) for v in args[0]} if args else set()
 
 
-def _frozenset(args: tuple[Any, ...]) -> frozenset[Any]:
-    return frozenset(_set(args))
-
-
 def _size(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(args[0]) if args and isinstance(args[0], (tuple, list)) else ()
 
@@ -121,7 +117,7 @@ CONSTRUCTORS: dict[str, Construct] = {
     "collections.defaultdict": lambda args: {},
     "builtins.dict": _mapping,
     "builtins.set": _set,
-    "builtins.frozenset": _frozenset,
+    "builtins.frozenset": lambda args: frozenset(_set(args)),
     "torch.Size": _size,
     "_codecs.encode": _encode,
     "numpy.core.multiarray.scalar": _scalar,

@@ -48,15 +48,12 @@ def load_checkpoint(path_or_name: str | Path, *, nc: int | None = None, seed: in
 
 
 def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any) -> Path:
-    """Write a network, and what training needs to go on, so that a crash leaves the old file or the new one.
+    """Write a network, and what training needs to go on, and return ``path``; a crash leaves the old file or the new one.
 
     Args:
         path: the file to write; missing folders are made.
         network: its definition, names, ``info`` and weights are kept (in their own dtype, from whatever device).
         training_state: plain values and tensors in dicts, lists and tuples (``epoch``, ``optimizer``, ``ema`` ...).
-
-    Returns:
-        ``path``.
 
     Raises:
         EdgesegError: the state holds something that ``weights_only`` loading would refuse, or the disk is full.

@@ -53,7 +53,7 @@ def trace(module: torch.nn.Module, imgsz: tuple[int, int], roles: list[str]) -> 
     outputs: tuple[str, ...] = ()
     for n in program.graph.nodes:
         if n.op == "call_function":
-            kind = getattr(n.target, "__name__", str(n.target)).split(".")[0].rstrip("_")
+            kind = kind_of(n)
             if kind not in OPERATORS:
                 raise EdgesegError(f"the quantizer does not know the operator {kind} ({tracer.place(n)})")
             nodes += OPERATORS[kind](tracer, n)
@@ -76,11 +76,9 @@ class Tracer:
     def name(self, node: Any) -> str:
         """What the flow calls the tensor of a traced node."""
         if node.name not in self._names:
-            last = list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1][0]
-            module = last.removeprefix("network.")
-            kind = node.target.__name__.split(".")[0].rstrip("_") if hasattr(node.target, "__name__") else ""
+            module = self.place(node).removeprefix("network.")
             leaf = module.rpartition(".")[2] in ("conv", "act", "up")
-            wanted = module if leaf else f"{module}/{kind}"
+            wanted = module if leaf else f"{module}/{kind_of(node)}"
             taken, number = set(self._names.values()), 1
             name = wanted
             while name in taken:
@@ -106,6 +104,11 @@ class Tracer:
         return [Node(kind, tuple(self.name(a) for a in node.args[:inputs]), self.name(node), attrs or {})]
 
 
+def kind_of(node: Any) -> str:
+    """The operator of a traced node, as ``OPERATORS`` has it."""
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0].rstrip("_")
+
+
 def arguments(node: Any, *defaults: Any) -> list[Any]:
     """The arguments of a traced node, the missing ones at their defaults."""
     return [*node.args, *defaults[len(node.args) :]]
@@ -114,8 +117,7 @@ def arguments(node: Any, *defaults: Any) -> list[Any]:
 @reads("conv2d")
 def _conv(t: Tracer, n: Any) -> list[Node]:
     x, w, b, stride, pad, dilation, groups = arguments(n, None, None, None, (1, 1), (0, 0), (1, 1), 1)
-    weight = t.array(w)
-    bias = t.array(b)
+    weight, bias = t.array(w), t.array(b)
     attrs = {"stride": tuple(stride), "pad": (*pad, *pad)}
     if groups != 1:
         attrs["groups"] = groups
@@ -150,19 +152,14 @@ def _relu6(t: Tracer, n: Any) -> list[Node]:
     return t.one("relu6", n)
 
 
-@reads("hardswish")
-def _hardswish(t: Tracer, n: Any) -> list[Node]:
-    return t.one("hardswish", n)
-
-
-@reads("sigmoid")
-def _sigmoid(t: Tracer, n: Any) -> list[Node]:
-    return t.one("sigmoid", n)
+@reads("hardswish", "sigmoid")
+def _alone(t: Tracer, n: Any) -> list[Node]:
+    return t.one(kind_of(n), n)
 
 
 @reads("add", "mul", "matmul")
 def _two(t: Tracer, n: Any) -> list[Node]:
-    kind = n.target.__name__.split(".")[0].rstrip("_")
+    kind = kind_of(n)
     if kind == "mul" and not hasattr(n.args[1], "name"):
         return t.one("scale", n, {"factor": float(n.args[1])})
     if not hasattr(n.args[1], "name"):
@@ -216,7 +213,7 @@ def _reshape(t: Tracer, n: Any) -> list[Node]:
 @reads("permute", "transpose")
 def _transpose(t: Tracer, n: Any) -> list[Node]:
     rank = n.meta["val"].dim()
-    if n.target.__name__.startswith("permute"):
+    if kind_of(n) == "permute":
         order = [int(i) % rank for i in n.args[1]]
     else:
         order = list(range(rank))

@@ -32,11 +32,7 @@ _TASKS = {
 
 
 def network_from(file: TorchFile, content: Any) -> Network:
-    """Build the network that a checkpoint of another trainer holds.
-
-    Args:
-        file: the opened file, from which tensors are read.
-        content: what ``file.read()`` gave.
+    """Build the network that a checkpoint of another trainer holds; ``content`` is what ``file.read()`` gave.
 
     Returns:
         The network in evaluation mode, float32; ``info`` has ``imgsz``, ``data``, ``date``, ``version`` if known.

@@ -162,7 +162,8 @@ class Network(nn.Module):
             what = "its normalisation is folded in, and what only training used is left out: so is the one-to-one head"
             raise EdgesegError(what, hint="Take the checkpoint before (qat=true and fuse leave it out)")
         own = self.state_dict()
-        theirs = {k: k.replace("head.", "head.single.", 1) if _of_branch(k) else k for k in twin.state_dict()}
+        branches = ("head.box.", "head.score.", "head.coeff.")
+        theirs = {k: k.replace("head.", "head.single.", 1) if k.startswith(branches) else k for k in twin.state_dict()}
         twin.load_state_dict({k: own[other] for k, other in theirs.items()})
         twin.info = dict(self.info)
         return twin
@@ -223,10 +224,6 @@ class Network(nn.Module):
             return (rows, *proto)
         count = -1 if size is None else sum(at(s)[0] * at(s)[1] for s in STRIDES)
         return (Output("prediction", (batch, 4 + self.nc + extra, count), role="prediction"), *proto)
-
-
-def _of_branch(key: str) -> bool:
-    return key.startswith(("head.box.", "head.score.", "head.coeff."))
 
 
 def _check_head(head: str) -> None:

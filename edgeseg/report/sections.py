@@ -29,14 +29,9 @@ _APS = ({"key": "box", "label": "box AP", "digits": 4}, {"key": "seg", "label": 
 
 
 def write_comparison(path: Path, verdicts: Sequence[Verdict], reference: str, dataset: str, *, title: str) -> Path:
-    """Write a page of models beside their reference.
+    """Write a page of models beside their reference: what ``edgeseg.evaluate.parity.compare`` returned, the reference first.
 
-    Args:
-        path: the file, replaced if it exists.
-        verdicts: what ``edgeseg.evaluate.parity.compare`` returned, the reference first.
-        reference: what to call the reference.
-        dataset: what to call the images.
-        title: of the page.
+    ``reference`` and ``dataset`` are what to call the reference and the images.
     """
     images = next((v.fidelity.images for v in verdicts if v.fidelity is not None), 0)
     about = [("Reference", reference), ("Images", f"{images} of {dataset}"), *here()]
@@ -53,12 +48,9 @@ def write_comparison(path: Path, verdicts: Sequence[Verdict], reference: str, da
 def write_validation(
     path: Path, validated: Sequence[tuple[Opened, ValidationResult]], pictures: Sequence[Section] = ()
 ) -> Path:
-    """Write a page of models that were each measured by themselves on the same split.
+    """Write a page of models, one at least, that were each measured by themselves on the same split.
 
-    Args:
-        path: the file, replaced if it exists.
-        validated: models and what ``edgeseg.evaluate.validate.validate`` found of them, one at least.
-        pictures: sections with pictures.
+    ``pictures`` are further sections.
     """
     first = validated[0][1]
     about = [("Images", f"{first.images} of {Path(first.dataset).name} ({first.split})"), ("Truth", first.truth), *here()]

@@ -23,15 +23,11 @@ class WeightAverage:
         self.network.requires_grad_(False)
         self.decay, self.tau, self.updates = decay, tau, 0
 
-    def current_decay(self) -> float:
-        """The decay that the latest update used, in 0..``decay``."""
-        return self.decay * (1 - math.exp(-self.updates / self.tau))
-
     @torch.no_grad()
     def update(self, network: Network) -> None:
         """Move the average towards ``network`` (of the same structure)."""
         self.updates += 1
-        keep = self.current_decay()
+        keep = self.decay * (1 - math.exp(-self.updates / self.tau))
         source = network.state_dict()
         for name, value in self.network.state_dict().items():
             if value.dtype.is_floating_point:

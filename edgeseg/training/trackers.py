@@ -24,12 +24,7 @@ PICTURES = (".png", ".jpg")
 
 
 class Tracker(Listener):
-    """What all of them have in common. ``name`` is the tool's in ``log=``, and the extra that brings its package.
-
-    Args:
-        folder: the run's folder.
-        options: of the run.
-    """
+    """What all of them have in common. ``name`` is the tool's in ``log=``, and the extra that brings its package."""
 
     name, title, module = "", "", ""
     epoch = 0

@@ -25,10 +25,9 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Start:
-    """The network to train, what it took over, and the normalisation layers whose statistics its source had lost."""
+    """The network to train, and the normalisation layers whose statistics its source had lost."""
 
     network: Network
-    transfer: Transfer
     folded: tuple[str, ...]
 
 
@@ -44,14 +43,14 @@ def start_network(options: TrainOptions, names: tuple[str, ...]) -> Start:
         raise EdgesegError(what, hint=f"Leave task out, or choose another model: {known_names('.yaml')}")
     given = load_checkpoint(options.pretrained) if options.pretrained else source
     if options.qat and source.names == names and not options.pretrained:
-        return Start(source, Transfer(1, 1, ()), ())
+        return Start(source, ())
     given = given.unfuse() if given.fused else given
     network = with_classes(source.definition, names, options.seed)
     transfer = carry_over(given, network)
     if not transfer.taken:
         raise EdgesegError("not one of its weights fits the model", path=options.pretrained or options.model)
     mine = {*transfer.fresh, *fresh_tensors(given)}
-    return Start(network, transfer, tuple(n for n in folded(given) if f"{n}.weight" not in mine))
+    return Start(network, tuple(n for n in folded(given) if f"{n}.weight" not in mine))
 
 
 def fresh_tensors(network: Network) -> tuple[str, ...]:

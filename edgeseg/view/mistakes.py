@@ -27,11 +27,8 @@ def mistakes(
     """A viewer of the labels beside what models find at score 0.25: every model looks at these pictures once more.
 
     Args:
-        models: at the size at which they were measured.
-        metrics: of each, measured on the split.
-        dataset: what is in the pictures.
-        split: the name of the split.
-        most: pictures in all; the worst of each model, in turn.
+        models: at the size at which they were measured. metrics: of each, measured on the split.
+        dataset, split: what is in the pictures. most: pictures in all; the worst of each model, in turn.
 
     Returns:
         One section, or none where no model makes a mistake.
@@ -57,7 +54,8 @@ def mistakes(
         shown = picture(pixels, [first, *found], name=image.name)
         shown["found"][0] = [{**mine, "rings": theirs["rings"]} for mine, theirs in zip(shown["found"][0], there)]
         pictures.append(shown)
-    sides = [{"name": n, "format": m.manifest.format, "precision": m.manifest.precision} for n, m in _titled(models)]
+    titled = zip(titles([m.path for m in models]), (m.manifest for m in models))
+    sides = [{"name": name, "format": m.format, "precision": m.precision} for name, m in titled]
     orders = [_order(images, counts) for counts in wrong]
     return [
         {
@@ -83,10 +81,6 @@ def _order(images: Sequence[Path], counts: Mapping[Any, int]) -> list[int]:
     return [
         i for i in sorted(range(len(images)), key=lambda i: -counts.get(str(images[i]), 0)) if counts.get(str(images[i]))
     ]
-
-
-def _titled(models: Sequence[Opened]) -> list[tuple[str, Opened]]:
-    return list(zip(titles([m.path for m in models]), models))
 
 
 def _boxes(objects: Sequence[Mapping[str, Any]], names: tuple[str, ...], shape: tuple[int, int]) -> Detections:
