@@ -46,14 +46,15 @@ class _Sums:
     count: int = 0
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        r, o = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-        d = r - o
-        # NumPy's own sums: those of BLAS depend on its number of threads.
-        self.signal.append(float((r * r).sum()))
-        self.power.append(float((o * o).sum()))
-        self.noise.append(float((d * d).sum()))
-        self.dot.append(float((r * o).sum()))
-        self.largest = max(self.largest, float(np.abs(d).max(initial=0.0)))
+        r, o = (np.array(a, np.float64, order="C").ravel() for a in (reference, other))
+        # NumPy's own sums: those of BLAS depend on its number of threads. In place: fresh memory costs more than the sums.
+        product = r * r
+        self.signal.append(float(product.sum()))
+        self.power.append(float(np.multiply(o, o, out=product).sum()))
+        self.dot.append(float(np.multiply(r, o, out=product).sum()))
+        d = np.subtract(r, o, out=r)
+        self.noise.append(float(np.multiply(d, d, out=product).sum()))
+        self.largest = max(self.largest, float(d.max(initial=0.0)), -float(d.min(initial=0.0)))
         self.count += r.size
 
     def join(self, more: _Sums) -> None:
