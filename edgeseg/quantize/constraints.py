@@ -164,6 +164,8 @@ def unfollowed(flow: Flow, recipe: Recipe, c: Constraints) -> list[str]:
     if half:
         found.append(f"16-bit weights ({', '.join(half)}) stay float: export half for half-precision weights")
     alone = [s for s in stages if recipe.activation_bits(s) in (32, 32 if c.wide else 16) and recipe.weight_bits(s) == 8]
+    if alone and all(recipe.weight_bits(s) != 8 for s in stages if s not in alone):
+        found.append("8-bit weights alone: a smaller file, computed in float")
     if alone and not c.weights_alone:
         found.append(f"8-bit weights with float activations ({', '.join(alone)}) stay float32: there is no such convolution")
     if "score" in recipe.clips and recipe.calibrated and c.rounds != "everything":

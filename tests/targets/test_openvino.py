@@ -116,7 +116,7 @@ def test_pairs_stay_where_scores_are_made(quantized_onnx):
 
 
 def test_a_float_source_is_refused(convert):
-    with pytest.raises(EdgesegError, match="rounds nothing"):
+    with pytest.raises(EdgesegError, match="nothing in the ONNX file is integer"):
         convert("openvino", source=convert("onnx"), precision="int8")
 
 
