@@ -35,7 +35,7 @@ class _Broken(Exception):
     """The connection failed or ended early; what has arrived stays for the next attempt."""
 
 
-def fetch_weights(name: str, *, sha256: str | None = None) -> Path:
+def fetch_weights(name: str) -> Path:
     """The public weights called ``name`` (``yolov8n-seg.pt``): from the working folder, the cache, or the public release.
 
     ``EDGESEG_WEIGHTS_URL`` replaces the address of the release (the name is appended), ``EDGESEG_WEIGHTS_SHA256`` is the
@@ -50,7 +50,7 @@ def fetch_weights(name: str, *, sha256: str | None = None) -> Path:
             return path
     release = next((tag for family, tag in RELEASES.items() if name.startswith(family)), RELEASES["yolov8"])
     base = os.environ.get("EDGESEG_WEIGHTS_URL") or f"{WEIGHTS_URL}/{release}"
-    sha256 = sha256 or os.environ.get("EDGESEG_WEIGHTS_SHA256") or None
+    sha256 = os.environ.get("EDGESEG_WEIGHTS_SHA256") or None
     return download(f"{base.rstrip('/')}/{name}", cached, sha256=sha256, label=name)
 
 
@@ -62,8 +62,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, label: str =
     digest of this first download is recorded there, and said.
 
     Args:
-        url: http or https.
-        path: the file to make; missing folders are made.
+        url: http or https. path: the file to make; missing folders are made.
         sha256: expected digest, 64 hexadecimal digits.
         label: what the progress bar says, by default the file's name.
 

@@ -131,11 +131,6 @@ class Target:
         words = {"half": "fp16" in others, "int8": "int8" in others, "nms": "nms" in self.heads}
         return (*self.takes, "end2end", "boxes_only", *(w for w, has in words.items() if has), *self.own)
 
-    @property
-    def is_folder(self) -> bool:
-        """Whether the artifact is a folder rather than one file."""
-        return self.folder_artifact or not Path(f"x{self.suffix}").suffix
-
     def is_kit(self, path: Path) -> bool:
         """Whether ``path`` is named like a kit of this format."""
         return bool(self.kit_suffix) and path.name.lower().endswith(self.kit_suffix.lower())
@@ -162,10 +157,7 @@ class Target:
     def missing_modules(self, path: Path | None = None) -> list[str]:
         """Modules and programs of the runtime that cannot be found here (nothing is imported).
 
-        Of alternatives, the first is named.
-
-        Args:
-            path: what is to be opened; a kit has modules of its own. None: the artifact.
+        Of alternatives, the first is named. ``path`` is what is to be opened: a kit has modules of its own.
         """
         kit = path is not None and self.is_kit(path)
         wanted = [m.split("|") for m in (self.kit_modules if kit else self.modules)]

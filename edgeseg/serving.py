@@ -69,7 +69,7 @@ class Site:
         where = f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
         return where if self._token is None else f"{where}?token={self._token}"
 
-    def start(
+    def listen(
         self, routes: Callable[[web.UrlDispatcher], object], leaving: Callable[[], Awaitable[object]] | None = None
     ) -> None:
         """Listen, and return.

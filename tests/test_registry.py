@@ -112,12 +112,8 @@ def test_a_key_that_nothing_reads_is_an_error(outside, wrong):
         target_by_name("mine")
 
 
-def test_folder_or_file():
-    def made(suffix):
-        return Target("a", "A", Path("."), suffix, ("network",))
-
-    assert made("_ncnn_model").is_folder and not made(".onnx").is_folder
-    assert made(".onnx").artifact_name("x") == "x.onnx"
+def test_the_suffix_ends_the_artifact_s_name():
+    assert Target("a", "A", Path("."), ".onnx", ("network",)).artifact_name("x") == "x.onnx"
 
 
 def test_missing_modules_and_alternatives():

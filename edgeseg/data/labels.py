@@ -60,9 +60,7 @@ def read_label_file(path: str | os.PathLike[str], nc: int, boxes: bool = False) 
     or hide the one that was found. Both are left out and counted.
 
     Args:
-        path: the label file.
-        nc: number of classes of the dataset.
-        boxes: take boxes too; their outline is the rectangle.
+        nc: number of classes of the dataset. boxes: take boxes too; their outline is the rectangle.
 
     Raises:
         EdgesegError: with file and line: a class out of range, a box in place of a polygon, too few or an odd number of

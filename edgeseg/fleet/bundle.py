@@ -243,27 +243,13 @@ def _scripts(folder: Path, about: dict[str, Any], wish: Order) -> None:
         note = (
             f"`install.sh` builds `{about['built']}` with the board's own packages; until then the kit stands in for it.\n"
         )
-    words = {
-        "NAME": about["name"],
-        "MODEL": model["path"],
-        "FORMAT": model["format"],
-        "PRECISION": model["precision"],
-        "IMGSZ": "x".join(str(n) for n in model["imgsz"]),
-        "TITLE": wish.board.title,
-        "PYTHON": about["python"],
-        "MACHINE": about["machine"],
-        "MADE_ON": about["made_on"],
-        "CASES": str(about["images"]),
-        "EXPECTED": str(about["expected"]),
-        "RUN": about["run"],
-        "BUILD": kit,
-        "BUILT": about["built"],
-        "NOTE": note,
-    }
+    words = {key.upper(): value for key, value in {**model, **about}.items()}
+    words |= {"MODEL": model["path"], "IMGSZ": "x".join(str(n) for n in model["imgsz"]), "TITLE": wish.board.title}
+    words |= {"CASES": about["images"], "BUILD": kit, "NOTE": note}
     for file in sorted(FILES.iterdir()):
         text = file.read_text(encoding="utf-8")
         for word, value in words.items():
-            text = text.replace(f"@{word}@", value)
+            text = text.replace(f"@{word}@", str(value))
         (folder / file.name).write_text(text, encoding="utf-8", newline="\n")
     for file in folder.glob("*.sh"):
         file.chmod(0o755)

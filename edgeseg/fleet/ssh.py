@@ -34,9 +34,7 @@ def known_hosts() -> Path:
 class Ssh:
     """One board. A first connection takes the board's key for good; another key later is refused.
 
-    Args:
-        host: how to reach it.
-        timeout_s: how long one command may take.
+    ``timeout_s`` is how long one command may take.
     """
 
     def __init__(self, host: Host, timeout_s: float = 1800) -> None:

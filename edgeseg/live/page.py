@@ -20,7 +20,7 @@ from edgeseg.serving import LEAVE_S, Site, page
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from edgeseg.live.control import Control
+    from edgeseg.live.loop import Loop
     from edgeseg.predict.result import Result
 
 FIGURES_S = 0.5
@@ -32,28 +32,14 @@ WATCHERS = 16
 _QUALITY = 80
 
 
-class Page:
-    """A sink that serves a page, in a thread and event loop of its own.
+class Page(Site):
+    """A sink that serves a page on which ``control``, the loop, is watched and steered; see ``Site`` for who may."""
 
-    On this machine alone (``host`` is a loopback address) anybody on it may look. Elsewhere a token is needed: it is part of
-    ``url``, and a cookie from then on. The connection is not encrypted.
-
-    Args:
-        control: the loop.
-        host: address to listen at, such as ``0.0.0.0``. port: 0 takes a free one.
-        token: who shows it may look and steer; by default a new one where one is needed.
-    """
-
-    def __init__(self, control: Control, *, host: str = "127.0.0.1", port: int = 8080, token: str | None = None) -> None:
+    def __init__(self, control: Loop, *, host: str = "127.0.0.1", port: int = 8080, token: str | None = None) -> None:
+        super().__init__("the live page", "edgeseg run", "--page", host=host, port=port, token=token)
         self._control = control
-        self._site = Site("the live page", "edgeseg run", "--page", host=host, port=port, token=token)
         self._newest = _Newest()
         self._watchers: set[web.WebSocketResponse] = set()
-
-    @property
-    def url(self) -> str:
-        """The address to open, with the token where one is needed."""
-        return self._site.url
 
     def start(self) -> None:
         """Listen, and return.
@@ -61,18 +47,14 @@ class Page:
         Raises:
             EdgesegError: aiohttp is not installed, or the address cannot be listened at.
         """
-        self._site.start(self._routes, self._say_goodbye)
+        self.listen(self._routes, self._say_goodbye)
 
     def put(self, result: Result) -> None:
         """Show this result from now on."""
-        loop = self._site.loop
+        loop = self.loop
         if loop is not None:
             self._newest.put(result)
             loop.call_soon_threadsafe(self._newest.arrived)
-
-    def close(self) -> None:
-        """Tell the browsers that it has ended, and stop listening."""
-        self._site.close()
 
     def _routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/", _index)

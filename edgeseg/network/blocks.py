@@ -154,11 +154,7 @@ class PSA(nn.Module):
 class C2f(nn.Module):
     """Split in two halves, a chain on the second, and every intermediate map joined at the end.
 
-    Args:
-        c_in: channels of the input.
-        mix: what the chain is made of; channels and repeats as this network has them.
-        squeeze: of the chain's bottlenecks.
-        act: activation.
+    ``mix`` is what the chain is made of, channels and repeats as this network has them; its bottlenecks have ``squeeze``.
     """
 
     def __init__(self, c_in: int, mix: Mix, *, squeeze: float, act: str) -> None:

@@ -81,11 +81,7 @@ class Array(np.ndarray):
 
 
 class Names(dict[int, str]):
-    """Class names by number; equal to a tuple of the same names too.
-
-    Args:
-        names: of the classes 0, 1 ...
-    """
+    """Class names by number; equal to a tuple of the same names too."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(enumerate(names))

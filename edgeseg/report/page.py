@@ -30,11 +30,9 @@ Facts = Sequence[tuple[str, object]]
 
 
 def write_page(path: Path, title: str, about: Facts, sections: Sequence[Section], *, note: str = "") -> Path:
-    """Write a page.
+    """Write a page; a file that exists is replaced.
 
     Args:
-        path: the file, replaced if it exists.
-        title: of the page.
         about: names and values above everything else.
         sections: in this order; each has a ``kind`` (``table``, ``plot``, ``confusion``, ``curves``, ``viewer``, ``choice``)
             and what that kind wants (see ``edgeseg.report.sections`` and ``assets``), on request ``title`` and ``note``.

@@ -23,13 +23,11 @@ from edgeseg.vision.rle import decode
 LONGEST = 1024
 """Pixels of a stored picture's longer side, and of the grid on which outlines of larger ones are traced."""
 QUALITY = 82
-Pairs = Sequence[tuple[int, int]]
 
 
 def picture(
     image: str | os.PathLike[str] | np.ndarray,
     found: Sequence[Detections | None],
-    pairs: Sequence[Pairs | None] | None = None,
     *,
     name: str | None = None,
     longest: int = LONGEST,
@@ -39,8 +37,6 @@ def picture(
     Args:
         image: a file, or uint8 BGR (H, W, 3).
         found: what each model found in it, the reference first; None of a model that is not shown with this picture.
-        pairs: for each model (index in the reference's, index in its own) of detections that belong together; None: paired
-            as ``edgeseg.evaluate.fidelity.match`` does.
         name: what to call it (default: the file's name).
         longest: pixels of the longer side from which on it is stored smaller.
 
@@ -69,7 +65,7 @@ def picture(
         "width": width,
         "height": height,
         "src": "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii"),
-        "found": [None if d is None else _plain(d, p, grid) for d, p in zip(found, _partners(found, pairs))],
+        "found": [None if d is None else _plain(d, p, grid) for d, p in zip(found, _partners(found))],
     }
 
 
@@ -83,16 +79,13 @@ def restored(told: Told, names: tuple[str, ...]) -> Detections:
     return Detections(told.boxes, told.scores, told.classes, tiles, names, told.shape)
 
 
-def _partners(found: Sequence[Detections | None], pairs: Sequence[Pairs | None] | None) -> list[dict[int, int]]:
-    """For each model: its index -> that of its partner in the reference's list."""
+def _partners(found: Sequence[Detections | None]) -> list[dict[int, int]]:
+    """For each model: its index -> that of its partner in the reference's list, as ``match`` pairs them."""
     first = found[0] if found else None
     partners: list[dict[int, int]] = []
     for m, one in enumerate(found):
-        given = None if pairs is None else pairs[m]
         if one is None or first is None:
             partners.append({})
-        elif given is not None:
-            partners.append({j: i for i, j in given})
         elif m:
             partners.append({j: i for i, j, _ in match(first, one)})
         else:

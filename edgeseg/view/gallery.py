@@ -32,9 +32,6 @@ LONGEST = 1600
 class Subject:
     """One model. Where it fails on a picture it is opened again for the next one: a process that ran it may have ended.
 
-    Args:
-        open: opens it.
-
     Raises:
         EdgesegError: it cannot be opened.
     """

@@ -28,14 +28,8 @@ _LARGE = f"this file is too large: {MOST_BYTES >> 20} MiB are the most. Save it 
 _PIECES = Path(report.__file__).with_name("assets")
 
 
-class ViewPage:
-    """Serves a gallery. ``url`` is the address to open; see ``edgeseg.serving.Site`` for who may.
-
-    Args:
-        gallery: the models and the pictures; closed with the page.
-        conf: the score that the page begins with, 0..1.
-        host: address to listen at. port: 0 takes a free one. token: see ``Site``.
-    """
+class ViewPage(Site):
+    """Serves a gallery, which is closed with the page; ``conf`` is the score that it begins with, 0..1. See ``Site``."""
 
     def __init__(
         self,
@@ -46,15 +40,10 @@ class ViewPage:
         port: int = 8080,
         token: str | None = None,
     ) -> None:
+        super().__init__("the viewer", "edgeseg view", "--port", host=host, port=port, token=token, body=MOST_BYTES)
         self._gallery, self._conf = gallery, conf
-        self._site = Site("the viewer", "edgeseg view", "--port", host=host, port=port, token=token, body=MOST_BYTES)
         self._models = ThreadPoolExecutor(1, "edgeseg-view")  # one picture at a time, always in the same thread
         self._waiting = 0
-
-    @property
-    def url(self) -> str:
-        """The address to open, with the token where one is needed."""
-        return self._site.url
 
     def start(self) -> None:
         """Listen, and return.
@@ -62,12 +51,12 @@ class ViewPage:
         Raises:
             EdgesegError: aiohttp is not installed, or the address cannot be listened at.
         """
-        self._site.start(self._routes)
+        self.listen(self._routes)
         self._models.submit(self._gallery.warm)
 
     def close(self) -> None:
         """Stop listening, wait for the picture that is looked at, and let go of the models."""
-        self._site.close()
+        super().close()
         self._models.shutdown(cancel_futures=True)
         self._gallery.close()
 

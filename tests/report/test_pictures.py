@@ -71,12 +71,11 @@ def test_parts_and_holes_fill_the_mask_again() -> None:
     assert len(rings) > 200 and np.array_equal(filled(rings, SHAPE), mask)
 
 
-def test_pairs_may_be_given_and_masks_may_be_missing() -> None:
+def test_masks_may_be_missing() -> None:
     image = np.zeros((*SHAPE, 3), np.uint8)
     first, second = found((5, 5, 30, 30), masks=False), found((50, 5, 79, 30), masks=False, cls=1)
-    got = picture(image, [first, second], [None, [(0, 0)]], name="given")
-    assert got["name"] == "given" and got["found"][1][0]["pair"] == 0 and got["found"][0][0]["rings"] == []
-    assert picture(image, [first, second])["found"][1][0]["pair"] == -1
+    got = picture(image, [first, second], name="given")
+    assert got["name"] == "given" and got["found"][1][0]["pair"] == -1 and got["found"][0][0]["rings"] == []
     assert picture(image, [found(), found()])["found"] == [[], []]
 
 

