@@ -158,15 +158,9 @@ class Manifest:
 
         ``author`` is empty unless somebody is known: readers take a name that is not their own for a layout of another kind.
         """
+        plain = ("description", "author", "date", "version", "license", "stride", "task", "batch")
         return {
-            "description": self.description,
-            "author": self.author,
-            "date": self.date,
-            "version": self.version,
-            "license": self.license,
-            "stride": str(self.stride),
-            "task": self.task,
-            "batch": str(self.batch),
+            **{key: str(getattr(self, key)) for key in plain},
             "imgsz": str(list(self.imgsz)),
             "names": str(dict(enumerate(self.names))),
             "args": str(dict(self.args)),

@@ -45,33 +45,32 @@ def benchmark(
     All models see each image in turn, each in a process of its own, so that they are timed under the same load. A format
     that fails keeps its row with the reason, and the exit code is 1.
     """
+    from edgeseg.cli.events import shown_events
     from edgeseg.cli.many import expanded
     from edgeseg.cluster import connect
     from edgeseg.errors import EdgesegError
-    from edgeseg.running.open import newest_checkpoint
+    from edgeseg.export.benchmark import Showing, measure
+    from edgeseg.export.options import ExportOptions
+    from edgeseg.model import Model
+    from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
-    to, sources = (
-        console.people(json),
-        expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())],
-    )
+    to = console.people(json)
+    sources = expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())]
     if html and len(sources) > 1:
         raise EdgesegError("a page is for one model", hint="Leave --html out, or name one model")
     folder = cache(lambda: Path(out) if out else new_folder("runs/benchmark"))  # made once something is exported
+    showing = Showing(shown_events, console.progress, lambda opened: console.inferred(opened.manifest))
+    how: dict[str, Any] = {"split": split, "limit": limit, "threads": threads, "showing": showing}
     failed = 0
     with console.json_file(json) as stream, connect(ray) as cluster:
+        how["running"] = {"offline": offline, "performer": cluster}
         for source in sources:
             try:
-                done = _measured(
-                    source,
-                    data,
-                    split_list(format),
-                    {"imgsz": imgsz, "half": half, "int8": int8},
-                    split=split,
-                    limit=limit,
-                    threads=threads,
-                    folder=folder if len(sources) == 1 else partial(_below, folder, Path(source).stem),
-                    running={"offline": offline, "performer": cluster},
-                )
+                options = ExportOptions(imgsz=parse_imgsz(imgsz), half=half, int8=int8)
+                network = Model(source, threads=threads)
+                chosen = data or network.default_data()
+                place = folder if len(sources) == 1 else partial(_below, folder, Path(source).stem)
+                done = measure(source, network.opened, chosen, split_list(format), options, folder=place, **how)
             except EdgesegError as e:
                 if len(sources) == 1:
                     raise
@@ -93,29 +92,6 @@ def benchmark(
             failed += any(v.error for v in done.verdicts)
     if failed:
         raise typer.Exit(1)
-
-
-def _measured(
-    source: str,
-    data: str | None,
-    formats: list[str],
-    wish: dict[str, Any],
-    *,
-    threads: int | None,
-    **how: Any,
-) -> Measured:
-    """Export one network and measure what came of it."""
-    from edgeseg.cli.events import shown_events
-    from edgeseg.export.benchmark import Showing, measure
-    from edgeseg.export.options import ExportOptions
-    from edgeseg.model import Model
-    from edgeseg.running.open import parse_imgsz
-
-    network = Model(source, threads=threads)
-    options = ExportOptions(**{**wish, "imgsz": parse_imgsz(wish["imgsz"])})
-    showing = Showing(shown_events, console.progress, lambda opened: console.inferred(opened.manifest))
-    chosen = data or network.default_data()
-    return measure(source, network.opened, chosen, formats, options, threads=threads, showing=showing, **how)
 
 
 def _below(folder: Callable[[], Path], name: str) -> Path:

@@ -13,7 +13,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.progress import duration
 
 if TYPE_CHECKING:
-    from edgeseg.network.model import Network
     from edgeseg.quantize.flow import Flow
     from edgeseg.quantize.sensitivity import Loss
 
@@ -67,7 +66,7 @@ def sensitivity(
     manifest = NetworkRuntime(network).manifest
     size = size or manifest.imgsz
     flow = network_flow(network, size)
-    parts = stage_parts(flow) if by == "stage" else layer_parts(flow, names(flow, network))
+    parts = stage_parts(flow) if by == "stage" else layer_parts(flow, names(flow))
     passes = len(parts) * len(judges) + 2 * len(chosen.images)
     seconds = passes * seconds_per_pass(flow, size)
     console.note(
@@ -98,21 +97,9 @@ def sensitivity(
             console.say(f"{name} in {file}", to=to)
 
 
-def names(flow: Flow, network: Network) -> dict[str, str]:
-    """What each convolution is called in the network, by its output tensor."""
-    import numpy as np
-
-    stored: dict[bytes, list[str]] = {}
-    for name, value in network.fuse().named_parameters():
-        if name.endswith("weight"):
-            array = np.ascontiguousarray(value.detach().cpu().numpy(), np.float32)
-            stored.setdefault(array.tobytes(), []).append(name.removesuffix(".weight").removesuffix(".conv"))
-    found = {}
-    for n in flow.nodes:
-        same = stored.get(np.ascontiguousarray(n.weight, np.float32).tobytes(), []) if n.weight is not None else []
-        if same:
-            found[n.output] = same.pop(0)
-    return found
+def names(flow: Flow) -> dict[str, str]:
+    """What each convolution is called in the network, by its output tensor, which ``network_flow`` calls after it."""
+    return {n.output: n.output.partition("/")[0].removesuffix(".conv") for n in flow.nodes if n.weight is not None}
 
 
 def seconds_per_pass(flow: Flow, size: tuple[int, int]) -> float:

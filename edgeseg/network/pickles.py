@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError, brief
 
-_FRESH = "Download it again, or copy it again from where it was made"
+FRESH = "Download it again, or copy it again from where it was made"
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,8 @@ class PickleReader:
         except EdgesegError:
             raise
         except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as e:
-            raise EdgesegError(
-                f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=_FRESH
-            ) from e
-        raise EdgesegError("damaged: its pickle has no end", path=self.path, hint=_FRESH)
+            raise EdgesegError(f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=FRESH) from e
+        raise EdgesegError("damaged: its pickle has no end", path=self.path, hint=FRESH)
 
     def refuse(self, what: str) -> EdgesegError:
         """The error for a pickle that asks for more than data."""
@@ -204,12 +202,8 @@ class PickleReader:
         args, callee = self._pop(), self._pop()
         if not isinstance(callee, Name) or not isinstance(args, tuple):
             raise self.refuse("calls what is no named class")
-        self.stack.append(self.construct(callee.full, args))
-
-    def construct(self, full: str, args: tuple[Any, ...]) -> Any:
-        """Plain data where the closed list says how to make it, else a record."""
-        maker = self.constructors.get(full)
-        return Record(full, args) if maker is None else maker(args)
+        maker = self.constructors.get(callee.full)
+        self.stack.append(Record(callee.full, args) if maker is None else maker(args))
 
     def _build(self, target: Any, state: Any) -> None:
         if isinstance(target, Record):

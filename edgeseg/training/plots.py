@@ -63,16 +63,13 @@ class Charts(Listener):
     def on_epoch(self, trainer: Trainer, row: dict[str, float], is_best: bool) -> None:
         """Draw what has changed; a chart is not worth ending a run for."""
         with contextlib.suppress(OSError):
-            self._draw(trainer, is_best)
-
-    def _draw(self, trainer: Trainer, is_best: bool) -> None:
-        history(trainer.position.history, self.folder / "results.png")
-        if is_best and isinstance(trainer.validate, Validator):
-            found = curves(trainer.validate.found, trainer.validate.truth)
-            for (_, *what), file in zip(CURVES, ("pr_curve", "f1_curve", "precision_curve", "recall_curve")):
-                lines(self.folder / f"{file}.png", getattr(found, what[0]), self.names, what[1:])
-            if trainer.validate.confusion is not None:
-                matrix(self.folder / "confusion_matrix.png", trainer.validate.confusion.normalized(), self.names)
+            history(trainer.position.history, self.folder / "results.png")
+            if is_best and isinstance(trainer.validate, Validator):
+                found = curves(trainer.validate.found, trainer.validate.truth)
+                for (_, *what), file in zip(CURVES, ("pr_curve", "f1_curve", "precision_curve", "recall_curve")):
+                    lines(self.folder / f"{file}.png", getattr(found, what[0]), self.names, what[1:])
+                if trainer.validate.confusion is not None:
+                    matrix(self.folder / "confusion_matrix.png", trainer.validate.confusion.normalized(), self.names)
 
 
 def batch_sheet(batch: Batch, names: tuple[str, ...]) -> np.ndarray:

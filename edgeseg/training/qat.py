@@ -138,14 +138,10 @@ class QuantizedNetwork(nn.Module):
         """
         network = copy.deepcopy(self._origin[0]).cpu()
         own = dict(network.named_parameters())
-        taken: set[str] = set()
-        for n in (m for m in self.flow.nodes if m.weight is not None):
-            i = self._convs[n.output]
-            mine = torch.tensor(n.weight)
-            key = next(k for k, v in own.items() if k not in taken and k.endswith("weight") and torch.equal(v, mine))
-            taken.add(key)
-            own[key].copy_(self.weight[i].cpu())
-            own[key.removesuffix("weight") + "bias"].copy_(self.shift[i].cpu())
+        for name, i in self._convs.items():
+            module = name.partition("/")[0]  # the flow calls tensors after the modules that make them
+            own[f"{module}.weight"].copy_(self.weight[i].cpu())
+            own[f"{module}.bias"].copy_(self.shift[i].cpu())
         recipe = replace(self.recipe, learned={}).to_dict()
         qat: dict[str, Any] = {"recipe": recipe, "imgsz": list(self.imgsz), "ranges": self.table()}
         qat["keys"] = [list(fingerprint(w.detach().cpu().numpy())) for w in self.weight]
