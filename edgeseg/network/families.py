@@ -1,13 +1,17 @@
 """The families of networks that edgeseg builds, as data: which block stands where, how wide and deep each variant is.
 
 All of them have one plan: a backbone that halves the size five times, a neck that goes up and comes down again, a head with
-branches at strides 8, 16 and 32. What a family chooses is said here, and nowhere else.
+branches at strides 8, 16 and 32. What a family chooses is said in ``families.toml``, and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseg.resources import parse_toml
 
 VARIANTS = ("n", "s", "m", "l", "x")
 
@@ -63,50 +67,14 @@ class Family:
     single: bool = False
 
 
-_SCALES_8 = dict(
-    zip(VARIANTS, ((0.33, 0.25, 1024), (0.33, 0.5, 1024), (0.67, 0.75, 768), (1.0, 1.0, 512), (1.0, 1.25, 512)))
-)
-_SCALES_11 = dict(zip(VARIANTS, ((0.5, 0.25, 1024), (0.5, 0.5, 1024), (0.5, 1.0, 512), (1.0, 1.0, 512), (1.0, 1.5, 512))))
-_BACKBONE_11 = {
-    "p2": Mix(256, 2, 0.25),
-    "p3": Mix(512, 2, 0.25),
-    "p4": Mix(512, 2, deep=True),
-    "p5": Mix(1024, 2, deep=True),
-}
+def _family(table: dict[str, Any]) -> Family:
+    scales = {variant: (depth, width, most) for variant, (depth, width, most) in table.pop("scales").items()}
+    mixes = {place: Mix(**numbers) for place, numbers in table.pop("mixes").items()}
+    return Family(scales=scales, mixes=mixes, deep_from=tuple(table.pop("deep_from", ())), **table)
 
-FAMILIES: dict[str, Family] = {
-    "yolov8": Family(
-        "YOLOv8",
-        _SCALES_8,
-        {"p2": Mix(128, 3), "p3": Mix(256, 6), "p4": Mix(512, 6), "p5": Mix(1024, 3)}
-        | {k: Mix(c, 3, shortcut=False) for k, c in (("top4", 512), ("out3", 256), ("out4", 512), ("out5", 1024))},
-        squeeze=1.0,
-    ),
-    "yolo11": Family(
-        "YOLO11",
-        _SCALES_11,
-        _BACKBONE_11
-        | {k: Mix(c, 2) for k, c in (("top4", 512), ("out3", 256), ("out4", 512))}
-        | {"out5": Mix(1024, 2, deep=True)},
-        deep_from=("m", "l", "x"),
-        attention=2,
-        separable=True,
-    ),
-    "yolo26": Family(
-        "YOLO26",
-        _SCALES_11,
-        _BACKBONE_11
-        | {k: Mix(c, 2, deep=True) for k, c in (("top4", 512), ("out3", 256), ("out4", 512))}
-        | {"out5": Mix(1024, 1, attends=True)},
-        deep_from=("m", "l", "x"),
-        attention=2,
-        pooled_sum=True,
-        reg_max=1,
-        separable=True,
-        rich_proto=True,
-        single=True,
-    ),
-}
+
+_TABLES = parse_toml(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+FAMILIES: dict[str, Family] = {word: _family(table) for word, table in _TABLES.items()}
 """By the word that file names begin with: ``yolo11n-seg.pt`` is variant n of ``yolo11``."""
 
 SUFFIXES = {"segment": "-seg", "detect": ""}
