@@ -144,7 +144,7 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
                     console.warn(warning)
 
             def on_batch(self, trainer: Any, batch: Any, rates: Any) -> None:
-                p, epochs, all_batches = trainer.position, trainer.settings.epochs, max(1, len(trainer.batches))
+                p, epochs, all_batches = trainer.position, trainer.options.epochs, max(1, len(trainer.batches))
                 now = time.monotonic()
                 if trainer.stop_requested and not self.told:
                     self.told = True
@@ -167,7 +167,7 @@ def shown(to: Any) -> Iterator[tuple[Listener, Any]]:
                 if self.ended is not None:
                     self.after, self.ended = self.after + time.monotonic() - self.ended, None
                 console.note(
-                    f"epoch {row['epoch']:g} of {trainer.settings.epochs}: {_epoch(row)}{' (best)' if is_best else ''}"
+                    f"epoch {row['epoch']:g} of {trainer.options.epochs}: {_epoch(row)}{' (best)' if is_best else ''}"
                 )
 
         def reading(what: str, done: int, total: int) -> None:

@@ -24,7 +24,7 @@ from edgeseg.network.checkpoint import load_checkpoint, load_training_state
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes, share_statistics
 from edgeseg.training.ema import WeightAverage
-from edgeseg.training.loop import Listener, Position, Settings, Trainer
+from edgeseg.training.loop import Listener, Position, Trainer
 from edgeseg.training.optimize import choose_optimizer, freeze, make_optimizer
 from edgeseg.training.options import TrainOptions
 from edgeseg.training.record import Checkpoints, Results, left_behind, new_folder, newest_trained
@@ -174,20 +174,10 @@ def make_trainer(
     frozen = freeze(network, options.freeze)
     optimizer = make_optimizer(network, name, schedule, decay)
     validator = Validator(dataset, held_out.records, options.imgsz, share, processes, gains=options.gains, _truth=truth)
-    settings = Settings(
-        options.epochs,
-        options.seed,
-        accumulate,
-        options.clip,
-        options.amp and not options.qat,
-        options.multi_scale,
-        options.gains,
-    )
     own = _recorders(folder, options, dataset.names, images.closing) if processes.main else []
     return Trainer(
-        network, processes, settings, optimizer, schedule, loader, batches, average=average, validate=validator,
-        due=lambda epoch: bool(options.validate_every) and epoch % options.validate_every == 0,
-        listeners=[*own, *listeners] if processes.main else [], frozen=frozen,
+        network, processes, options, optimizer, schedule, loader, batches, accumulate=accumulate, average=average,
+        validate=validator, listeners=[*own, *listeners] if processes.main else [], frozen=frozen,
     )  # fmt: skip
 
 

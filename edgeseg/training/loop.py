@@ -20,23 +20,11 @@ from edgeseg.errors import EdgesegError
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes
 from edgeseg.training.ema import WeightAverage
-from edgeseg.training.loss import PARTS, LossGains, network_loss
+from edgeseg.training.loss import PARTS, network_loss
 from edgeseg.training.optimize import apply_rates
+from edgeseg.training.options import TrainOptions
 from edgeseg.training.schedule import Rates, Schedule
 from edgeseg.training.targets import Targets
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers that the loop itself needs."""
-
-    epochs: int
-    seed: int
-    accumulate: int
-    clip: float
-    amp: bool
-    multi_scale: float = 0.0
-    gains: LossGains = field(default_factory=LossGains)
 
 
 @dataclass
@@ -78,10 +66,11 @@ class Trainer:
     """Trains a network.
 
     Args:
-        network: on the device already. processes: this process among all. settings: numbers.
+        network: on the device already. processes: this process among all. options: of the run.
         optimizer, schedule: how weights move. loader, batches: training data, both made for this process.
+        accumulate: batches for one step of the optimizer, after the warmup.
         average: the averaged weights, or None to do without.
-        validate: gives the figures of a network, among them ``fitness``; called after each epoch for which ``due`` holds.
+        validate: gives the figures of a network, among them ``fitness``; called as often as the options say, and at the end.
         frozen: modules kept in evaluation mode.
     """
 
@@ -89,24 +78,25 @@ class Trainer:
         self,
         network: Network,
         processes: Processes,
-        settings: Settings,
+        options: TrainOptions,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         loader: DataLoader[Any],
         batches: EpochBatches,
         *,
+        accumulate: int,
         average: WeightAverage | None = None,
         validate: Callable[[Network], dict[str, float]] | None = None,
-        due: Callable[[int], bool] = lambda epoch: True,
         listeners: Sequence[Listener] = (),
         frozen: Sequence[nn.Module] = (),
     ) -> None:
-        self.network, self.processes, self.settings = network, processes, settings
+        self.network, self.processes, self.options = network, processes, options
         self.optimizer, self.schedule, self.loader, self.batches = optimizer, schedule, loader, batches
-        self.average, self.validate, self.due, self.listeners, self.frozen = average, validate, due, listeners, frozen
+        self.average, self.validate, self.listeners, self.frozen = average, validate, listeners, frozen
         self.position = Position()
         self.stop_requested = self.validating = False
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.amp and processes.device.type == "cuda")
+        self._accumulate, self._amp = accumulate, options.amp and not options.qat and processes.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self._amp)
         self._model = processes.wrap(network)
         self._trained = [p for p in network.parameters() if p.requires_grad]
 
@@ -127,7 +117,7 @@ class Trainer:
         for listener in self.listeners:
             listener.on_start(self)
         complete = True
-        while self.position.epoch < self.settings.epochs:
+        while self.position.epoch < self.options.epochs:
             if not self._epoch():
                 complete = False
                 break
@@ -151,7 +141,7 @@ class Trainer:
             apply_rates(self.optimizer, rates)
             gathered += 1
             last = p.batch + 1 == count
-            steps_now = last or gathered >= self.schedule.accumulate(p.step, self.settings.accumulate)
+            steps_now = last or gathered >= self.schedule.accumulate(p.step, self._accumulate)
             with _memory_errors(len(batch.images) * self.processes.world), self._synchronised(steps_now):
                 parts = self._backward(batch)
             p.sums = [a + b for a, b in zip(p.sums, self._check(parts))]
@@ -170,26 +160,26 @@ class Trainer:
             if not self.validating:
                 raise
             return False  # nothing has moved: a resumed run has no batch left in this epoch, and validates
-        return not self.stop_requested or p.epoch >= self.settings.epochs
+        return not self.stop_requested or p.epoch >= self.options.epochs
 
     def _backward(self, batch: Batch) -> Tensor:
         device = self.processes.device
         images, targets = prepare(batch, device)
-        if self.settings.multi_scale:
-            rng = np.random.default_rng((self.settings.seed, self.position.step, 1))
-            images, targets = rescale(images, targets, rng.uniform(-1, 1) * self.settings.multi_scale)
-        with torch.autocast(device.type, enabled=self.settings.amp and device.type == "cuda"):
+        if self.options.multi_scale:
+            rng = np.random.default_rng((self.options.seed, self.position.step, 1))
+            images, targets = rescale(images, targets, rng.uniform(-1, 1) * self.options.multi_scale)
+        with torch.autocast(device.type, enabled=self._amp):
             output = self._model(images)
         total = self.processes.sum if self.processes.world > 1 else None
-        done = self.position.epoch / max(self.settings.epochs - 1, 1)
-        loss = network_loss(output, targets, self.network.strides, self.settings.gains, done=done, total=total)
+        done = self.position.epoch / max(self.options.epochs - 1, 1)
+        loss = network_loss(output, targets, self.network.strides, self.options.gains, done=done, total=total)
         # DDP divides by the number of processes; the loss is a share of the sum, not of the mean.
         self.scaler.scale(loss.total * self.processes.world).backward()
         return self.processes.sum(loss.parts)
 
     def _step(self) -> None:
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._trained, self.settings.clip)
+        nn.utils.clip_grad_norm_(self._trained, self.options.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -218,7 +208,8 @@ class Trainer:
         row.update({f"train/{k}": v / count for k, v in zip(PARTS, p.sums)})
         row["lr"] = self.schedule.lr * self.schedule.factor(p.epoch)
         best = False
-        if self.validate and (self.due(p.epoch + 1) or p.epoch + 1 >= self.settings.epochs):
+        every = self.options.validate_every
+        if self.validate and ((every and (p.epoch + 1) % every == 0) or p.epoch + 1 >= self.options.epochs):
             self.validating = True
             if self.stop_requested and self.processes.world == 1:  # the signal came in the last step
                 raise KeyboardInterrupt
