@@ -8,7 +8,7 @@ image and class count (more only where an image has more objects than that); cro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +158,7 @@ class MetricsMeter:
     masks: bool = True
     _images: list[dict[str, Any]] = field(default_factory=list)
     _truths: list[dict[str, Any]] = field(default_factory=list)
-    _found: list[dict[str, Any]] = field(default_factory=list)
+    _found: list[tuple[int, Told]] = field(default_factory=list)
 
     def add(self, image: Path, detections: Detections | Told, *, whole: bool = False) -> tuple[list[dict[str, Any]], Told]:
         """Add what was found in one image; ``detections.classes`` are indices into the truth's names.
@@ -180,24 +180,26 @@ class MetricsMeter:
             told = Told.of(detections, None if whole else reaching(detections, there))
         for a in there:
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
-        boxes = np.asarray(told.boxes, np.float64)
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        self.masks &= told.runs is not None or not len(boxes)
-        masks: list[Any] = [None] * len(boxes) if told.runs is None else told.runs
-        rows = zip(boxes.tolist(), told.scores.tolist(), told.classes.tolist(), masks)
-        for box, score, cls, mask in rows:
-            found: dict[str, Any] = {"image_id": key, "category_id": cls + 1, "bbox": box, "score": score}
-            if mask is not None:
-                found["segmentation"] = mask
-            self._found.append(found)
+        self.masks &= told.runs is not None or not len(told)
+        self._found.append((key, told))
         return there, told
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """What was found, as COCO results: made when they are needed, for they take ten times the memory."""
+        for key, told in self._found:
+            boxes = np.asarray(told.boxes, np.float64)
+            boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+            masks: list[Any] = [None] * len(boxes) if told.runs is None else told.runs
+            for box, score, cls, mask in zip(boxes.tolist(), told.scores.tolist(), told.classes.tolist(), masks):
+                found: dict[str, Any] = {"image_id": key, "category_id": cls + 1, "bbox": box, "score": score}
+                yield found if mask is None else {**found, "segmentation": mask}
 
     def join(self, later: MetricsMeter) -> None:
         """Take over what another meter with the same truth has seen of further images."""
         images, truths = len(self._images), len(self._truths)
         self._images += [{**i, "id": i["id"] + images} for i in later._images]
         self._truths += [{**t, "id": t["id"] + truths, "image_id": t["image_id"] + images} for t in later._truths]
-        self._found += [{**f, "image_id": f["image_id"] + images} for f in later._found]
+        self._found += [(key + images, told) for key, told in later._found]
         self.masks &= later.masks
 
     def result(self, *, intervals: bool = False) -> Metrics:
@@ -215,11 +217,11 @@ class MetricsMeter:
             "categories": [{"id": i + 1, "name": n} for i, n in enumerate(self.truth.names)],
         }
         limit = max(COCO_MAX_DET, self.max_det) if self._most() > COCO_MAX_DET else COCO_MAX_DET
-        box = _evaluate(dataset, self._found, "bbox", nc, limit, intervals)
+        box = _evaluate(dataset, self._rows(), "bbox", nc, limit, intervals)
         masks = self.masks and all("segmentation" in a for a in self._truths)
-        seg = _evaluate(dataset, self._found, "segm", nc, limit, intervals) if masks else _nothing(nc)
+        seg = _evaluate(dataset, self._rows(), "segm", nc, limit, intervals) if masks else _nothing(nc)
         instances = sum(not a["iscrowd"] for a in self._truths)
-        mixed = confusion(self._truths, self._found, self.truth.names)
+        mixed = confusion(self._truths, self._rows(), self.truth.names)
         mixed = replace(mixed, mistakes={i["file_name"]: mixed.mistakes.get(i["id"], 0) for i in self._images})
         return Metrics(box, seg, self.truth.names, len(self._images), instances, mixed)
 
@@ -274,12 +276,12 @@ def _nothing(nc: int) -> AveragePrecision:
 
 
 def _evaluate(
-    dataset: dict[str, Any], found: list[dict[str, Any]], kind: str, nc: int, limit: int, intervals: bool
+    dataset: dict[str, Any], found: Iterable[dict[str, Any]], kind: str, nc: int, limit: int, intervals: bool
 ) -> AveragePrecision:
     library = _library()
-    # The library writes into what it is given: annotations and results are copied, one level deep.
+    # The library writes into what it is given: annotations are copied, one level deep.
     truth = library.COCO({**dataset, "annotations": [dict(a) for a in dataset["annotations"]]})
-    results = truth.loadRes([dict(f) for f in found])
+    results = truth.loadRes(list(found))
     run = library.COCOeval_faster(truth, results, iouType=kind, separate_eval=True)
     run.params.maxDets = [limit]
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Tensor
 
-CREW = 4
-"""Runtimes at once, at most: each holds its weights in memory."""
+CREW, CREW_BYTES = 4, 1 << 28
+"""Runtimes at once, at most, and bytes of their files together: each holds its weights in memory."""
 
 
 class TargetRuntime(Protocol):
@@ -99,8 +100,11 @@ class Local:
         Threads that wait for each other within one image cost more than threads with an image each.
         """
         cores = self._threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        count, kind = min(cores, CREW), type(self._runtime)
-        if self._path is None or count < 2 or not getattr(kind, "crews", False):
+        kind = type(self._runtime)
+        if self._path is None or not getattr(kind, "crews", False):
+            return []
+        count = min(cores, CREW, CREW_BYTES // size_on_disk(self._path))
+        if count < 2:
             return []
         return [Local(kind(self._path, threads=cores // count), self._path) for _ in range(count)]
 
