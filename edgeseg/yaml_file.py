@@ -54,18 +54,10 @@ def load_yaml(
         raise EdgesegError("it is no text in UTF-8", path=path, hint=hint) from e
     except OSError as e:
         raise EdgesegError(f"it cannot be read ({e.strerror or e})", path=path, hint=hint) from e
-    return parse_yaml(content, path=path, text=text, on_text=on_text, hint=hint)
+    return _parsed(content, path, text, on_text, hint)
 
 
-def parse_yaml(
-    content: str,
-    *,
-    path: str | os.PathLike[str] | None = None,
-    text: str = "",
-    on_text: OnText | None = None,
-    hint: str = "",
-) -> Any:
-    """The same for text; ``path`` is what errors name."""
+def _parsed(content: str, path: Path, text: str, on_text: OnText | None, hint: str) -> Any:
     try:
         _check_depth(content, path, hint)
         loader = _Loader(content)
@@ -94,7 +86,7 @@ def parse_yaml(
         raise EdgesegError(f"no valid YAML (a value that cannot be: {str(e)[:80]})", path=path, hint=hint) from e
 
 
-def _check_depth(content: str, path: str | os.PathLike[str] | None, hint: str) -> None:
+def _check_depth(content: str, path: Path, hint: str) -> None:
     """Events come one by one; what is built from them calls itself for each level, in C without a limit."""
     depth = 0
     for event in yaml.parse(content, Loader=_Loader):
