@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 _CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n\r"}
 # Marks that turn the direction of writing: a name could show itself as another one.
@@ -90,6 +90,17 @@ class EdgesegError(Exception):
         self.what, self.path, self.line, self.hint = what, path, line, hint
         where = "" if path is None else f"{os.fspath(path)}:{line}: " if line is not None else f"{os.fspath(path)}: "
         super().__init__(printable(f"{where}{what}" + (f". {hint}" if hint else "")))
+
+
+T = TypeVar("T")
+
+
+def attempted(does: Callable[..., T], *given: Any, **options: Any) -> T | EdgesegError:
+    """What ``does(*given, **options)`` gives, or the error that it raises."""
+    try:
+        return does(*given, **options)
+    except EdgesegError as e:
+        return e
 
 
 class Interrupted(EdgesegError):

@@ -6,7 +6,7 @@ import json as codec
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,11 +77,7 @@ def benchmark(
                 console.error(f"{source}: {e}" if source not in str(e) else str(e))
                 failed += 1
                 continue
-            if len(sources) == 1:
-                console.write_json(stream, done.to_dict())
-            elif stream is not None:
-                stream.write(codec.dumps(done.to_dict()) + "\n")
-                stream.flush()
+            _write(stream, done, len(sources) == 1)
             if html:
                 write_page(Path(html), done)
             if json != "-":
@@ -96,6 +92,15 @@ def benchmark(
 
 def _below(folder: Callable[[], Path], name: str) -> Path:
     return folder() / name
+
+
+def _write(stream: IO[str] | None, done: Measured, alone: bool) -> None:
+    """What was measured as JSON: of one network among several a line."""
+    if alone:
+        console.write_json(stream, done.to_dict())
+    elif stream is not None:
+        stream.write(codec.dumps(done.to_dict()) + "\n")
+        stream.flush()
 
 
 def write_page(file: Path, done: Measured) -> None:

@@ -29,7 +29,7 @@ class Word:
 
     help: str
     metavar: str
-    shown: bool | str
+    shown: bool | str = False
 
 
 def flag(help: str, shown: bool | str = True, *names: str, metavar: str | None = None, panel: str | None = None) -> Any:
@@ -37,9 +37,7 @@ def flag(help: str, shown: bool | str = True, *names: str, metavar: str | None =
     return Flag(help, shown, names, metavar, panel)
 
 
-def word(help: str, metavar: str, shown: bool | str = False) -> Any:
-    """A word that stands by its place."""
-    return Word(help, metavar, shown)
+word: Any = Word
 
 
 def for_typer(command: Callable[..., Any]) -> Callable[..., Any]:

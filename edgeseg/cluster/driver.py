@@ -23,7 +23,7 @@ from edgeseg.cluster import node
 from edgeseg.data.images import image_bytes
 from edgeseg.environments.process import Ended, cores
 from edgeseg.environments.toolchains import toolchain_of
-from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.errors import EdgesegError, StepFailed, attempted
 from edgeseg.evaluate.metrics import Told
 from edgeseg.evaluate.parity import Seen, Verdict, concluded
 from edgeseg.evaluate.truth import Truth
@@ -203,7 +203,9 @@ class Cluster:
         done = 0
         while True:
             while len(pending) < AHEAD * (self.slots or 1) and (paths := next(shards, None)) is not None:
-                pending.append((len(paths), look.remote(beside, [(p, _content(p)) for p in paths], known_truth)))
+                pending.append(
+                    (len(paths), look.remote(beside, [(p, attempted(image_bytes, p)) for p in paths], known_truth))
+                )
             if not pending:
                 return concluded(reference, others, images, whole)
             count, ref = pending.popleft()
@@ -260,7 +262,7 @@ class Spread:
         try:
             while True:
                 while len(pending) < AHEAD * len(self._workers) and (paths := next(batches, None)) is not None:
-                    pending.append(self._sent(_Batch([(p, _content(p)) for p in paths])))
+                    pending.append(self._sent(_Batch([(p, attempted(image_bytes, p)) for p in paths])))
                 if not pending:
                     return
                 batch = pending.popleft()
@@ -322,14 +324,6 @@ def _model(opened: Opened) -> bytes:
     with scratch() as place:
         link_or_copy(opened.path, place / "model" / opened.path.name)
         return node.packed(place, ["model"])
-
-
-def _content(path: Path) -> bytes | EdgesegError:
-    """A picture's bytes, or why there are none."""
-    try:
-        return image_bytes(path)
-    except EdgesegError as e:
-        return e
 
 
 def _one(path: Path, found: Mapping[str, Any]) -> tuple[Told | EdgesegError, Mapping[str, float]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.environments.process import Ended
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, attempted
 from edgeseg.export.job import Job
 from edgeseg.export.performing import Here, Task
 from edgeseg.export.scratch import scratch
@@ -188,10 +188,7 @@ def look_beside(beside: Beside, pictures: Sequence[tuple[Path, bytes | EdgesegEr
     from edgeseg.running.open import open_model
 
     def read(path: Path, data: bytes | EdgesegError) -> Any:
-        try:
-            return data if isinstance(data, EdgesegError) else decode_image(data, path=path)
-        except EdgesegError as e:
-            return e
+        return data if isinstance(data, EdgesegError) else attempted(decode_image, data, path=path)
 
     with tempfile.TemporaryDirectory(prefix="edgeseg-") as home, ExitStack() as stack:
         opened = []

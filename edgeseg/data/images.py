@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from edgeseg.data.tiff import pages
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, attempted
 from edgeseg.store import read_bounded
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -87,19 +87,13 @@ def read_ahead(paths: Sequence[Path], alone: int = 0) -> Iterator[tuple[Path, np
 
     from concurrent.futures import Future, ThreadPoolExecutor  # it loads logging: not before the first frame
 
-    def read(path: Path) -> np.ndarray | EdgesegError:
-        try:
-            return read_image(path)
-        except EdgesegError as e:
-            return e
-
     for path in paths[:alone]:
-        yield path, read(path)
+        yield path, attempted(read_image, path)
     with ThreadPoolExecutor(1) as pool:
         coming: Future[np.ndarray | EdgesegError] | None = None
         for i, path in enumerate(paths[alone:], alone + 1):
-            image = read(path) if coming is None else coming.result()
-            coming = pool.submit(read, paths[i]) if i < len(paths) else None
+            image = attempted(read_image, path) if coming is None else coming.result()
+            coming = pool.submit(attempted, read_image, paths[i]) if i < len(paths) else None
             yield path, image
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.habits import PLOT, check
 from edgeseg.predict.sources import Frame, Unreadable, frames
-from edgeseg.predict.views import Boxes, Masks, Names
+from edgeseg.predict.views import Boxes, Here, Masks, Names
 from edgeseg.record import dataclass
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Here):
     """Detections of one image.
 
     ``image`` is the source, uint8 BGR (H, W, 3). ``path`` is where it came from ("" for arrays), ``name`` a file name for
@@ -91,16 +91,7 @@ class Result:
         """(H, W) of the image."""
         return self.detections.shape
 
-    def cpu(self) -> Result:
-        """Itself: the arrays are NumPy's already."""
-        return self
-
-    numpy = cuda = cpu
     obb = keypoints = probs = None  # of tasks that there are not
-
-    def to(self, *args: Any, **kwargs: Any) -> Result:
-        """Itself: the arrays stay on the CPU."""
-        return self
 
     def plot(
         self,

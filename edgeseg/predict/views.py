@@ -15,6 +15,7 @@ import numpy as np
 from edgeseg.vision.detections import Detections, Index
 from edgeseg.vision.outline import mask_outline
 
+Held = TypeVar("Held", bound="Here")
 Self = TypeVar("Self", bound="_View")
 _KINDS = {"float": np.float32, "half": np.float16, "double": np.float64, "int": np.int32, "long": np.int64, "bool": np.bool_}
 
@@ -100,7 +101,21 @@ class Names(dict[int, str]):
         return list(self.values()).index(name)
 
 
-class _View(ABC):
+class Here:
+    """What lies on the CPU as NumPy's arrays, and stays there whatever is asked."""
+
+    def cpu(self: Held) -> Held:
+        """Itself."""
+        return self
+
+    numpy = cuda = cpu
+
+    def to(self: Held, *args: Any, **kwargs: Any) -> Held:
+        """Itself."""
+        return self
+
+
+class _View(Here, ABC):
     """A part of ``Detections`` that can be counted, indexed and gone through, one detection at a time."""
 
     def __init__(self, detections: Detections) -> None:
@@ -129,16 +144,6 @@ class _View(ABC):
     @abstractmethod
     def data(self) -> Array:
         """All of it as one array."""
-
-    def cpu(self: Self) -> Self:
-        """Itself: the arrays are NumPy's already."""
-        return self
-
-    numpy = cuda = cpu
-
-    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
-        """Itself: the arrays stay on the CPU."""
-        return self
 
 
 class Boxes(_View):
