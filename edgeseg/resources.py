@@ -57,7 +57,6 @@ def cache_root() -> Path:
 
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
-_ELSEWHERE = "or set EDGESEG_HOME to a folder of your own"
 _private: set[str] = set()
 
 
@@ -71,26 +70,20 @@ def _refuse_shared(root: Path) -> None:
     for above in real.parents:
         mode = _mode(above)
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise EdgesegError(
-                f"everybody may rename what lies in {above}, the cache folder too",
-                path=root,
-                hint=f"Type: chmod o-w {shlex.quote(str(above))}, {_ELSEWHERE}",
-            )
+            raise _refused(root, f"everybody may rename what lies in {above}, the cache folder too", "chmod o-w", above)
     if not real.is_dir():
         return
     if real.stat().st_uid not in (0, os.geteuid()):
-        raise EdgesegError(
-            "the cache folder belongs to somebody else, and what lies in it is run",
-            path=root,
-            hint=f"Type: chown -R {os.geteuid()} {shlex.quote(str(real))}, {_ELSEWHERE}",
-        )
+        what = "the cache folder belongs to somebody else, and what lies in it is run"
+        raise _refused(root, what, f"chown -R {os.geteuid()}", real)
     if any(_mode(folder) & _OTHERS for folder in (real, *(p for p in real.iterdir() if p.is_dir()))):
-        raise EdgesegError(
-            "others may write into the cache folder, and what lies in it is run",
-            path=root,
-            hint=f"Type: chmod -R go-w {shlex.quote(str(real))}, {_ELSEWHERE}",
-        )
+        raise _refused(root, "others may write into the cache folder, and what lies in it is run", "chmod -R go-w", real)
     _private.add(str(real))
+
+
+def _refused(root: Path, what: str, command: str, folder: Path) -> EdgesegError:
+    hint = f"Type: {command} {shlex.quote(str(folder))}, or set EDGESEG_HOME to a folder of your own"
+    return EdgesegError(what, path=root, hint=hint)
 
 
 def _mode(path: Path) -> int:

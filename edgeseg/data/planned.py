@@ -133,16 +133,8 @@ def _check_shared(made: Plan, files: Mapping[int, Path]) -> None:
         other = by_label.setdefault(file.with_suffix(""), file)
         if other != file:
             clashes.append(f"{other} and {file}")
-    if twice:
-        raise EdgesegError(
-            f"{_of(twice)} would be one file", path=made.coco.path, hint=f"Only one lies in {made.folder}: check --images"
-        )
-    if clashes:
-        raise EdgesegError(
-            f"{_of(clashes)} would share one label file",
-            path=made.coco.path,
-            hint="Rename one of them, there and in the JSON",
-        )
+    _refuse(made, twice, "{} would be one file", f"Only one lies in {made.folder}: check --images")
+    _refuse(made, clashes, "{} would share one label file", "Rename one of them, there and in the JSON")
 
 
 def _measure(made: Plan, files: Mapping[int, Path]) -> None:
@@ -174,18 +166,11 @@ def _measure(made: Plan, files: Mapping[int, Path]) -> None:
             else:
                 wrong.append(f"{name} is {size[1]}x{size[0]}, there {said[1]}x{said[0]}")
         made.entries.append(Entry(key, file, size, frame))
-    if wrong:
-        raise EdgesegError(
-            f"{_of(wrong)} (width x height): outlines would lie wrong",
-            path=made.coco.path,
-            hint="Give the images that were annotated, or correct width and height",
-        )
-    if doubtful and not certain:
-        raise EdgesegError(
-            f"width and height are exchanged for {_of(doubtful)}, and nothing shows which of them the outlines follow",
-            path=made.coco.path,
-            hint="Correct width and height; turn the outlines too if the images were turned",
-        )
+    hint = "Give the images that were annotated, or correct width and height"
+    _refuse(made, wrong, "{} (width x height): outlines would lie wrong", hint)
+    if not certain:
+        what = "width and height are exchanged for {}, and nothing shows which of them the outlines follow"
+        _refuse(made, doubtful, what, "Correct width and height; turn the outlines too if the images were turned")
 
 
 def _bounded(said: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -201,11 +186,11 @@ def _check_lengths(made: Plan) -> None:
             if size is not None and size != entry.frame:
                 what = f"{size[1]}x{size[0]}, image {entry.file.as_posix()} has {entry.frame[1]}x{entry.frame[0]}"
                 wrong.append(f"annotation {short(a.get('id'))} has run lengths of {what}")
-    if wrong:
-        raise EdgesegError(
-            f"{_of(wrong)} (width x height)", path=made.coco.path, hint="Export the masks again at the images' sizes"
-        )
+    _refuse(made, wrong, "{} (width x height)", "Export the masks again at the images' sizes")
 
 
-def _of(names: list[str]) -> str:
-    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+def _refuse(made: Plan, names: list[str], what: str, hint: str) -> None:
+    """Refuse the file where there are such ``names``; the first, and how many more, stands in ``what`` for ``{}``."""
+    if names:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise EdgesegError(what.format(names[0] + more), path=made.coco.path, hint=hint)

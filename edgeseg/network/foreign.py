@@ -31,6 +31,10 @@ _TASKS = {
 }  # fmt: skip
 
 
+def _refused(what: str, path: Path) -> EdgesegError:
+    return EdgesegError(what, path=path, hint=_HINT)
+
+
 def network_from(file: TorchFile, content: Any) -> Network:
     """Build the network that a checkpoint of another trainer holds; ``content`` is what ``file.read()`` gave.
 
@@ -43,7 +47,7 @@ def network_from(file: TorchFile, content: Any) -> Network:
     try:
         return _network_from(file, content)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as e:
-        raise EdgesegError("damaged: a part of its network is of the wrong kind", path=file.path, hint=_HINT) from e
+        raise _refused("damaged: a part of its network is of the wrong kind", file.path) from e
 
 
 def _network_from(file: TorchFile, content: Any) -> Network:
@@ -65,9 +69,9 @@ def _network_from(file: TorchFile, content: Any) -> Network:
     try:
         definition = _infer(windows, scale, Definition(act=act, family=family, task=task))
     except (KeyError, IndexError) as e:
-        raise EdgesegError(f"not a {title} network: it has no tensor {e}", path=path, hint=_HINT) from e
+        raise _refused(f"not a {title} network: it has no tensor {e}", path) from e
     if definition is None:
-        raise EdgesegError(f"its widths and depths are no {title} variant's", path=path, hint=_HINT)
+        raise _refused(f"its widths and depths are no {title} variant's", path)
     for window in windows.values():
         file.check(window)
     theirs = _compare(definition, windows, plain, path)
@@ -92,9 +96,7 @@ def _compare(definition: Definition, windows: Mapping[str, TensorRef], plain: se
     for key, value in network.state_dict().items():
         window = windows.get(names[key])
         if key != "head.bins" and window is not None and window.size != tuple(value.shape):
-            raise EdgesegError(
-                f"tensor {names[key]} is {window.size} where {tuple(value.shape)} belongs", path=path, hint=_HINT
-            )
+            raise _refused(f"tensor {names[key]} is {window.size} where {tuple(value.shape)} belongs", path)
     bare = {
         names[f"{k}.conv.weight"].removesuffix(".conv.weight")
         for k, m in network.named_modules()
@@ -102,10 +104,8 @@ def _compare(definition: Definition, windows: Mapping[str, TensorRef], plain: se
     }
     if plain is not None and plain != bare:
         odd = sorted(plain ^ bare)
-        raise EdgesegError(
-            f"{len(odd)} of its convolutions ({odd[0]}) differ from {definition.title} in having an activation",
-            path=path,
-            hint=_HINT,
+        raise _refused(
+            f"{len(odd)} of its convolutions ({odd[0]}) differ from {definition.title} in having an activation", path
         )
     return names
 
@@ -123,7 +123,7 @@ def _choose(content: Any, path: Path) -> Record | Mapping[str, Any]:
                 return inner
         if any(isinstance(v, TensorRef) for v in content.values()):
             return content
-    raise EdgesegError("there is no network in it", path=path, hint=_HINT)
+    raise _refused("there is no network in it", path)
 
 
 def _part(record: Record, key: str) -> Mapping[str, Any]:
@@ -144,32 +144,24 @@ def _kind_of(windows: Mapping[str, TensorRef]) -> tuple[str, str]:
 def _check_layers(model: Record, family: str, path: Path) -> None:
     """Compare the layers with those of the family."""
     if model.short not in ("SegmentationModel", "DetectionModel") and "model" not in _part(model, "_modules"):
-        raise EdgesegError(f"it holds a {model.short}, not a network that edgeseg builds", path=path, hint=_HINT)
+        raise _refused(f"it holds a {model.short}, not a network that edgeseg builds", path)
     sequence = _part(model, "_modules").get("model")
     layers = list(_part(sequence, "_modules").values()) if isinstance(sequence, Record) else []
     kinds = [layer.short if isinstance(layer, Record) else "nothing" for layer in layers]
     if not kinds:
-        raise EdgesegError(f"it holds a {model.short} without layers", path=path, hint=_HINT)
+        raise _refused(f"it holds a {model.short} without layers", path)
     if kinds[-1] in _TASKS:
-        raise EdgesegError(
-            f"a network for {_TASKS[kinds[-1]]} ({kinds[-1]}), not for segmentation or detection", path=path, hint=_HINT
-        )
+        raise _refused(f"a network for {_TASKS[kinds[-1]]} ({kinds[-1]}), not for segmentation or detection", path)
     plan = FAMILIES[family]
     layout = layer_kinds(plan, kinds[-1] if kinds[-1] in _HEADS else "Segment")
     if kinds != layout:
         at = next((i for i, (a, b) in enumerate(zip(kinds, layout)) if a != b), min(len(kinds), len(layout)))
         found = kinds[at] if at < len(kinds) else "nothing"
         wanted = layout[at] if at < len(layout) else "nothing"
-        raise EdgesegError(
-            f"not {plan.title}: layer {at} is {found} where {wanted} belongs (another YOLO generation?)",
-            path=path,
-            hint=_HINT,
-        )
+        raise _refused(f"not {plan.title}: layer {at} is {found} where {wanted} belongs (another YOLO generation?)", path)
     head = layers[-1].state
     if head.get("nm", COEFFS) != COEFFS or head.get("reg_max", plan.reg_max) != plan.reg_max:
-        raise EdgesegError(
-            f"its head has {brief(head.get('nm'))} masks and reg_max {brief(head.get('reg_max'))}", path=path, hint=_HINT
-        )
+        raise _refused(f"its head has {brief(head.get('nm'))} masks and reg_max {brief(head.get('reg_max'))}", path)
 
 
 def _activations(model: Record, path: Path) -> tuple[str, set[str]]:
@@ -184,9 +176,7 @@ def _activations(model: Record, path: Path) -> tuple[str, set[str]]:
             else:
                 acts.add(kind)
         if record.short == "BatchNorm2d" and abs(record.state.get("eps", BN_EPS) - BN_EPS) > 1e-9:
-            raise EdgesegError(
-                f"its batch normalisation has eps {brief(record.state['eps'])}, not {BN_EPS}", path=path, hint=_HINT
-            )
+            raise _refused(f"its batch normalisation has eps {brief(record.state['eps'])}, not {BN_EPS}", path)
     if len(acts) != 1 or not acts <= set(_ACTIVATIONS):
         raise EdgesegError(
             f"its activations are {', '.join(sorted(acts))}", path=path, hint="edgeseg builds one of SiLU, ReLU6, Hardswish"
@@ -202,7 +192,7 @@ def _walk(root: Record, path: Path) -> Iterator[tuple[str, Record]]:
         name, record, depth = todo.pop()
         seen += 1
         if depth > 16 or seen > 20_000:
-            raise EdgesegError("its modules are nested too deeply to be a network", path=path, hint=_HINT)
+            raise _refused("its modules are nested too deeply to be a network", path)
         yield name, record
         for key, child in _part(record, "_modules").items():
             if isinstance(child, Record):
@@ -227,7 +217,7 @@ def _plain(state: Mapping[str, Any], path: Path) -> dict[str, TensorRef]:
                 key = key.partition(".")[2]
             found[key] = value
     if not found:
-        raise EdgesegError("there is no network in it", path=path, hint=_HINT)
+        raise _refused("there is no network in it", path)
     return found
 
 
@@ -273,9 +263,9 @@ def _class_names(names: Any, nc: int, path: Path) -> tuple[str, ...] | None:
     if not isinstance(names, (list, tuple)):
         return None
     if len(names) != nc:
-        raise EdgesegError(f"it has {len(names)} class names for {nc} classes", path=path, hint=_HINT)
+        raise _refused(f"it has {len(names)} class names for {nc} classes", path)
     if not all(n is None or isinstance(n, (str, int, float)) for n in names):
-        raise EdgesegError("its class names are no text", path=path, hint=_HINT)
+        raise _refused("its class names are no text", path)
     return tuple(n if isinstance(n, str) else brief(n) for n in names)
 
 
@@ -290,7 +280,7 @@ def _fill(network: Network, theirs: Mapping[str, str], windows: Mapping[str, Ten
         what = [
             f"{len(k)} tensors {word} ({', '.join(k[:3])})" for word, k in (("missing", missing), ("unknown", extra)) if k
         ]
-        raise EdgesegError(f"not a {network.definition.title} network: {' and '.join(what)}", path=file.path, hint=_HINT)
+        raise _refused(f"not a {network.definition.title} network: {' and '.join(what)}", file.path)
     with torch.no_grad():
         for name, key in wanted.items():
             if name not in windows:
@@ -298,9 +288,7 @@ def _fill(network: Network, theirs: Mapping[str, str], windows: Mapping[str, Ten
             target, window = ours[key], windows[name]
             shape = tuple(n for n in window.size if n != 1) if key == "head.bins" else window.size
             if shape != tuple(target.shape):
-                raise EdgesegError(
-                    f"tensor {name} is {tuple(window.size)} where {tuple(target.shape)} belongs", path=file.path, hint=_HINT
-                )
+                raise _refused(f"tensor {name} is {tuple(window.size)} where {tuple(target.shape)} belongs", file.path)
             target.copy_(file.tensor(window).view(target.shape))
             if target.is_floating_point() and not bool(torch.isfinite(target).all()):
                 raise EdgesegError(

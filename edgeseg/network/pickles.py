@@ -16,7 +16,10 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError, brief
 
-FRESH = "Download it again, or copy it again from where it was made"
+
+def damaged(what: str, path: Path) -> EdgesegError:
+    """The error for a file that is not what was written."""
+    return EdgesegError(what, path=path, hint="Download it again, or copy it again from where it was made")
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,8 @@ class PickleReader:
         except EdgesegError:
             raise
         except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as e:
-            raise EdgesegError(f"damaged: its pickle cannot be followed ({str(e)[:120]})", path=self.path, hint=FRESH) from e
-        raise EdgesegError("damaged: its pickle has no end", path=self.path, hint=FRESH)
+            raise damaged(f"damaged: its pickle cannot be followed ({str(e)[:120]})", self.path) from e
+        raise damaged("damaged: its pickle has no end", self.path)
 
     def refuse(self, what: str) -> EdgesegError:
         """The error for a pickle that asks for more than data."""

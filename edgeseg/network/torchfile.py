@@ -14,7 +14,7 @@ import torch
 
 from edgeseg.errors import EdgesegError
 from edgeseg.network.allowlist import ALLOWED, CONSTRUCTORS, STORAGES, TensorRef
-from edgeseg.network.pickles import FRESH, PickleReader, Storage
+from edgeseg.network.pickles import PickleReader, Storage, damaged
 from edgeseg.store import read_bounded
 
 #: A checkpoint of the largest network with its optimizer and averages has 1.5 GB.
@@ -40,7 +40,7 @@ class TorchFile:
             data = read_bounded(path, MOST_BYTES) if start[:2] == b"PK" else b""
             self._zip = zipfile.ZipFile(io.BytesIO(data)) if data else None
         except (zipfile.BadZipFile, LookupError, NotImplementedError, ValueError, struct.error) as e:
-            raise EdgesegError("damaged or cut short: the zip directory at its end is missing", path=path, hint=FRESH) from e
+            raise damaged("damaged or cut short: the zip directory at its end is missing", path) from e
         except OSError as e:
             raise EdgesegError(f"cannot be read ({e.strerror or e})", path=path) from e
         if self._zip is None:
@@ -48,7 +48,7 @@ class TorchFile:
         self._bytes = len(data)
         names = self._zip.namelist()
         if len(set(names)) != len(names):
-            raise EdgesegError("damaged: two of its parts have one name", path=path, hint=FRESH)
+            raise damaged("damaged: two of its parts have one name", path)
         pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
             raise EdgesegError("a zip file, but no checkpoint", path=path, hint="A checkpoint is what torch.save writes")
@@ -66,14 +66,14 @@ class TorchFile:
 
     def _no_zip(self, start: bytes) -> EdgesegError:
         if not start:
-            return EdgesegError("the file is empty", path=self.path, hint=FRESH)
+            return damaged("the file is empty", self.path)
         if start.startswith(_LEGACY):
             return EdgesegError(
                 "written in the format of torch before 1.6",
                 path=self.path,
                 hint="Where it was made, load it and write it again with torch.save of a newer torch",
             )
-        return EdgesegError("no checkpoint: torch.save writes a zip file, this is none", path=self.path, hint=FRESH)
+        return damaged("no checkpoint: torch.save writes a zip file, this is none", self.path)
 
     def _member(self, name: str) -> bytes:
         full = f"{self._root}/{name}"
@@ -84,10 +84,10 @@ class TorchFile:
             info = zip_file.getinfo(full)
             # torch stores without compression: a member that says otherwise could claim any size.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                raise EdgesegError(f"its part {name} is compressed, which torch.save never does", path=self.path, hint=FRESH)
+                raise damaged(f"its part {name} is compressed, which torch.save never does", self.path)
             return zip_file.read(info)
         except (LookupError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as e:
-            raise EdgesegError(f"damaged: its part {name} cannot be read", path=self.path, hint=FRESH) from e
+            raise damaged(f"damaged: its part {name} cannot be read", self.path) from e
 
     def read(self) -> Any:
         """The saved object: plain data, ``Record``, ``TensorRef``.
@@ -107,11 +107,11 @@ class TorchFile:
         last = ref.offset + sum((n - 1) * s for n, s in zip(ref.size, ref.stride))
         numel = math.prod(ref.size)
         if numel and (last >= flat.numel() or numel > flat.numel()):
-            raise EdgesegError(f"damaged: a tensor of shape {ref.size} is larger than its data", path=self.path, hint=FRESH)
+            raise damaged(f"damaged: a tensor of shape {ref.size} is larger than its data", self.path)
         try:
             window = flat.as_strided(ref.size, ref.stride, ref.offset) if numel else torch.empty(ref.size, dtype=flat.dtype)
         except (RuntimeError, TypeError) as e:  # sizes or strides that no machine integer holds
-            raise EdgesegError(f"damaged: no tensor has the shape {ref.size}", path=self.path, hint=FRESH) from e
+            raise damaged(f"damaged: no tensor has the shape {ref.size}", self.path) from e
         return window.clone(memory_format=torch.contiguous_format)
 
     def check(self, ref: TensorRef) -> None:
@@ -125,7 +125,7 @@ class TorchFile:
         info = self._zip.NameToInfo.get(f"{self._root}/data/{ref.storage.key}") if self._zip else None
         there = min(info.file_size, self._bytes) // width if info is not None else 0
         if numel and (last >= there or numel > there):
-            raise EdgesegError("damaged: a tensor is larger than its data", path=self.path, hint=FRESH)
+            raise damaged("damaged: a tensor is larger than its data", self.path)
 
     def load(self, content: Any) -> Any:
         """What ``read`` gave, with every ``TensorRef`` made a tensor; lists and dicts are filled in place.
@@ -141,14 +141,14 @@ class TorchFile:
                 self.check(value)
                 self._given += math.prod(value.size) * int(getattr(torch, value.storage.dtype).itemsize)
                 if self._given > 4 * self._bytes:
-                    raise EdgesegError("damaged: its tensors share more than there is", path=self.path, hint=FRESH)
+                    raise damaged("damaged: its tensors share more than there is", self.path)
                 seen[value] = self.tensor(value)
             return seen[value]
         if value is None or isinstance(value, (str, int, float, bytes, set, frozenset)):
             return value
         if depth > 48 or not isinstance(value, (dict, list, tuple)):
             kind = "is nested too deeply" if depth > 48 else f"holds a {type(value).__name__}"
-            raise EdgesegError(f"damaged: its content {kind}", path=self.path, hint=FRESH)
+            raise damaged(f"damaged: its content {kind}", self.path)
         if id(value) in seen:
             return seen[id(value)]
         if isinstance(value, tuple):
@@ -164,10 +164,8 @@ class TorchFile:
             dtype: torch.dtype = getattr(torch, storage.dtype)
             data = bytearray(self._member(f"data/{storage.key}"))
             if len(data) != storage.numel * dtype.itemsize:
-                raise EdgesegError(
-                    f"damaged: its part data/{storage.key} has {len(data)} bytes for {storage.numel} numbers",
-                    path=self.path,
-                    hint=FRESH,
+                raise damaged(
+                    f"damaged: its part data/{storage.key} has {len(data)} bytes for {storage.numel} numbers", self.path
                 )
             self._cache[storage.key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return self._cache[storage.key]
