@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag
 
-EXPORTS: tuple[tuple[str, dict[str, Any]], ...] = (("onnx", {}), ("tflite", {"int8": True}))
 TRAIN, VAL, SEED, PICTURES = 100, 40, 20, 6
 
 
@@ -56,14 +55,9 @@ def _exports(checkpoint: Path, data: Path, folder: Path) -> list[Path]:
 
     model = Model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
     with shown_events() as on_event:
-        for format, options in EXPORTS:
-            given: dict[str, Any] = {**options, "imgsz": list(model.opened.manifest.imgsz)}
-            if given.get("int8"):
-                given["data"] = str(data)
-            made.append(model.export(format, out=folder, on_event=on_event, **given))
-    return made
+        how: dict[str, Any] = {"imgsz": list(model.opened.manifest.imgsz), "out": folder, "on_event": on_event}
+        return [model.export("onnx", **how), model.export("tflite", int8=True, data=str(data), **how)]
 
 
 def _validated(path: Path, data: Path, reference: Path) -> dict[str, Any]:
