@@ -152,10 +152,10 @@ def validate(
     boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
     def add(path: Path, found: Detections | Told) -> None:
-        if mapping is not None and isinstance(found, Told):
-            found = replace(found, classes=mapping[found.classes])
-        elif mapping is not None:
+        if mapping is not None and isinstance(found, Detections):
             found = Detections(found.boxes, found.scores, mapping[found.classes], found.tiles, dataset.names, found.shape)
+        elif mapping is not None:
+            found = replace(found, classes=mapping[found.classes])
         there, told = meter.add(path, found, whole=seen is not None)
         boxes.add(there, told)
         if told.runs is not None and all("segmentation" in a for a in there):

@@ -100,13 +100,12 @@ class Local:
         Threads that wait for each other within one image cost more than threads with an image each.
         """
         cores = self._threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        kind = type(self._runtime)
-        if self._path is None or not getattr(kind, "crews", False):
+        if self._path is None or self._runtime is None or not getattr(self._runtime, "crews", False):
             return []
         count = min(cores, CREW, CREW_BYTES // size_on_disk(self._path))
         if count < 2:
             return []
-        return [Local(kind(self._path, threads=cores // count), self._path) for _ in range(count)]
+        return [Local(type(self._runtime)(self._path, threads=cores // count), self._path) for _ in range(count)]
 
     def to(self, device: str) -> None:
         """Only where it is."""

@@ -29,7 +29,6 @@ class Runtime:
     input: Tensor
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, Any]
-    crews = True
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         graphs = [path] if path.is_file() else sorted(path.glob("*.xml"))
