@@ -34,7 +34,6 @@ class Runtime:
     input: Tensor
     outputs: tuple[Tensor, ...]
     metadata: Mapping[str, Any]
-    crews = True
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         self._path = str(path)
