@@ -167,15 +167,16 @@ def _reap(options: int) -> None:
 
 
 def _watch(order: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Fork the program, tell its number, and its exit code when it has ended."""
+    """Fork the program, and tell its exit code when it has ended."""
     *streams, tells = descriptors
     pid = os.fork()
     if pid == 0:
+        os.setsid()
+        os.write(tells, b"%d\n" % os.getpid())  # not before: whoever knows the number may kill the session
         os.close(tells)
         _run(order, streams)
     for descriptor in streams:
         os.close(descriptor)
-    os.write(tells, b"%d\n" % pid)
     os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     os._exit(0)
 
@@ -187,7 +188,6 @@ def _run(order: dict[str, Any], streams: list[int]) -> NoReturn:
 
     code = 1
     try:
-        os.setsid()
         for number, descriptor in enumerate(streams):
             os.dup2(descriptor, number)
             os.close(descriptor)

@@ -113,6 +113,25 @@ def test_limits_and_their_ends_are_those_of_any_process(forks: Forks, place: Pat
     assert "to the log" in (place / "log").read_text()
 
 
+def test_one_that_is_stopped_at_once_ends_at_once(forks: Forks, place: Path) -> None:
+    stopped, env = threading.Event(), environment(first=[place])
+    stopped.set()
+    for _ in range(5):
+        start = time.monotonic()
+        ended = run_process(
+            command(sys.executable, "not_there"),
+            log=place / "log",
+            cwd=place,
+            env=env,
+            timeout_s=100,
+            memory_mb=1000,
+            on_progress=lambda done, words: None,
+            cancelled=stopped,
+            fork=lambda log: forks.start("program", ["wait"], stderr=log, cwd=place, env=env),
+        )
+        assert ended.reason == "was stopped" and time.monotonic() - start < 30
+
+
 def test_where_forks_are_not_safe_there_are_none(place: Path) -> None:
     forks = Forks(["threads"], environment(first=[place]))
     with open(place / "log", "wb") as log:
