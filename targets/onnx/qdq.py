@@ -126,11 +126,8 @@ class _Writer:
     def _scaled(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
         shape = [-1 if i == axis else 1 for i in range(values.ndim)]
         held = self.constant(f"{name}/quantized", values), self.constant(f"{name}/scale", scale.reshape(shape))
-        for operator, inputs, output, more in (
-            ("Cast", [held[0]], f"{name}/cast", {"to": onnx.TensorProto.FLOAT}),
-            ("Mul", [f"{name}/cast", held[1]], name, {}),
-        ):
-            self.graph.node.append(helper.make_node(operator, inputs, [output], name=f"{name}/{operator}", **more))
+        cast = helper.make_node("Cast", [held[0]], [f"{name}/cast"], name=f"{name}/Cast", to=onnx.TensorProto.FLOAT)
+        self.graph.node.extend([cast, helper.make_node("Mul", [f"{name}/cast", held[1]], [name], name=f"{name}/Mul")])
         return name
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int) -> str:
