@@ -152,10 +152,12 @@ def validate(
     boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
     def add(path: Path, found: Detections | Told) -> None:
-        if mapping is not None and isinstance(found, Detections):
-            found = Detections(found.boxes, found.scores, mapping[found.classes], found.tiles, dataset.names, found.shape)
-        elif mapping is not None:
-            found = replace(found, classes=mapping[found.classes])
+        if mapping is not None:
+            classes = mapping[found.classes]
+            if isinstance(found, Told):
+                found = replace(found, classes=classes)
+            else:
+                found = Detections(found.boxes, found.scores, classes, found.tiles, dataset.names, found.shape)
         there, told = meter.add(path, found, whole=seen is not None)
         boxes.add(there, told)
         if told.runs is not None and all("segmentation" in a for a in there):

@@ -97,7 +97,7 @@ class Local:
     def crew(self) -> list[Local]:
         """More of the same that share the CPU's cores and run at once, for many images; none where that is not to be had.
 
-        Worth it where threads that wait for each other within one image compute meanwhile, as those of ONNX Runtime do.
+        Worth it where the threads of one image spin while they wait for each other.
         """
         cores = self._threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         if self._path is None or self._runtime is None or not getattr(self._runtime, "crews", False):
