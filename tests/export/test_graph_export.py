@@ -229,24 +229,25 @@ def test_an_artifact_as_the_source_keeps_its_size_and_head(toys) -> None:
 def test_int8_takes_images_and_recipe_into_job_and_key(toys, monkeypatch) -> None:
     from edgeseg.export import api as module
     from edgeseg.export.calibrate import Calibration
+    from edgeseg.quantize.recipe import load_recipe
 
-    images = tuple(toys.root / f"{i}.jpg" for i in range(3))
+    images, recipe = tuple(toys.root / f"{i}.jpg" for i in range(3)), load_recipe("int8").to_dict()
     monkeypatch.setattr(
-        module, "choose_calibration", lambda options, *rest: Calibration(images, {"hash": options.data}, {"bits": 8})
+        module, "choose_calibration", lambda options, *rest: Calibration(images, {"hash": options.data}, recipe)
     )
     toys.add(
         "small",
         """
         import json
         def convert(job):
-            seen = [job.precision, len(job.calibration), dict(job.calibration_info), dict(job.recipe)]
+            seen = [job.precision, len(job.calibration), dict(job.calibration_info), job.recipe["name"]]
             job.output.write_text(json.dumps(seen))
         """,
         precisions=["fp32", "int8"],
         options=["int8"],
     )
     (a,) = toys.export("small", options=ExportOptions(int8=True, data="a"), gate=False)
-    assert a.path.name == "net_int8.small" and json.loads(a.path.read_text()) == ["int8", 3, {"hash": "a"}, {"bits": 8}]
+    assert a.path.name == "net_int8.small" and json.loads(a.path.read_text()) == ["int8", 3, {"hash": "a"}, "int8"]
     (b,) = toys.export("small", options=ExportOptions(int8=True, data="b"), gate=False)
     assert not b.cached and b.key != a.key
     assert toys.export("small", options=ExportOptions(int8=True, data="a"), gate=False)[0].cached

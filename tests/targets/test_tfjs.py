@@ -204,7 +204,7 @@ def test_the_converter_follows_the_recipe_or_says_why(tmp_path, weights) -> None
     model = weights.read(tmp_path)
     notes = convert._shrink(weights, model, job)
     assert model.weights["k1/scale"].shape == (1, 1, 1, 1)
-    assert "16 bits" in notes[0] and "one scale per tensor" in notes[1] and "activations have" in notes[2]
+    assert "16 bits" in notes[0] and "one scale per tensor" in notes[1] and "activations are not followed" in notes[2]
     assert convert._shrink(weights, weights.read(tmp_path), Job("tfjs", tmp_path, "x", tmp_path, tmp_path)) == []
 
 
