@@ -37,7 +37,8 @@ def counts_of(mask: np.ndarray, corner: tuple[int, int], shape: tuple[int, int])
     edges = (column + corner[0]) * height + row + corner[1]
     if h == height:  # a run may go on into the next column: there an end meets a start
         edges = np.concatenate((edges[:1], edges[1:-1].reshape(-1, 2)[edges[1:-1:2] != edges[2::2]].ravel(), edges[-1:]))
-    return np.diff(edges, prepend=0, append=total)
+    ends = np.concatenate(((0,), edges, (total,)))
+    return ends[1:] - ends[:-1]
 
 
 def to_text(counts: np.ndarray) -> str:
