@@ -48,8 +48,10 @@ def convert(job: Job) -> Path:
     props = {p.key: p.value for p in model.metadata_props}
     manifest = derive(job, Manifest.from_metadata(props, path=str(job.source)), ("onnx",))
     if job.precision == "int8":
-        for note in qdq.fit(model):
+        changed = qdq.fit(model)
+        for note in changed:
             job.note(note)
+        manifest = replace(manifest, notes=(*manifest.notes, *changed))
         onnx.checker.check_model(model)
     settings = {
         "precision": job.precision,

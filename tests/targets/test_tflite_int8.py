@@ -120,6 +120,7 @@ def test_other_recipes_convert_and_run(requantize, images, name: str) -> None:
     assert runtime.input.dtype == ("float32" if name == "w8a32" else "int8")
     outputs = runtime.run(np.zeros((1, *SIZE, 3), runtime.input.dtype))
     assert len(outputs) == 10 and all(np.isfinite(o).all() for o in outputs)
+    assert runtime.precision() == "int8"
 
 
 def test_one_tensor_for_boxes_scores_and_coefficients_is_refused(requantize, images) -> None:
