@@ -30,10 +30,11 @@ def distances(logits: np.ndarray) -> np.ndarray:
 
     Returns:
         (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin], computed in float64 so that every platform
-        rounds alike.
+        rounds alike. NaN where a logit is NaN or +inf, or all are -inf: there is no distribution, and ``decode`` drops the box.
     """
-    e = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
-    return ((e @ np.arange(e.shape[-1], dtype=np.float64)) / e.sum(axis=-1)).astype(np.float32)
+    with np.errstate(invalid="ignore", under="ignore"):
+        e = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
+        return ((e @ np.arange(e.shape[-1], dtype=np.float64)) / e.sum(axis=-1)).astype(np.float32)
 
 
 def boxes(points: np.ndarray, ltrb: np.ndarray, stride: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def _real(q: np.ndarray, spec: Output) -> np.ndarray:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """float32 1 / (1 + exp(-x)), computed in float64 so that every platform rounds alike."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return (1.0 / (1.0 + np.exp(-x.astype(np.float64)))).astype(np.float32)
 
 
@@ -92,7 +92,8 @@ def decode(
     Args:
         outputs: the tensors in the manifest's order, batch axis first; float or the integers that the manifest explains.
         manifest: head layout, roles, strides, layouts, quantization. Map sizes are read from the arrays.
-        conf: lowest score that counts, 0..1: score >= conf in float32. NaN scores and boxes that are not finite are dropped.
+        conf: lowest score that counts, 0..1: score >= conf in float32. NaN scores and boxes that are not finite are dropped;
+            an infinite score is its limit, 0 or 1.
         multi_label: every class of a cell counts, not only its best one (the first of equal ones).
         max_candidates: keep the best so many.
         index: which image of the batch.
@@ -105,7 +106,8 @@ def decode(
     if len(outputs) != len(manifest.outputs):
         raise EdgesegError(f"the model gave {len(outputs)} outputs, its manifest names {len(manifest.outputs)}")
     images = [np.asarray(o)[index] for o in outputs]
-    found = _HEADS[manifest.head](images, manifest, conf, multi_label, max_candidates)
+    with np.errstate(all="ignore"):  # what comes of infinite and huge values is dropped below, in silence
+        found = _HEADS[manifest.head](images, manifest, conf, multi_label, max_candidates)
     sound = np.isfinite(found.boxes).all(axis=1)
     return found if sound.all() else _select(found, sound)
 

@@ -135,7 +135,8 @@ class Unbuilt:
             wide, high = across[0][x1 - 1] + 2 - across[0][x0], down[0][y1 - 1] + 2 - down[0][y0]
             if (wide * high).sum() > proto.hw[0] * proto.hw[1]:
                 proto = proto.dequantized()  # the windows together are more than the grid: convert it once
-        return tuple(_tile(proto, c, w, across, down) for c, w in zip(self.coeffs, self.windows.tolist()))
+        with np.errstate(all="ignore"):  # a logit that is no number is no pixel
+            return tuple(_tile(proto, c, w, across, down) for c, w in zip(self.coeffs, self.windows.tolist()))
 
 
 def _seen(windows: np.ndarray) -> np.ndarray:

@@ -52,11 +52,14 @@ def postprocess(
     found = decode(outputs, manifest, conf=conf, multi_label=multi_label, index=index)
     if classes is not None:
         found = found.take(np.flatnonzero(np.isin(found.classes, classes)))
-    if not agnostic and (manifest.head == "nms" or manifest.end2end):  # what the model suppressed is not suppressed again
-        keep = np.argsort(-found.scores, kind="stable")[:max_det]
-    else:
-        keep = nms(found.boxes, found.scores, found.classes, iou, max_det, agnostic)
-    boxes = letterbox.to_source(found.boxes[keep])
+    with np.errstate(all="ignore"):  # the area of a huge box is infinite
+        if not agnostic and (
+            manifest.head == "nms" or manifest.end2end
+        ):  # what the model suppressed is not suppressed again
+            keep = np.argsort(-found.scores, kind="stable")[:max_det]
+        else:
+            keep = nms(found.boxes, found.scores, found.classes, iou, max_det, agnostic)
+        boxes = letterbox.to_source(found.boxes[keep])
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not visible.all():
         keep, boxes = keep[visible], boxes[visible]
