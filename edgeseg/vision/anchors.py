@@ -30,7 +30,7 @@ def distances(logits: np.ndarray) -> np.ndarray:
 
     Returns:
         (...) float32 in 0..bins-1: sum of bin * softmax(logits)[bin], computed in float64 so that every platform
-        rounds alike. NaN where a logit is NaN or +inf, or all are -inf: there is no distribution, and ``decode`` drops the box.
+        rounds alike. NaN where a logit is NaN or +inf, or all are -inf: no distribution, and ``decode`` drops the box.
     """
     with np.errstate(invalid="ignore", under="ignore"):
         e = np.exp(np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64))
