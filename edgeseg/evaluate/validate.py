@@ -165,8 +165,19 @@ def validate(
         if seen is not None:
             seen(truth, path, told)
 
-    measure = _gather if hasattr(predict, "over") else _measure
-    skipped, speed = measure(predict, chosen, add, progress)
+    # Others look at the images where there is ``over``.
+    looked = predict.over(chosen) if hasattr(predict, "over") else _found(predict, chosen)
+    skipped: list[tuple[str, str]] = []
+    speed: dict[str, list[float]] = {s: [] for s in STAGES}
+    for done, (path, found, times) in enumerate(looked, 1):
+        if isinstance(found, EdgesegError):
+            skipped.append((str(path), found.what))
+        else:
+            add(path, found)
+            for stage in STAGES if times else ():
+                speed[stage].append(float(times.get(stage, float("nan"))))
+        if progress:
+            progress(done, len(chosen))
     if len(skipped) == len(chosen):
         reason = f" (the first: {skipped[0][1]})" if skipped else ""
         raise EdgesegError(
@@ -189,37 +200,19 @@ def validate(
     )
 
 
-def _measure(
-    predict: Predictor, images: Sequence[Path], add: Callable[[Path, Any], None], progress: Progress | None
-) -> tuple[list[tuple[str, str]], dict[str, list[float]]]:
-    """Predict image by image and hand on what was found; the images that could not be read, milliseconds by stage."""
-    skipped: list[tuple[str, str]] = []
-    speed: dict[str, list[float]] = {s: [] for s in STAGES}
-    for done, (path, found) in enumerate(_found(predict, images, speed), 1):
-        if isinstance(found, EdgesegError):
-            skipped.append((str(path), found.what))
-        else:
-            add(path, found)
-        if progress:
-            progress(done, len(images))
-    return skipped, speed
-
-
 def _found(
-    predict: Predictor, images: Sequence[Path], speed: Mapping[str, list[float]]
-) -> Iterator[tuple[Path, Detections | EdgesegError]]:
-    """Each image with what is found there, in order; the first ones alone (``TIMED``), the others while that is taken up.
+    predict: Predictor, images: Sequence[Path]
+) -> Iterator[tuple[Path, Detections | EdgesegError, Mapping[str, float]]]:
+    """Each image with what is found there, in order; the first ones alone, with times (``TIMED``), the others meanwhile.
 
     Those others are read and looked at in threads, by a crew of runtimes where there is one: some images are held at a time.
     """
-    at = 0
-    while at < len(images) and (at < TIMED or not any(speed.values())):
+    at, timed = 0, False
+    while at < len(images) and (at < TIMED or not timed):
         found = _look(images[at], lambda image: predict(image))
-        if not isinstance(found, EdgesegError):
-            for stage, times in speed.items():
-                times.append(float(predict.speed.get(stage, float("nan"))))
-        yield images[at], found
-        at += 1
+        good = not isinstance(found, EdgesegError)
+        yield images[at], found, predict.speed if good else {}
+        at, timed = at + 1, timed or good
     if at == len(images):
         return
     crew, idle = _crew(predict), SimpleQueue[Predictor]()
@@ -239,9 +232,9 @@ def _found(
             coming.append((path, pool.submit(_look, path, free)))
             if len(coming) > len(crew) + 1:
                 first, found_there = coming.popleft()
-                yield first, found_there.result()
+                yield first, found_there.result(), {}
         for first, found_there in coming:
-            yield first, found_there.result()
+            yield first, found_there.result(), {}
 
 
 def _look(path: Path, predict: Callable[[np.ndarray], Detections]) -> Detections | EdgesegError:
@@ -260,24 +253,6 @@ def _crew(predict: Predictor) -> list[Predictor]:
     how = {k: getattr(predict, k) for k in ("conf", "iou", "max_det", "multi_label", "classes")}
     with unheard():
         return [Pipeline(one, predict.manifest, **predict.kept, **how) for one in more()] or [predict]
-
-
-def _gather(
-    spread: Any, images: Sequence[Path], add: Callable[[Path, Told], None], progress: Progress | None
-) -> tuple[list[tuple[str, str]], dict[str, list[float]]]:
-    """The same where others look at the images (``over``): each path with what was found and its times, in order."""
-    skipped: list[tuple[str, str]] = []
-    speed: dict[str, list[float]] = {s: [] for s in STAGES}
-    for done, (path, found, times) in enumerate(spread.over(images), 1):
-        if isinstance(found, EdgesegError):
-            skipped.append((str(path), found.what))
-        else:
-            add(path, found)
-            for stage in STAGES:
-                speed[stage].append(float(times.get(stage, float("nan"))))
-        if progress:
-            progress(done, len(images))
-    return skipped, speed
 
 
 def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
