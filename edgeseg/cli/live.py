@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-from edgeseg.cli import console, flags
+from edgeseg.cli import console, flags, light
 from edgeseg.cli.flags import RESULTS, flag, word
 from edgeseg.errors import EdgesegError
 
@@ -69,22 +69,24 @@ def run(
     second signal ends it at once, with 130. Under systemd it says when it is ready, alive and stopping (Type=notify,
     WatchdogSec=30). A camera that is lost is opened again.
     """
-    from edgeseg.cli.picking import newest_checkpoint
-    from edgeseg.cli.predict import check_detection
-    from edgeseg.live.cameras import Wish, open_camera
-    from edgeseg.live.loop import Loop
-    from edgeseg.live.notify import Service
-    from edgeseg.predict.result import class_ids
-    from edgeseg.running.open import open_model, parse_imgsz
+    with light.starting():
+        from edgeseg.cli.picking import newest_checkpoint
+        from edgeseg.cli.predict import check_detection
+        from edgeseg.live.cameras import Wish, open_camera
+        from edgeseg.live.loop import Loop
+        from edgeseg.live.notify import Service
+        from edgeseg.predict.result import class_ids
+        from edgeseg.running.open import open_model, parse_imgsz
 
-    check_detection(conf, iou, max_det)
-    _check(words or [], rate, buffer, seconds, frames)
-    # Looked at first: opening a model takes a while, and a typing error should not.
-    source = open_camera(camera, wish=Wish(_size(size), rate, buffer), realtime=realtime)
+        check_detection(conf, iou, max_det)
+        _check(words or [], rate, buffer, seconds, frames)
+        # Looked at first: opening a model takes a while, and a typing error should not.
+        source = open_camera(camera, wish=Wish(_size(size), rate, buffer), realtime=realtime)
     masks = any(x is not None for x in (json, video, mqtt, events, page))
     with _Signals() as signals:
-        opened = open_model((words or [newest_checkpoint()])[0], threads=threads, input=input)
-        opened = opened.on(device).sized(parse_imgsz(imgsz))
+        with light.starting():
+            opened = open_model((words or [newest_checkpoint()])[0], threads=threads, input=input)
+            opened = opened.on(device).sized(parse_imgsz(imgsz))
         console.inferred(opened.manifest)
         wanted = class_ids(classes, opened.manifest.names)
         lowest = min(conf, FAINT) if track else conf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -21,7 +20,11 @@ def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> bool:
     A name that begins with ``@`` lies in Linux's abstract namespace.
     """
     place = environ.get("NOTIFY_SOCKET", "")
-    if not place.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
+    if not place.startswith(("/", "@")):
+        return False
+    import socket
+
+    if not hasattr(socket, "AF_UNIX"):
         return False
     address = "\0" + place[1:] if place.startswith("@") else place
     try:

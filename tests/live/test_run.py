@@ -178,6 +178,22 @@ def test_plain_words_need_no_typer() -> None:
     assert found == {"camera": "0", "size": "640x480", "rate": 15.0, "track": True, "json": "-", "page": "8080"}
 
 
+def test_a_cold_start_looks_for_no_garbage_and_imports_no_sockets(tmp_path: Path) -> None:
+    """As that of ``predict``: the same imports, with the collector off, and frozen behind them."""
+    script = (
+        "import gc, sys\nfrom edgeseg.cli import run\nimport edgeseg.cli.live\nlooking = {}\n"
+        "sys.addaudithook(lambda event, args: event == 'import' and looking.setdefault(args[0], gc.isenabled()))\n"
+        f"assert run(['run', {str(CHECKPOINT)!r}, '--camera', '.', '--classes', 'zebra']) == 2\n"
+        "ours = [on for name, on in looking.items() if name.startswith(('edgeseg.live', 'edgeseg.running', 'torch.nn'))]\n"
+        "print(len(ours) > 9, any(ours), gc.isenabled(), gc.get_freeze_count() > 0, 'typer' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["True", "False", "True", "True", "False"], done.stderr
+    script = "import sys, edgeseg.cli.live, edgeseg.live.loop, edgeseg.live.notify\nprint('socket' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_a_service_says_ready_alive_and_stopping(
     clip: Path, started: Any, tmp_path: Path, told: Any, until: Callable[..., bool]
 ) -> None:
