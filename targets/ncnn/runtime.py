@@ -38,13 +38,12 @@ class Runtime:
         # The first layer of an INT8 file is often float: one layer of integers makes it one.
         self._precision = "int8" if check.INTEGER in tags else "fp16" if check.HALF in tags else "fp32"
         self._net = ncnn.Net()
-        # Only what was exported as half floats is computed in them, and where the CPU does so itself (ARMv8.2: Pi 5). On the
-        # demo network that takes 16.6 million instructions in place of 26.6, and scores differ by 0.025 at most.
-        half = self._precision == "fp16" and bool(ncnn.cpu_support_arm_asimdhp())
-        self._net.opt.use_fp16_arithmetic = half
-        self._net.opt.use_fp16_packed = half
-        self._net.opt.use_fp16_storage = half
-        self._net.opt.use_bf16_storage = False
+        # ncnn's half kernels (ARMv8.2: Pi 5) take half the instructions and add up in half floats: each convolution loses a
+        # little (58 dB left behind the first, 30 dB at the head), scores move by 0.03, and of two boxes of one object that
+        # score alike suppression keeps the other one, 37 px away. Kept in half and computed in float it is 5 times slower
+        # (docs/figures.md). So a file of any precision is computed in float, on every board as on the machine that made it.
+        for switch in ("use_fp16_arithmetic", "use_fp16_packed", "use_fp16_storage", "use_bf16_storage"):
+            setattr(self._net.opt, switch, False)
         if threads:
             self._net.opt.num_threads = threads
         if self._net.load_param(str(param)) or self._net.load_model(str(weights)):

@@ -122,13 +122,14 @@ def test_half_weights_halve_the_folder(ncnn_of, opened, difference):
     assert half.size < 0.7 * full.size and difference(half) < 1e-2
 
 
-def test_half_floats_are_computed_where_they_were_asked_for_and_the_cpu_has_them(ncnn_of, opened):
-    """Not on x86; on an emulated Cortex-A76 see ``scripts/arm64.py``."""
+def test_half_files_are_computed_in_float_whatever_the_cpu_can(ncnn_of, opened, monkeypatch):
+    """What half floats did to detections on an emulated Cortex-A76: docs/figures.md."""
     import ncnn
 
-    for precision, wanted in (("fp32", False), ("fp16", bool(ncnn.cpu_support_arm_asimdhp()))):
+    monkeypatch.setattr(ncnn, "cpu_support_arm_asimdhp", lambda: True)
+    for precision in ("fp32", "fp16"):
         options = opened(ncnn_of(precision)).runtime._runtime._net.opt
-        assert {options.use_fp16_arithmetic, options.use_fp16_packed, options.use_fp16_storage} == {wanted}
+        assert not (options.use_fp16_arithmetic or options.use_fp16_packed or options.use_fp16_storage)
 
 
 def test_a_batch_is_refused(ncnn_of):
