@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET = 43_250
+BUDGET = 43_000
 """Lines of ``edgeseg/`` and ``targets/``, all of them: code, docstrings, blank ones. Raised by a decision, with its reason
 in the commit; lowered whenever something is made simpler."""
 LONGEST = 400

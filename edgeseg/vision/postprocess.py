@@ -53,9 +53,8 @@ def postprocess(
     if classes is not None:
         found = found.take(np.flatnonzero(np.isin(found.classes, classes)))
     with np.errstate(all="ignore"):  # the area of a huge box is infinite
-        if not agnostic and (
-            manifest.head == "nms" or manifest.end2end
-        ):  # what the model suppressed is not suppressed again
+        # What the model suppressed is not suppressed again.
+        if (manifest.head == "nms" or manifest.end2end) and not agnostic:
             keep = np.argsort(-found.scores, kind="stable")[:max_det]
         else:
             keep = nms(found.boxes, found.scores, found.classes, iou, max_det, agnostic)
