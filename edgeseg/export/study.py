@@ -172,15 +172,16 @@ class Study:
         self._study.tell(trial, [m.disagreement, m.drop, m.ms, float(m.size)], skip_if_finished=True)
 
     def _earlier(self, trial: Trial, islands: Islands) -> bool:
-        """Whether another worker has begun the same: of two that began at once, the first goes on."""
-        return any(
-            t.number < trial.number
-            and t.state.name == "RUNNING"
-            and len(t.params) == len(self.stages)
-            and key_of(self._islands(t.params)) == key_of(islands)
-            and not self._silent(t)
-            for t in self._trials()
-        )
+        """Whether another worker has begun the same: of two that began at once, the first goes on.
+
+        What one began just before has no values yet: they are waited for, or neither would know of the other.
+        """
+        while True:
+            before = [t for t in self._trials() if t.number < trial.number and t.state.name == "RUNNING"]
+            alive = [t for t in before if not self._silent(t)]
+            if all(len(t.params) == len(self.stages) for t in alive):
+                return any(key_of(self._islands(t.params)) == key_of(islands) for t in alive)
+            time.sleep(0.02)
 
     def _fail(self, number: int) -> None:
         from optuna.trial import TrialState

@@ -3,10 +3,12 @@
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -152,6 +154,28 @@ def test_a_worker_that_is_killed_leaves_nothing_behind(tmp_path):
     # The second one measured what the first had under its hands when it died, and nothing that the first had finished.
     lines = [begun[2].strip(), *rest[:-2]]
     assert len(lines) == len(set(lines)) and begun[0].strip() not in lines
+
+
+def test_of_two_that_begin_the_same_at_once_the_first_goes_on_though_it_says_late_what_it_began(tmp_path):
+    first, second = opened(tmp_path / "study.log"), opened(tmp_path / "study.log")
+    first._study.enqueue_trial(first._values({}))
+    trial = first._study.ask()
+    trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")
+
+    def late():
+        time.sleep(0.3)
+        for stage in STAGES:
+            trial.suggest_categorical(stage, first.choices)
+        time.sleep(0.3)
+        m = measured({})
+        trial.set_user_attr("measured", m.to_dict())
+        first._study.tell(trial, [m.disagreement, m.drop, m.ms, float(m.size)])
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    second.work([{}], lambda islands: pytest.fail("measured twice"))
+    thread.join()
+    assert second.find({}) == measured({})
 
 
 def test_silence_is_death_also_where_the_process_cannot_be_looked_for(tmp_path, monkeypatch):
