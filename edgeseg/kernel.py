@@ -1,4 +1,4 @@
-"""What is asked of the kernel: locks on open files, two names exchanged in one step, and data on the disk itself."""
+"""What is asked of the kernel: locks on open files, two names exchanged in one step, data on the disk itself, cores."""
 
 from __future__ import annotations
 
@@ -71,3 +71,8 @@ def flush(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

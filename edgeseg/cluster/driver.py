@@ -21,7 +21,7 @@ from typing import Any
 
 from edgeseg.cluster import node
 from edgeseg.data.images import image_bytes
-from edgeseg.environments.process import Ended, cores
+from edgeseg.environments.process import Ended
 from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError, StepFailed, attempted
 from edgeseg.evaluate.metrics import Told
@@ -29,6 +29,7 @@ from edgeseg.evaluate.parity import Seen, Verdict, concluded
 from edgeseg.evaluate.truth import Truth
 from edgeseg.export.performing import Task, target_of
 from edgeseg.export.scratch import link_or_copy, scratch
+from edgeseg.kernel import cores
 from edgeseg.running.open import Opened, is_checkpoint
 
 LOCAL = "local"

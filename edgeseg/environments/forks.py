@@ -95,7 +95,7 @@ class Forks:
         return None
 
     def close(self) -> None:
-        """End the process that forks; what it started goes on."""
+        """End the process that forks, once what it started has ended."""
         if self._orders is not None:
             self._orders.close()
             self._process.wait()

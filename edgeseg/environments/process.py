@@ -167,8 +167,3 @@ def available_mb() -> float:
 def total_mb() -> float:
     """Memory of the machine in MB."""
     return float(psutil.virtual_memory().total / 1e6)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

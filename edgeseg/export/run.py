@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg import store
-from edgeseg.environments.process import Ended, available_mb, cores
+from edgeseg import kernel, store
+from edgeseg.environments.process import Ended, available_mb
 from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export import cache, scratch
@@ -194,10 +194,10 @@ class Run:
             self.on_outcome(outcome)
 
     def _schedule(self, pending: list[Step], folder: Path) -> None:
-        elsewhere, here = self.performer, max(2, cores() // 2) if cores() > 1 else 1
+        elsewhere, here = self.performer, max(2, kernel.cores() // 2) if kernel.cores() > 1 else 1
         jobs = self.jobs or (elsewhere and elsewhere.slots) or here
         budget = available_mb() if elsewhere is None else math.inf
-        own = (elsewhere and elsewhere.cores) or cores()  # of one machine, and how many jobs share them
+        own = (elsewhere and elsewhere.cores) or kernel.cores()  # of one machine, and how many jobs share them
         beside = min(jobs, max(2, own // 2) if own > 1 else 1)
         running: dict[Future[Outcome], Step] = {}
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="edgeseg-step") as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +11,7 @@ import numpy as np
 
 from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
+from edgeseg.kernel import cores
 from edgeseg.manifest import Tensor
 
 CREW, CREW_BYTES = 4, 1 << 28
@@ -99,13 +99,13 @@ class Local:
 
         Worth it where the threads of one image spin while they wait for each other.
         """
-        cores = self._threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        shared = self._threads or cores()
         if self._path is None or self._runtime is None or not getattr(self._runtime, "crews", False):
             return []
-        count = min(cores, CREW, CREW_BYTES // size_on_disk(self._path))
+        count = min(shared, CREW, CREW_BYTES // size_on_disk(self._path))
         if count < 2:
             return []
-        return [Local(type(self._runtime)(self._path, threads=cores // count), self._path) for _ in range(count)]
+        return [Local(type(self._runtime)(self._path, threads=shared // count), self._path) for _ in range(count)]
 
     def to(self, device: str) -> None:
         """Only where it is."""

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from edgeseg.environments.forks import Forks
-from edgeseg.environments.process import run_process
+from edgeseg.environments.process import Ended, run_process
 from edgeseg.environments.python_env import command, environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are forks on Linux only")
@@ -93,43 +93,36 @@ def test_several_at_once(forks: Forks, place: Path) -> None:
     assert sorted(codes) == [0] * 4 + [7] * 4
 
 
-def test_limits_and_their_ends_are_those_of_any_process(forks: Forks, place: Path) -> None:
+def waits(forks: Forks, place: Path, timeout_s: float, cancelled: threading.Event) -> Ended:
+    """How a fork that would wait for a minute ends."""
     env = environment(first=[place])
-    said: list[str] = []
-    start = time.monotonic()
-    ended = run_process(
+    return run_process(
         command(sys.executable, "not_there"),
         log=place / "log",
         cwd=place,
         env=env,
-        timeout_s=1,
+        timeout_s=timeout_s,
         memory_mb=1000,
-        on_progress=lambda done, words: said.append(words),
-        cancelled=threading.Event(),
+        on_progress=lambda done, words: None,
+        cancelled=cancelled,
         fork=lambda log: forks.start("program", ["wait"], stderr=log, cwd=place, env=env),
     )
+
+
+def test_limits_and_their_ends_are_those_of_any_process(forks: Forks, place: Path) -> None:
+    start = time.monotonic()
+    ended = waits(forks, place, 1, threading.Event())
     assert ended.reason == "ran past its limit of 1 s" and ended.stopped and ended.code == -signal.SIGKILL
     assert time.monotonic() - start < 20 and ended.peak_mb > 1
     assert "to the log" in (place / "log").read_text()
 
 
 def test_one_that_is_stopped_at_once_ends_at_once(forks: Forks, place: Path) -> None:
-    stopped, env = threading.Event(), environment(first=[place])
+    stopped = threading.Event()
     stopped.set()
     for _ in range(5):
         start = time.monotonic()
-        ended = run_process(
-            command(sys.executable, "not_there"),
-            log=place / "log",
-            cwd=place,
-            env=env,
-            timeout_s=100,
-            memory_mb=1000,
-            on_progress=lambda done, words: None,
-            cancelled=stopped,
-            fork=lambda log: forks.start("program", ["wait"], stderr=log, cwd=place, env=env),
-        )
-        assert ended.reason == "was stopped" and time.monotonic() - start < 30
+        assert waits(forks, place, 100, stopped).reason == "was stopped" and time.monotonic() - start < 30
 
 
 def test_where_forks_are_not_safe_there_are_none(place: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgeseg.environments import process
-from edgeseg.environments.process import available_mb, cores, memory_of_session, run_process, session_pids, total_mb
+from edgeseg.environments.process import available_mb, memory_of_session, run_process, session_pids, total_mb
 from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.kernel import cores
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
