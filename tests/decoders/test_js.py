@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import select
 import shutil
@@ -273,7 +274,7 @@ def test_hostile_manifests_and_tensors_are_errors(js, seed, which, data) -> None
         inner = raw
         for key in path:
             inner = inner[key]
-        inner[last] = data.draw(st.sampled_from(ODD))
+        inner[last] = copy.deepcopy(data.draw(st.sampled_from(ODD)))  # it may be changed in turn
     for _ in range(data.draw(st.integers(0, 2))):
         outputs[data.draw(st.integers(0, len(outputs) - 1))]["shape"] = data.draw(
             st.lists(st.sampled_from([-1, 0, 1, 2, 8, 12, 64, 1 << 30, 1.5]), max_size=6)
