@@ -36,9 +36,8 @@ from edgeseg.running.open import open_model
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.running.runtime import Runtime
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, letterbox, prepare
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # boxes, scores, classes, masks
 

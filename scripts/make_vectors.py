@@ -23,9 +23,8 @@ from vector_cases import HERE, Case, hostile, inputs, limits, networks, usual
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, prepare
 
 DIGESTS = HERE / "tests" / "decoders" / "vectors.json"
 VERSION = 1

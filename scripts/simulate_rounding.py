@@ -30,8 +30,8 @@ from edgeseg.quantize.recipe import Correction, load_recipe
 from edgeseg.quantize.simulate import QParams, Simulator, to_tensor
 from edgeseg.registry import target_by_name
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import letterbox
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import letterbox
 
 ENTRIES = Constraints(rounds="entries")
 Grids = Mapping[str, QParams]

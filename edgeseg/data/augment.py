@@ -3,7 +3,7 @@
 Training pictures alone are warped with OpenCV's free rounding (and reduced by it in the image cache): a value that is one
 higher on another CPU is far below what scale, colour and position are changed by at random, and OpenCV has exact integers
 for the resize only, not for an affine map. So a training is repeated bit by bit on one machine, not between machines. What
-is measured or exported (validation, calibration, the gate) goes through ``edgeseg.vision.letterbox``, whose pixels are the
+is measured or exported (validation, calibration, the gate) goes through ``edgeseg.vision.preprocess``, whose pixels are the
 same everywhere.
 """
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg.data.classes import class_names
 from edgeseg.data.images import SUFFIXES, find_images
+from edgeseg.data.labels import class_names
 from edgeseg.errors import EdgesegError, brief
 from edgeseg.resources import cache_root
 from edgeseg.store import read_bounded

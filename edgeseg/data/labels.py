@@ -1,5 +1,6 @@
 """YOLO labels: one text file an image, one object a line, ``class x1 y1 x2 y2 ...`` with coordinates in 0..1.
 
+The class names of a dataset belong to them: a list, or a mapping from 0, 1, 2, ... to names.
 Where boxes will do, a line may be ``class x y width height`` (centre and size) too.
 """
 
@@ -7,14 +8,48 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.store import read_bounded
+
+
+def class_names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """The class names in the content ``raw`` of a dataset's YAML file.
+
+    Raises:
+        EdgesegError: there are none, they are no text or not numbered from 0, or ``nc`` contradicts them.
+    """
+    names = raw.get("names")
+    if not names:
+        raise EdgesegError("the dataset has no class names", path=file, hint="Add for example: names: [cat, dog]")
+    if isinstance(names, dict):
+        try:
+            by_index = {int(k): v for k, v in names.items()}
+        except (TypeError, ValueError):
+            by_index = {}
+        if sorted(by_index) != list(range(len(names))):
+            raise EdgesegError(
+                f"the keys of names are not 0 to {len(names) - 1}", path=file, hint="Number the classes from 0, without gaps"
+            )
+        names = [by_index[i] for i in range(len(by_index))]
+    if not isinstance(names, list):
+        raise EdgesegError("names is neither a list nor a mapping", path=file, hint="Write for example: names: [cat, dog]")
+    wrong = next((i for i, n in enumerate(names) if not isinstance(n, str) or not n.strip()), None)
+    if wrong is not None:
+        raise EdgesegError(f"the name of class {wrong} is no text", path=file, hint="Write for example: names: [cat, dog]")
+    nc = raw.get("nc")
+    if nc is not None and nc != len(names):
+        raise EdgesegError(
+            f"nc is {brief(nc)}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names"
+        )
+    return tuple(str(n) for n in names)
+
 
 MOST_BYTES = 1 << 26
 """A label file of more is not read."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from edgeseg.data.classes import class_names
+from edgeseg.data.labels import class_names
 from edgeseg.data.planned import Plan
 from edgeseg.errors import EdgesegError
 from edgeseg.store import staging

@@ -28,8 +28,8 @@ from edgeseg.quantize.relevance import relevant
 from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import Letterbox
 
 LEAST_IMAGES = 8
 BUDGET_S = 180.0

@@ -17,8 +17,8 @@ from edgeseg.manifest import Manifest
 from edgeseg.quantize.decide import Decisions
 from edgeseg.quantize.flow import Flow
 from edgeseg.quantize.sensitivity import Loss, Part, sensitivity
-from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import Letterbox, letterbox
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "backbone": (180, 119, 31),

@@ -16,7 +16,7 @@ import numpy as np
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
-from edgeseg.vision.letterbox import letterbox
+from edgeseg.vision.preprocess import letterbox
 
 FEW = 32
 CANDIDATES = 2000

@@ -13,9 +13,8 @@ from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Tensor
 from edgeseg.running.runtime import Runtime
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import input_size, prepare
+from edgeseg.vision.preprocess import Letterbox, input_size, prepare
 
 
 class Pipeline:

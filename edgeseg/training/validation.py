@@ -27,8 +27,8 @@ from edgeseg.training.distributed import Processes
 from edgeseg.training.loop import prepare as to_device
 from edgeseg.training.loss import PARTS, LossGains, network_loss
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import Letterbox, letterbox
 
 SAMPLES = 16
 """Images whose masks are kept for pictures."""

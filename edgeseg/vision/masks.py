@@ -21,7 +21,7 @@ from time import perf_counter
 import numpy as np
 
 from edgeseg.record import dataclass
-from edgeseg.vision.letterbox import Letterbox
+from edgeseg.vision.preprocess import Letterbox
 
 _Falls = tuple[np.ndarray, np.ndarray]  # where pixels fall on the grid: the index before, the weight of the next one
 _CHUNK = 1 << 16  # pixels of a mask upsampled at once: their floats stay in the cache, whatever the image's size

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeseg.manifest import Manifest
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import Letterbox
 
 
 def mark(number: int) -> None:

@@ -19,9 +19,8 @@ from edgeseg.demo import CHECKPOINT
 from edgeseg.manifest import Manifest
 from edgeseg.running.open import open_model
 from edgeseg.vision.detections import Detections
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "edgeseg" / "decoders" / "cpp" / "examples"

@@ -19,9 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.manifest import Manifest, Output, Tensor
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, prepare
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")

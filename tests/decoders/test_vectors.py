@@ -56,11 +56,11 @@ def test_they_cover_what_decoders_must_read(vectors: Path) -> None:
     assert {s[0] for s in seen if s[1] == "detect"} == {"raw", "decoded", "nms"}
 
 
-@pytest.mark.parametrize("change", ("edgeseg.vision.nms._BLOCK", "edgeseg.vision.masks._CHUNK"))
+@pytest.mark.parametrize("change", ("edgeseg.vision.postprocess._BLOCK", "edgeseg.vision.masks._CHUNK"))
 def test_how_vision_cuts_its_work_is_not_seen(change: str, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes of blocks are no part of the contract: other languages have others."""
-    from edgeseg.vision.letterbox import Letterbox
     from edgeseg.vision.postprocess import postprocess
+    from edgeseg.vision.preprocess import Letterbox
 
     monkeypatch.setattr(change, 7)
     case = json.loads((vectors / "many-int8" / "case.json").read_text())

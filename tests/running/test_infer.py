@@ -14,9 +14,8 @@ from edgeseg.manifest import Tensor
 from edgeseg.running.infer import infer_manifest
 from edgeseg.running.open import open_model
 from edgeseg.running.runtime import Local
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, prepare
 
 TARGET = SimpleNamespace(name="some")
 FILE = Path("foreign.bin")

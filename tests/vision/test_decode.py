@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError
-from edgeseg.vision.decode import decode, sigmoid
+from edgeseg.vision.decode import boxes_around, centres, decode, distances, from_xywh, sigmoid
 
 DTYPES = ("float32", "float16", "int8", "uint8", "int16")
 LAYOUTS = ("nchw", "nhwc")
@@ -189,3 +189,37 @@ def test_errors_name_what_is_wrong(heads):
         decode(arrays, replace(manifest, head="raw"), conf=0.2)
     with pytest.raises(EdgesegError, match="prediction"):
         decode([arrays[0][0], arrays[1]], manifest, conf=0.2)
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_centres_are_row_major(h, w):
+    found = centres(np.arange(h * w), w)
+    expected = [(x + 0.5, y + 0.5) for y in range(h) for x in range(w)]
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10_000), st.integers(0, 20))
+def test_distances_are_expectations(seed, n):
+    logits = np.random.default_rng(seed).normal(0, 5, (n, 4, 16)).astype(np.float32)
+    found = distances(logits)
+    assert found.shape == (n, 4) and found.dtype == np.float32
+    for row, value in zip(logits.reshape(-1, 16).astype(np.float64), found.ravel()):
+        e = np.exp(row - row.max())
+        assert abs(sum(i * p for i, p in enumerate(e / e.sum())) - value) < 1e-4
+    assert n == 0 or (found.min() >= 0 and found.max() <= 15)
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.zeros((1, 4, 16), np.float32)
+    logits[..., 7] = 3e38
+    np.testing.assert_array_equal(distances(logits), [[7, 7, 7, 7]])
+
+
+def test_boxes_from_distances():
+    found = boxes_around(np.array([[1.5, 2.5]], np.float32), np.array([[1, 2, 3, 4]], np.float32), 8)
+    np.testing.assert_array_equal(found, [[4, 4, 36, 52]])
+
+
+def test_boxes_from_centres():
+    np.testing.assert_array_equal(from_xywh(np.array([[10, 20, 4, 6]], np.float32)), [[8, 17, 12, 23]])

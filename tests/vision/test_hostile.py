@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeseg.vision.anchors import distances
-from edgeseg.vision.decode import decode, sigmoid
-from edgeseg.vision.letterbox import Letterbox
+from edgeseg.vision.decode import decode, distances, sigmoid
 from edgeseg.vision.postprocess import postprocess
+from edgeseg.vision.preprocess import Letterbox
 
 ODD = {
     "float32": [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-42],

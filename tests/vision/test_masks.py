@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseg.vision.letterbox import Letterbox
 from edgeseg.vision.masks import Prototype, Tiles, Unbuilt, masks, pixels_inside
+from edgeseg.vision.preprocess import Letterbox
 
 # float32 sums of 32 products of values near 1 are known to about 1e-6 of their size; further off, the sign must agree.
 UNSURE = 2e-5

@@ -24,9 +24,8 @@ import numpy as np
 
 from edgeseg.data.images import decode_image
 from edgeseg.manifest import Manifest, Output, Tensor
-from edgeseg.vision.letterbox import Letterbox, letterbox
 from edgeseg.vision.postprocess import postprocess
-from edgeseg.vision.preprocess import prepare
+from edgeseg.vision.preprocess import Letterbox, letterbox, prepare
 
 GOLDEN = Path(__file__).with_name("golden_pixels.json")
 

@@ -1,4 +1,4 @@
-// How a picture lies in the network's input, and the way back for boxes. As edgeseg.vision.letterbox has it.
+// How a picture lies in the network's input, and the way back for boxes. As edgeseg.vision.preprocess has it.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Class-aware non-maximum suppression: greedy, with the arithmetic and the ties of edgeseg.vision.nms.
+// Class-aware non-maximum suppression: greedy, with the arithmetic and the ties of edgeseg.vision.postprocess.
 //
 // Many boxes are not all compared: those that stayed lie in the cells of grids, one grid for each width and height of boxes. What overlaps
 // a box by more than a share t of the union is at least t times as large along either axis, and at most 1 - t of the larger
