@@ -32,8 +32,7 @@ def artifact_info(opened: Opened) -> dict[str, Any]:
 
 def unopened_info(path: Path) -> dict[str, Any] | None:
     """What is known of another tool's file without opening it, where opening would run code in it; None for all others."""
-    from edgeseg.artifact import size_on_disk
-    from edgeseg.manifest import Manifest
+    from edgeseg.manifest import Manifest, size_on_disk
     from edgeseg.registry import target_by_path
 
     target = target_by_path(path)
@@ -49,7 +48,7 @@ def unopened_info(path: Path) -> dict[str, Any] | None:
 
 def network_info(path: Path, imgsz: int) -> dict[str, Any]:
     """Parameters and FLOPs (at ``imgsz`` pixels) of a checkpoint or a definition, and what it says of its training."""
-    from edgeseg.artifact import size_on_disk
+    from edgeseg.manifest import size_on_disk
     from edgeseg.network.checkpoint import load_checkpoint
     from edgeseg.network.definition import find_checkpoint
     from edgeseg.network.model import count_flops, count_parameters

@@ -1,4 +1,4 @@
-"""What is asked of the kernel: locks on open files, two names exchanged in one step, data on the disk itself, cores."""
+"""What is asked of the kernel: locks on open files, two names exchanged in one step, data on the disk, cores, signals."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _POLL_S = 0.02
@@ -76,3 +79,55 @@ def flush(path: Path) -> None:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def handled(handle: Callable[..., None], numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM)) -> Iterator[None]:
+    """While this is entered, ``handle`` is called for these signals, with their number and the frame that runs.
+
+    Only the main thread may ask for that; in any other nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in numbers} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopping:
+    """Ending early, never in the middle of a file: SIGINT and SIGTERM raise KeyboardInterrupt inside ``allowed`` only.
+
+    One that comes elsewhere while this is entered, where files are written and completed, is remembered: the next
+    ``allowed`` raises it, and ``asked`` is True.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._allowed = False
+        self._handled = handled(self._stop)
+
+    def __enter__(self) -> Stopping:
+        self._handled.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handled.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """What is done inside may be broken off with KeyboardInterrupt."""
+        self._allowed = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._allowed = False
+
+    def _stop(self, *_: object) -> None:
+        self.asked = True
+        if self._allowed:
+            self._allowed = False  # a second signal does not break off what the first one has to complete
+            raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.habits import BENCHMARK, PREDICTION, check
-from edgeseg.runs import new_folder
+from edgeseg.resources import new_folder
 from edgeseg.store import put
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Saving:
 
     def each(self, results: Iterator[Result]) -> Iterator[Result]:
         """The results, each written and shown as it comes."""
-        from edgeseg.predict.window import need_display, shown
+        from edgeseg.predict.writer import need_display, shown
 
         if self.tracker is not None:
             results = followed(results, self.tracker)

@@ -24,8 +24,8 @@ from edgeseg.data.dataset import load_dataset
 from edgeseg.data.loader import Batch, EpochBatches, TrainImages, make_loader
 from edgeseg.training.api import train
 from edgeseg.training.loop import Listener, Trainer
+from edgeseg.training.optimize import Rates
 from edgeseg.training.options import TrainOptions
-from edgeseg.training.schedule import Rates
 
 
 class Clock(Listener):

@@ -218,20 +218,8 @@ def main() -> int:
     except EdgesegError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
-    columns = (
-        "pre",
-        "plain_pre",
-        "pre_ratio",
-        "post",
-        "post_p95",
-        "masks",
-        "plain_post",
-        "post_ratio",
-        "found",
-        "agree",
-        "inference",
-        "loop",
-    )
+    ours, plain = ("pre", "post", "post_p95", "masks"), ("plain_pre", "pre_ratio", "plain_post", "post_ratio")
+    columns = (*ours, *plain, "found", "agree", "inference", "loop")
     print(f"medians in ms over {len(images)} images, conf {args.conf}; ratio = plain / ours, both with full-size masks")
     print(f"{'model':32} " + " ".join(f"{c:>10}" for c in columns))
     for r in results:

@@ -103,8 +103,7 @@ def artifacts(root: Path) -> tuple[dict[str, Path], Path]:
 
 def site(root: Path, python: str, extras: Sequence[str] = EXTRAS) -> Path:
     """The project's wheel and what it needs with ``extras`` on such a board, installed for that Python."""
-    from edgeseg.fleet.platform import Platform
-    from edgeseg.fleet.wheels import gather, own_wheel
+    from edgeseg.fleet.wheels import Platform, gather, own_wheel
 
     wheels = root / f"wheels-{python}-{'-'.join(extras)}"
     for folder in (wheels, root / "own"):

@@ -115,11 +115,10 @@ def kinds(folder: Path, wanted: Container[str]) -> Iterator[Kind]:
     from edgeseg.network.model import Network
 
     torch.set_num_threads(1)
-    yaml = make_shapes(folder / "shapes", train=2, val=2, size=64, seed=3)
-    data = yaml.parent
+    data = make_shapes(folder / "shapes", train=2, val=2, size=64, seed=3).parent
     image = next((data / "images" / "val").iterdir())
-    names = ("circle", "square", "triangle", "star")
-    network = Network(Definition("tiny", nc=4, depth=0.1, width=0.0625, max_channels=64), names).eval()
+    tiny = Definition("tiny", nc=4, depth=0.1, width=0.0625, max_channels=64)
+    network = Network(tiny, ("circle", "square", "triangle", "star")).eval()
     network.info = {"imgsz": 64}
     checkpoint = save_checkpoint(folder / "tiny.pt", network)
     definition = folder / "tiny.yaml"
@@ -130,17 +129,15 @@ def kinds(folder: Path, wanted: Container[str]) -> Iterator[Kind]:
     def scan(where: Path) -> list[str]:
         return ["calibrate", "inspect", f"data={where / 'shapes.yaml'}", "--images", "2"]
 
+    def convert(where: Path) -> list[str]:
+        return ["data", "convert", str(where / coco), "--images", str(where / "images" / "val"), "--out", str(where / "o")]
+
     whole = {str(p.relative_to(data)): p for p in data.rglob("*") if p.is_file()}
     labels = tuple(n for n in whole if n.endswith(".txt") and "labels" in n)
     coco = next(n for n in whole if n.endswith("instances_val.json"))
     yield Kind("labels", whole, labels, lambda w: ["@labels", str(w / "shapes.yaml")])
     yield Kind("yaml", whole, ("shapes.yaml",), scan)
-    yield Kind(
-        "coco",
-        whole,
-        (coco,),
-        lambda w: ["data", "convert", str(w / coco), "--images", str(w / "images" / "val"), "--out", str(w / "o")],
-    )
+    yield Kind("coco", whole, (coco,), convert)
     yield Kind("definition", {"tiny.yaml": definition}, ("tiny.yaml",), lambda w: ["info", str(w / "tiny.yaml")])
     yield Kind("recipe", {"own.toml": recipe}, ("own.toml",), lambda w: ["@recipe", str(w / "own.toml")])
     yield Kind("checkpoint", {"tiny.pt": checkpoint}, ("tiny.pt",), lambda w: ["info", str(w / "tiny.pt"), "imgsz=64"])

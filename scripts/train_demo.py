@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +24,7 @@ from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.validate import validate
 from edgeseg.manifest import TASKS
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
-from edgeseg.network.families import FAMILIES, SUFFIXES
+from edgeseg.network.definition import FAMILIES, SUFFIXES
 from edgeseg.network.runtime import NetworkRuntime
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.training.api import train
@@ -61,6 +62,21 @@ def options(data: Path, model: Path, runs: Path, seed: int, epochs: int, device:
         plots=False, tensorboard=False,
         augment=AugmentOptions(mosaic=0, hsv_h=0.02, hsv_s=0.4, hsv_v=0.3, translate=0.1, scale=0.3, fliplr=0.5, flipud=0.5),
     )  # fmt: skip
+
+
+def golden_of(name: str, figures: dict[str, float], training: dict[str, Any]) -> dict[str, Any]:
+    """The golden figures of a checkpoint, as they are written beside it."""
+    reason = "the same file on another CPU rounds differently"
+    held_out = {"train": 1, "val": HELD_OUT, "size": IMGSZ, "seed": HELD_OUT_SEED}
+    return {
+        "about": f"Accuracy of {name} on held-out generated shapes.",
+        "data": {"generator": "edgeseg.data.shapes.make_shapes", **held_out},
+        "protocol": "edgeseg.evaluate.validate with its defaults, on the checkpoint itself",
+        "training": training,
+        "metrics": {
+            what: {"value": round(value, 4), "tolerance": TOLERANCE, "reason": reason} for what, value in figures.items()
+        },
+    }
 
 
 def main() -> None:
@@ -106,26 +122,7 @@ def main() -> None:
         m = validate(Pipeline(runtime, runtime.manifest), held_out).metrics
     figures = {"box.map": m.box.map, "box.map50": m.box.map50}
     figures |= {"seg.map": m.seg.map, "seg.map50": m.seg.map50} if args.task == "segment" else {}
-    golden = {
-        "about": f"Accuracy of {file.name} on held-out generated shapes.",
-        "data": {
-            "generator": "edgeseg.data.shapes.make_shapes",
-            "train": 1,
-            "val": HELD_OUT,
-            "size": IMGSZ,
-            "seed": HELD_OUT_SEED,
-        },
-        "protocol": "edgeseg.evaluate.validate with its defaults, on the checkpoint itself",
-        "training": {k: network.info[k] for k in ("script", "seed", "epochs", "images")},
-        "metrics": {
-            name: {
-                "value": round(value, 4),
-                "tolerance": TOLERANCE,
-                "reason": "the same file on another CPU rounds differently",
-            }
-            for name, value in figures.items()
-        },
-    }
+    golden = golden_of(file.name, figures, {k: network.info[k] for k in ("script", "seed", "epochs", "images")})
     (args.out / ("golden.json" if demo else f"{stem}.json")).write_text(
         json.dumps(golden, indent=2) + "\n", encoding="utf-8"
     )

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from edgeseg import registry
-from edgeseg.artifact import append_zip, read_sidecar, read_zip, size_on_disk, write_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.manifest import Manifest, Output, Tensor, append_zip, read_sidecar, read_zip, size_on_disk, write_sidecar
 from edgeseg.running.open import open_model
 
 MANIFEST = Manifest(
@@ -18,7 +17,7 @@ MANIFEST = Manifest(
 )
 RUNTIME = """
 import numpy as np
-from edgeseg.artifact import read_zip
+from edgeseg.manifest import read_zip
 from edgeseg.manifest import Tensor
 class Runtime:
     def __init__(self, path, *, threads=None):

@@ -39,7 +39,6 @@ LEAN = (
     "running",
     "environments",
     "fleet",
-    "artifact",
     "boards",
     "manifest",
     "registry",
@@ -135,7 +134,7 @@ def test_a_runtime_imports_its_own_package_and_no_converter(name):
         pytest.skip(f"{name} is not run here")
     own = {part.split(".")[0] for m in target.modules for part in m.split("|")}
     allowed = {"numpy", "cv2", "yaml", *own}
-    lean = {"artifact", "environments", "errors", "manifest", "registry", "resources", "vision"}
+    lean = {"environments", "errors", "manifest", "registry", "resources", "vision"}
     for node in at_import(tree(file)):
         assert getattr(node, "level", 0) < 2, f"{file}: another format's packages are its own"
         for dotted in imported(node):
@@ -159,7 +158,7 @@ def test_the_table_for_people_is_the_contract_that_is_enforced():
 def test_vision_and_the_contract_files_know_no_torch_even_lazily():
     files = [
         *sorted((CORE / "vision").glob("*.py")),
-        *(CORE / f"{n}.py" for n in ("manifest", "artifact", "registry", "running/pipeline")),
+        *(CORE / f"{n}.py" for n in ("manifest", "registry", "running/pipeline")),
     ]
     for file in files:
         for node in ast.walk(tree(file)):

@@ -99,18 +99,21 @@ def _options(tokens: list[str], command: Any, name: str) -> list[str]:
             raise no_option(
                 name, key, [*(f for f in by_flag if f.startswith("--")), *(a for a in arguments if a == "model")]
             )
-        option = by_flag[flag]
-        if option.is_flag:
-            out += _flag(option, flag, value) if equals else [flag]
-        elif equals:
-            out += [flag, value]
-        elif flag in _OPTIONAL_VALUE and (not queue or is_option(queue[0])):
-            out += [flag, _OPTIONAL_VALUE[flag]]
-        elif queue:
-            out += [flag, queue.pop(0)]
-        else:
-            raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
+        out += _given(by_flag[flag], flag, value if equals else None, queue, name)
     return [*out, *extra]
+
+
+def _given(option: Any, flag: str, value: str | None, queue: list[str], name: str) -> list[str]:
+    """The words that give one option: its value is ``value``, else the next of the queue."""
+    if option.is_flag:
+        return [flag] if value is None else _flag(option, flag, value)
+    if value is not None:
+        return [flag, value]
+    if flag in _OPTIONAL_VALUE and (not queue or is_option(queue[0])):
+        return [flag, _OPTIONAL_VALUE[flag]]
+    if queue:
+        return [flag, queue.pop(0)]
+    raise EdgesegError(f"{flag} needs a value", hint=f"See: edgeseg {name} --help")
 
 
 def no_option(name: str, key: str, known: Sequence[str]) -> EdgesegError:

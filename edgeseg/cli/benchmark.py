@@ -11,9 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeseg.cli import console, flags
-from edgeseg.cli.flags import flag, word
-from edgeseg.cli.graph import split_list
-from edgeseg.runs import new_folder
+from edgeseg.cli.flags import flag, split_list, word
+from edgeseg.resources import new_folder
 
 if TYPE_CHECKING:
     from edgeseg.export.benchmark import Measured
@@ -45,7 +44,6 @@ def benchmark(
     All models see each image in turn, each in a process of its own, so that they are timed under the same load. A format
     that fails keeps its row with the reason, and the exit code is 1.
     """
-    from edgeseg.cli.events import shown_events
     from edgeseg.cli.many import expanded
     from edgeseg.cluster import connect
     from edgeseg.errors import EdgesegError
@@ -59,7 +57,7 @@ def benchmark(
     if html and len(sources) > 1:
         raise EdgesegError("a page is for one model", hint="Leave --html out, or name one model")
     folder = cache(lambda: Path(out) if out else new_folder("runs/benchmark"))  # made once something is exported
-    showing = Showing(shown_events, console.progress, lambda opened: console.inferred(opened.manifest))
+    showing = Showing(console.shown_events, console.progress, lambda opened: console.inferred(opened.manifest))
     how: dict[str, Any] = {"split": split, "limit": limit, "threads": threads, "showing": showing}
     failed = 0
     with console.json_file(json) as stream, connect(ray) as cluster:

@@ -190,13 +190,12 @@ def milliseconds_on(name: str) -> Callable[[Path], float]:
 def _composed(model: str, host: Host, out: Path, own: Path, data: str | None, images: str | None, run: str) -> Path:
     """The bundle of a model for a board: the one that is there, if it is what would be made, else a new one."""
     from edgeseg.boards import board_by_name
-    from edgeseg.cli.events import shown_events
     from edgeseg.fleet.bundle import compose, order
     from edgeseg.fleet.ready import artifact_for, images_for
     from edgeseg.fleet.selftest import ABOUT
 
     device = board_by_name(host.board)
-    with shown_events() as on_event:
+    with console.shown_events() as on_event:
         artifact = artifact_for(model, device, data, on_event)
     wish = order(artifact, device, python=host.python, images=images_for(artifact, images or data), run=run)
     place = out / wish.name

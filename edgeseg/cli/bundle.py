@@ -30,20 +30,19 @@ def bundle(
     Copied to the board, sh install.sh works without a network, sh selftest.sh proves that the model finds there what it
     finds here, and sh run.sh runs it. edgeseg board run does all that over SSH.
     """
-    from edgeseg.artifact import size_on_disk
     from edgeseg.boards import board_by_name, boards
-    from edgeseg.cli.events import shown_events
     from edgeseg.errors import EdgesegError
     from edgeseg.fleet.bundle import compose, order
-    from edgeseg.fleet.platform import platform_of
     from edgeseg.fleet.ready import artifact_for, images_for
+    from edgeseg.fleet.wheels import platform_of
+    from edgeseg.manifest import size_on_disk
 
     if not board:
         fit = ", ".join(b.name for b in boards().values() if b.machine)
         raise EdgesegError("a bundle is for one kind of board", hint=f"Say which: --board with one of {fit}")
     device = board_by_name(board)
     platform_of(device, python)  # before an export, which takes minutes
-    with shown_events() as on_event:
+    with console.shown_events() as on_event:
         artifact = artifact_for(model, device, data, on_event)
     with console.progress("bundle"):
         wish = order(artifact, device, python=python, images=images_for(artifact, images or data), run=run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli import console
-from edgeseg.runs import new_folder
+from edgeseg.resources import new_folder
 
 if TYPE_CHECKING:
     from edgeseg.cluster.driver import Cluster

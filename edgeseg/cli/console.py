@@ -1,4 +1,4 @@
-"""What people see: tables, lines, errors, and what is written as JSON."""
+"""What people see: tables, lines, errors, how an export goes on and how it ended, and what is written as JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ from edgeseg.errors import EdgesegError, printable
 
 if TYPE_CHECKING:
     from edgeseg.progress import Progress
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from edgeseg import store
+from edgeseg.resources import cache_root
+
+if TYPE_CHECKING:
+    from edgeseg.export.job import ExportResult
+    from edgeseg.export.run import Event
 
 
 def _line(message: str) -> str:
@@ -163,3 +173,60 @@ def _finite(value: Any) -> Any:
 def people(json_path: str | None) -> IO[str]:
     """The stream for tables and words: standard error while JSON goes to standard output."""
     return sys.stderr if json_path == "-" else sys.stdout
+
+
+@contextlib.contextmanager
+def shown_events() -> Iterator[Callable[[Event], None]]:
+    """Show the events of an export: a live line for each step, notes and failures as lines between."""
+    file = cache_root() / "durations.json"  # of each kind of step: converters say little of how far they are
+    took, begun = _read(file), {}
+    with steps() as line:
+
+        def on_event(event: Event) -> None:
+            if event.kind == "start":
+                begun[event.step] = time.monotonic()
+            elif event.kind == "built" and event.step in begun:
+                took[event.step] = round(time.monotonic() - begun[event.step], 1)
+                with contextlib.suppress(OSError):
+                    store.write_atomically(file, json.dumps(took))
+            if event.kind == "note":
+                note(f"{event.step}: {event.text}" if event.step else event.text)
+            elif event.kind == "failed":
+                line(event.step, 1.0, "failed")
+            elif event.kind == "gone":
+                line(event.step, 1.0, "")
+            elif event.kind in ("cached", "built"):
+                line(event.step, 1.0, event.text or event.kind)
+            else:
+                line(event.step, min(event.done, 0.999), event.text, took.get(event.step, 0.0))
+
+        yield on_event
+
+
+def _read(file: Path) -> dict[str, float]:
+    try:
+        return {str(k): float(v) for k, v in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def export_row(r: ExportResult) -> tuple[str, float, str, str]:
+    """Size, seconds, how and where, as tables of exports say it."""
+    how = "failed" if not r.ok else "cached" if r.cached else "built"
+    return size(r.size) if r.ok else "-", round(r.seconds, 1), how, str(r.path or "-")
+
+
+def export_table(results: Sequence[ExportResult], to: IO[str]) -> None:
+    """The table of an export, and a line for each failure and note."""
+    rows = []
+    for r in results:
+        size, seconds, how, where = export_row(r)
+        rows.append((r.format, r.precision, r.head, size, seconds, how, r.toolchain, where))
+    if len(results) > 1 or results[0].ok:
+        table("", ("format", "precision", "head", "size", "seconds", "how", "toolchain", "path"), rows, to=to)
+    for r in results:
+        for text in r.notes:
+            say(f"{r.format}: {text}", to=to)
+        if r.error is not None:
+            log = f" (log: {r.log})" if r.log is not None else ""
+            error(f"{r.format}: {r.error}{log}")

@@ -50,12 +50,11 @@ def demo(
 
 
 def _exports(checkpoint: Path, data: Path, folder: Path) -> list[Path]:
-    from edgeseg.cli.events import shown_events
     from edgeseg.model import Model
 
     model = Model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    with shown_events() as on_event:
+    with console.shown_events() as on_event:
         how: dict[str, Any] = {"imgsz": list(model.opened.manifest.imgsz), "out": folder, "on_event": on_event}
         return [model.export("onnx", **how), model.export("tflite", int8=True, data=str(data), **how)]
 

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeseg.cli import console, flags
-from edgeseg.cli.events import shown_events, summary
-from edgeseg.cli.flags import QUANT, flag, word
-from edgeseg.cli.graph import split_list
+from edgeseg.cli.flags import QUANT, flag, split_list, word
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import TYPES, own_options, targets
 
 if TYPE_CHECKING:
-    from edgeseg.export.result import ExportResult
+    from edgeseg.export.job import ExportResult
 
 SHAPE, RUN = "Shape of the graph", "Running"
 
@@ -113,22 +111,11 @@ def export(
     from edgeseg.export.options import ExportOptions
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
-    options = ExportOptions.of(
-        imgsz=parse_imgsz(imgsz),
-        half=half,
-        int8=int8,
-        dynamic=dynamic,
-        batch=batch,
-        head=head,
-        nms=nms,
-        end2end=end2end,
-        boxes_only=boxes_only,
-        recipe=recipe,
-        data=data,
-        images=images,
-        seed=seed,
-        **{name: value for name, value in own.items() if value is not None},
-    )
+    shape = {"imgsz": parse_imgsz(imgsz), "dynamic": dynamic, "batch": batch, "boxes_only": boxes_only}
+    ending = {"head": head, "nms": nms, "end2end": end2end}
+    numbers = {"half": half, "int8": int8, "recipe": recipe, "data": data, "images": images, "seed": seed}
+    declared = {name: value for name, value in own.items() if value is not None}
+    options = ExportOptions.of(**shape, **ending, **numbers, **declared)
     formats = split_list(format)
     if reader is not None:
         from edgeseg.ecosystem.readers import for_reader
@@ -138,10 +125,7 @@ def export(
     running: dict[str, Any] = {"jobs": jobs, "offline": offline}
     with connect(ray) as running["performer"]:
         if max_drop is not None or min_agreement is not None:
-            if decisions is not None or reader is not None or len(sources) > 1:
-                named = "--for" if reader is not None else "--decisions" if decisions is not None else ""
-                what = f"{named} excludes a search" if named else "a search is for one model"
-                raise EdgesegError(what, hint="A search decides for itself, for each model anew")
+            _one_search(sources, decisions, reader)
             from edgeseg.cli.mixed import export_mixed
             from edgeseg.export.search import Limits
 
@@ -154,18 +138,8 @@ def export(
         beside: list[Any] = []
 
         def one(source: str, on_event: Any) -> list[ExportResult]:
-            made = run(
-                source,
-                formats or ["torchscript"],
-                options,
-                out=out,
-                on_event=on_event,
-                force=force,
-                rebuild=rebuild,
-                decisions=decisions,
-                judge=judge,
-                **running,
-            )
+            how: dict[str, Any] = {"force": force, "rebuild": rebuild, "decisions": decisions, "judge": judge, **running}
+            made = run(source, formats or ["torchscript"], options, out=out, on_event=on_event, **how)
             if reader is not None:
                 from edgeseg.ecosystem.readers import write_beside
 
@@ -175,11 +149,19 @@ def export(
         if len(sources) > 1:
             code = export_many(sources, one, running["performer"], out=out, json=json)
         else:
-            with shown_events() as on_event:
+            with console.shown_events() as on_event:
                 results = one(sources[0], on_event)
             code = _shown(sources[0], results, json)
     _show_beside(beside, console.people(json))
     raise typer.Exit(code)
+
+
+def _one_search(sources: list[str], decisions: str | None, reader: str | None) -> None:
+    """Refuse what a search excludes."""
+    if decisions is not None or reader is not None or len(sources) > 1:
+        named = "--for" if reader is not None else "--decisions" if decisions is not None else ""
+        what = f"{named} excludes a search" if named else "a search is for one model"
+        raise EdgesegError(what, hint="A search decides for itself, for each model anew")
 
 
 def _show_beside(written: list[Any], to: Any) -> None:
@@ -195,7 +177,7 @@ def _shown(source: str, results: list[ExportResult], json: str | None) -> int:
     """Show and write down what was made of one model; the exit code."""
     to = console.people(json)
     console.as_json(json, {"model": source, "exports": [r.to_dict() for r in results]})
-    summary(results, to)
+    console.export_table(results, to)
     if json not in (None, "-"):
         console.say(f"JSON in {json}", to=to)
     failed = [r.error for r in results if r.error is not None]

@@ -124,3 +124,8 @@ Offline = Annotated[bool, flag("Install no toolchain.", True, "--offline")]
 Json = Annotated[
     str | None, flag("Write everything as JSON ('-' or nothing: to standard output).", metavar="[FILE]", panel=RESULTS)
 ]
+
+
+def split_list(values: list[str] | None) -> list[str]:
+    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; brackets and quotes of a typed list are dropped."""
+    return [w.strip(" []'\"") for v in values or [] for w in v.split(",") if w.strip(" []'\"")]

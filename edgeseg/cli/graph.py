@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from edgeseg.cli import console, flags
-from edgeseg.cli.flags import flag
+from edgeseg.cli.flags import flag, split_list
 
 
 def graph(
@@ -33,8 +33,3 @@ def graph(
     if svg:
         Path(svg).write_text(plan_svg(plan), encoding="utf-8")
         console.say(f"drawn in {svg}")
-
-
-def split_list(values: list[str] | None) -> list[str]:
-    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; brackets and quotes of a typed list are dropped."""
-    return [w.strip(" []'\"") for v in values or [] for w in v.split(",") if w.strip(" []'\"")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from edgeseg.cli import console, flags, light
 from edgeseg.cli.flags import RESULTS, flag, word
 from edgeseg.errors import EdgesegError
+from edgeseg.kernel import handled
 
 if TYPE_CHECKING:
     from edgeseg.live.cameras import Camera
@@ -70,12 +71,12 @@ def run(
     WatchdogSec=30). A camera that is lost is opened again.
     """
     with light.starting():
-        from edgeseg.cli.picking import newest_checkpoint
         from edgeseg.cli.predict import check_detection
         from edgeseg.live.cameras import Wish, open_camera
         from edgeseg.live.loop import Loop
         from edgeseg.live.notify import Service
         from edgeseg.predict.result import class_ids
+        from edgeseg.predict.sources import newest_checkpoint
         from edgeseg.running.open import open_model, parse_imgsz
 
         check_detection(conf, iou, max_det)
@@ -186,19 +187,17 @@ class _Signals:
     def __init__(self) -> None:
         self.loop: Loop | None = None
         self._asked: float | None = None
-        self._before: dict[int, Any] = {}
+        numbers = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+        self._handled = handled(
+            self._stop, [n for n in numbers if n is not None and signal.getsignal(n) is not signal.SIG_IGN]
+        )
 
     def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._stop)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
         early = kind is KeyboardInterrupt and self.loop is None
         if early:
             _note("stopped before the first frame")

@@ -13,12 +13,11 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from edgeseg.cli import console
-from edgeseg.cli.events import made, shown_events
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.cluster.driver import Cluster
-    from edgeseg.export.result import ExportResult
+    from edgeseg.export.job import ExportResult
     from edgeseg.export.run import Event
 
 HEADER = ("model", "format", "precision", "size", "seconds", "how", "path")
@@ -43,7 +42,7 @@ def expanded(words: Sequence[str]) -> list[str]:
 def _events(names: Sequence[str]) -> Iterator[Callable[[str], Callable[[Event], None]]]:
     """A listener for each model; they share the live lines."""
     lock = Lock()
-    with shown_events() as show:
+    with console.shown_events() as show:
 
         def of(model: str) -> Callable[[Event], None]:
             def tell(event: Event) -> None:
@@ -99,7 +98,8 @@ def export_many(
             for r in results:
                 if r.error is not None:
                     console.error(f"{model}: {r.format}: {r.error}")
-            rows += [(models.index(model), (Path(model).name, r.format, r.precision, *made(r))) for r in results]
+            shown = ((Path(model).name, r.format, r.precision, *console.export_row(r)) for r in results)
+            rows += [(models.index(model), row) for row in shown]
             if stream is not None:
                 line = {"model": model, "exports": [r.to_dict() for r in results]}
                 stream.write(codec.dumps(line | ({} if error is None else {"error": str(error)})) + "\n")

@@ -10,8 +10,8 @@ from edgeseg.cli import console
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
+    from edgeseg.export.job import ExportResult
     from edgeseg.export.options import ExportOptions
-    from edgeseg.export.result import ExportResult
     from edgeseg.export.search import Found, Limits
 
 HEADER = ("precision", "agreement", "box AP", "mask AP", "ms", "size", "")
@@ -37,7 +37,6 @@ def export_mixed(
     Raises:
         EdgesegError: limits without int8, and whatever ``edgeseg.export.mixed.Mixed`` refuses.
     """
-    from edgeseg.cli.events import shown_events, summary
     from edgeseg.export.api import export
     from edgeseg.export.mixed import Mixed, nothing_fits
 
@@ -50,7 +49,7 @@ def export_mixed(
     searched = [Mixed(source, f, options, limits, split=split, limit=limit, storage=storage, **running) for f in formats]
     for mixed in searched:
         name = mixed.target.name
-        with shown_events() as on_event:
+        with console.shown_events() as on_event:
             mixed.tell(on_event)
             found = mixed.go()
         searches.append(report(found, name))
@@ -59,11 +58,11 @@ def export_mixed(
             failed.append(nothing_fits(found, name, source))
             continue
         chosen = replace(options, recipe=str(mixed.recipe_file(dict(found.best.islands))))
-        with shown_events() as on_event:
+        with console.shown_events() as on_event:
             results += export(source, [name], chosen, out=out, on_event=on_event, force=force, judge=judge, **running)
     console.as_json(json, {"model": source, "exports": [r.to_dict() for r in results], "searches": searches})
     if results:
-        summary(results, to)
+        console.export_table(results, to)
     for e in failed:
         console.error(str(e))
     return 1 if failed or any(r.error is not None for r in results) else 0

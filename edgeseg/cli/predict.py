@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from edgeseg.cli import console, flags, light
 from edgeseg.cli.flags import flag, word
-from edgeseg.cli.stopping import Stopping
 from edgeseg.errors import EdgesegError
-from edgeseg.runs import new_folder
+from edgeseg.kernel import Stopping
+from edgeseg.resources import new_folder
 
 
 def predict(
@@ -56,9 +56,8 @@ def predict(
     Unreadable images are reported, skipped and counted; the exit code is 2 when nothing at all could be read.
     """
     with light.starting():
-        from edgeseg.cli.picking import model_and_source
-        from edgeseg.predict.result import Result, class_ids, results
-        from edgeseg.predict.sources import count
+        from edgeseg.predict.result import class_ids, results
+        from edgeseg.predict.sources import count, model_and_source
         from edgeseg.predict.writer import Writer
         from edgeseg.running.open import open_model, parse_imgsz
 
@@ -66,7 +65,7 @@ def predict(
         if vid_stride < 1:
             raise EdgesegError(f"vid-stride {vid_stride} is less than 1")
         if show:
-            from edgeseg.predict.window import need_display, shown
+            from edgeseg.predict.writer import need_display, shown
 
             need_display()
         which, sources = model_and_source(words or [], model, source)
@@ -78,71 +77,90 @@ def predict(
     pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted, **how)
     to = console.people(json)
     stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0], vid_stride)
-    skipped: list[dict[str, str]] = []
-    total, found, times = 0, 0, dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)
-    many = count(sources)
-    stopped = False
-
-    @cache
-    def folder() -> Path:
-        if out is None:
-            return new_folder("runs/predict")
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return Path(out)
-
+    tally, many = Tally(), count(sources)
+    folder = cache(lambda: new_folder("runs/predict") if out is None else new_folder(out, ".", exist_ok=True))
     with (
         Stopping() as stopping,
         console.json_file(json) as document,
         saved_as(save_as, folder, opened.path.name) as dataset,
         Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons, scores=save_conf) as writer,
     ):
-        try:
-            while True:
-                with stopping.allowed():
-                    item = next(stream, None)
-                if item is None:
-                    break
-                if not isinstance(item, Result):
-                    console.warn(f"{item.path}: {item.reason}; skipped")
-                    skipped.append({"path": item.path, "reason": item.reason})
-                    continue
-                writer.write(item)
-                if save_crop:
-                    item.save_crop(folder() / "crops")
-                if dataset is not None:
-                    dataset.write(item)
-                total, found = total + 1, found + len(item)
-                for key, value in item.spent.items():
-                    times[key] = times.get(key, 0.0) + value
-                _line(item, total, many, to)
-                if show and not shown(item):
-                    break
-        except KeyboardInterrupt:
-            stopped = True
-        mean = {k: round(v / max(total, 1), 3) for k, v in times.items()}
-        tail = {
-            "model": str(opened.path),
-            "format": opened.manifest.format,
-            "precision": opened.manifest.precision,
-            "conf": conf,
-            "iou": iou,
-            "max_det": max_det,
-            "imgsz": list(opened.manifest.imgsz),
-            "count": total,
-            "skipped": skipped,
-            "speed_ms": mean,
-            "out": None if writer.folder is None else str(writer.folder),
-            "saved_as": None if dataset is None or dataset.path is None else str(dataset.path),
-        }
-        writer.finish(tail)
-    stopped = stopped or stopping.asked
-    if total == 0 and not stopped:
-        raise EdgesegError(f"none of {len(skipped)} images could be read", hint="See the reasons above")
-    _summary(opened.title, total, found, skipped, mean, writer.folder, json, to)
-    if tail["saved_as"]:
-        console.say(f"{save_as}: {tail['saved_as']}", to=to)
-    if stopped:
+        sinks: list[Callable[[Any], Any]] = [writer.write]
+        if save_crop:
+            sinks.append(lambda item: item.save_crop(folder() / "crops"))
+        if dataset is not None:
+            sinks.append(dataset.write)
+        sinks += [tally.add, lambda item: _line(item, tally.images, many, to)]
+        _each(stream, sinks, shown if show else lambda _: True, tally, stopping)
+        m, written = opened.manifest, None if dataset is None or dataset.path is None else str(dataset.path)
+        about = {"model": str(opened.path), "format": m.format, "precision": m.precision, "imgsz": list(m.imgsz)}
+        place = None if writer.folder is None else str(writer.folder)
+        chosen = {"conf": conf, "iou": iou, "max_det": max_det}
+        writer.finish({**about, **chosen, **tally.to_dict(), "out": place, "saved_as": written})
+    if tally.images == 0 and not stopping.asked:
+        raise EdgesegError(f"none of {len(tally.skipped)} images could be read", hint="See the reasons above")
+    tally.show(opened.title, to)
+    for text, path in (("saved in ", place), ("JSON in ", None if json == "-" else json), (f"{save_as}: ", written)):
+        if path is not None:
+            console.say(f"{text}{path}", to=to)
+    if stopping.asked:
         raise KeyboardInterrupt
+
+
+def _each(
+    stream: Iterator[Any], sinks: list[Callable[[Any], Any]], more: Callable[[Any], bool], tally: Tally, stopping: Stopping
+) -> None:
+    """Each result to all sinks, until there is none, ``more`` of one is False, or a signal asked for the end."""
+    try:
+        while True:
+            with stopping.allowed():
+                item = next(stream, None)
+            if item is None:
+                return
+            if hasattr(item, "reason"):
+                tally.skip(item)
+                continue
+            for sink in sinks:
+                sink(item)
+            if not more(item):
+                return
+    except KeyboardInterrupt:
+        stopping.asked = True
+
+
+class Tally:
+    """What predicting has come to: images, detections, what was skipped and milliseconds of each stage."""
+
+    def __init__(self) -> None:
+        self.images = self.found = 0
+        self.skipped: list[dict[str, str]] = []
+        self._times = dict.fromkeys(("preprocess", "inference", "postprocess"), 0.0)
+
+    def add(self, item: Any) -> None:
+        """Count one result."""
+        self.images, self.found = self.images + 1, self.found + len(item)
+        for key, value in item.spent.items():
+            self._times[key] = self._times.get(key, 0.0) + value
+
+    def skip(self, item: Any) -> None:
+        """Say and remember what could not be read."""
+        console.warn(f"{item.path}: {item.reason}; skipped")
+        self.skipped.append({"path": item.path, "reason": item.reason})
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Milliseconds of each stage, mean over the images."""
+        return {k: round(v / max(self.images, 1), 3) for k, v in self._times.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the JSON."""
+        return {"count": self.images, "skipped": self.skipped, "speed_ms": self.mean}
+
+    def show(self, title: str, to: Any) -> None:
+        """Two lines for people."""
+        skip = f", {len(self.skipped)} skipped" if self.skipped else ""
+        console.say(f"{title}: {self.images} image{'s' if self.images != 1 else ''}{skip}, {self.found} detections", to=to)
+        console.say("mean ms: " + ", ".join(f"{k} {v:.1f}" for k, v in self.mean.items()), to=to)
 
 
 def saved_as(format: str | None, folder: Callable[[], Path], model: str) -> AbstractContextManager[Any]:
@@ -170,22 +188,3 @@ def _line(item: Any, number: int, many: int | None, to: Any) -> None:
     frame = "" if item.number is None else f" frame {item.number}"
     ms = " + ".join(f"{v:.1f}" for v in item.speed.values())
     console.say(f"{number}{f'/{many}' if many else ''}  {item.path}{frame}: {item.verbose()}  ({ms} ms)", to=to)
-
-
-def _summary(
-    title: str,
-    total: int,
-    found: int,
-    skipped: list[dict[str, str]],
-    mean: dict[str, float],
-    folder: Path | None,
-    json: str | None,
-    to: Any,
-) -> None:
-    skip = f", {len(skipped)} skipped" if skipped else ""
-    console.say(f"{title}: {total} image{'s' if total != 1 else ''}{skip}, {found} detections", to=to)
-    console.say("mean ms: " + ", ".join(f"{k} {v:.1f}" for k, v in mean.items()), to=to)
-    if folder is not None:
-        console.say(f"saved in {folder}", to=to)
-    if json not in (None, "-"):
-        console.say(f"JSON in {json}", to=to)

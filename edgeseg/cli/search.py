@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeseg.cli import console, flags
-from edgeseg.cli.flags import QUANT, RESULTS, flag
+from edgeseg.cli.flags import QUANT, RESULTS, flag, split_list
 from edgeseg.errors import EdgesegError
 
 
@@ -41,8 +41,6 @@ def search(
     Started again, it goes on where it was; started several times with one --storage, also on other machines, the work is
     shared. With a limit it looks for the cheapest within it. The exit code is 1 when nothing is.
     """
-    from edgeseg.cli.events import shown_events
-    from edgeseg.cli.graph import split_list
     from edgeseg.cli.mixed import report, table
     from edgeseg.cluster import connect
     from edgeseg.export.frontier import write_page
@@ -67,7 +65,7 @@ def search(
     with connect(ray) as more["performer"]:
         searched = [Mixed(source, f, options, limits, **more) for f in split_list(format) or ["tflite"]]
         for mixed in searched:
-            with shown_events() as on_event:
+            with console.shown_events() as on_event:
                 mixed.tell(on_event)
                 outcomes.append((mixed, mixed.go(trials)))
     failed = 0

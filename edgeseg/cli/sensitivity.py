@@ -46,15 +46,10 @@ def sensitivity(
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import Correction, load_recipe
     from edgeseg.quantize.sensitivity import layer_parts, stage_parts
-    from edgeseg.running.open import is_checkpoint, newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
-    if by not in BY:
-        raise EdgesegError(f"by={by} is neither stage nor layer", hint="Write --by stage or --by layer")
-    if images < 1:
-        raise EdgesegError(f"images={images} is no whole number above 0")
     source = model or newest_checkpoint()
-    if not is_checkpoint(source):
-        raise EdgesegError("sensitivity is a property of the network", path=source, hint="Give its checkpoint (.pt)")
+    _check(source, by, images)
     size = parse_imgsz(imgsz)
     rules = replace(load_recipe(recipe), correction=Correction("none"))
     if not rules.calibrated:
@@ -67,20 +62,12 @@ def sensitivity(
     size = size or manifest.imgsz
     flow = network_flow(network, size)
     parts = stage_parts(flow) if by == "stage" else layer_parts(flow, names(flow))
-    passes = len(parts) * len(judges) + 2 * len(chosen.images)
-    seconds = passes * seconds_per_pass(flow, size)
-    console.note(
-        f"{len(parts)} {by}s on {len(judges)} images, {len(chosen.images)} images calibrate:"
-        f" at most {passes} passes, about {duration(seconds)}"
-    )
+    passes, counted = len(parts) * len(judges) + 2 * len(chosen.images), f"{len(parts)} {by}s on {len(judges)} images"
+    seconds = duration(passes * seconds_per_pass(flow, size))
+    console.note(f"{counted}, {len(chosen.images)} images calibrate: at most {passes} passes, about {seconds}")
     with console.progress("calibrating", 100) as bar:
-        decisions = decide(
-            flow,
-            rules.without_equalization(),
-            chosen.images,
-            size,
-            lambda done, what: bar.update(int(100 * done), what=what),
-        )
+        say = lambda done, what: bar.update(int(100 * done), what=what)  # noqa: E731
+        decisions = decide(flow, rules.without_equalization(), chosen.images, size, say)
     manifest = replace(manifest, imgsz=size)
     with console.progress("quantizing one part at a time", len(parts) * len(judges)) as bar:
         losses = measure(flow, decisions, parts, judges, manifest, detections=by == "stage", progress=bar.update)
@@ -95,6 +82,17 @@ def sensitivity(
     for name, file in (("plot", plot), ("JSON", None if json == "-" else json)):
         if file is not None:
             console.say(f"{name} in {file}", to=to)
+
+
+def _check(source: str | Path, by: str, images: int) -> None:
+    from edgeseg.running.open import is_checkpoint
+
+    if by not in BY:
+        raise EdgesegError(f"by={by} is neither stage nor layer", hint="Write --by stage or --by layer")
+    if images < 1:
+        raise EdgesegError(f"images={images} is no whole number above 0")
+    if not is_checkpoint(source):
+        raise EdgesegError("sensitivity is a property of the network", path=source, hint="Give its checkpoint (.pt)")
 
 
 def names(flow: Flow) -> dict[str, str]:

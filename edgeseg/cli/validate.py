@@ -60,11 +60,7 @@ def validate(
     to = console.people(json)
     files = [*(models or []), *([model] if model else [])] or [newest_checkpoint()]
     written: dict[str, Any] = {"save_json": save_json, "plots": plots, "agnostic_nms": agnostic_nms, "rect": rect}
-    if reference is not None and any(written.values()):
-        asked = ", ".join(k.replace("_", "-") for k, v in written.items() if v)
-        raise EdgesegError(f"{asked}: not where models are put side by side", hint="Leave --reference out")
-    if out and not (save_json or plots):
-        raise EdgesegError("nothing is written into --out", hint="Add --save-json or --plots")
+    _check(written, reference, out)
     if reference is not None:
         from edgeseg.cli.compare import compare_models
 
@@ -95,23 +91,34 @@ def validate(
         console.write_json(stream, summary[0] if len(summary) == 1 else {"models": summary})
     if html:
         write_page(Path(html), done, size, split)
-    if json == "-":
-        return
+    if json != "-":
+        _show(summary, per_class, f"{result.inventory}", to)
+        for kind, where in (("page", html), ("JSON", json), ("saved", result.save_dir)):
+            if where:
+                console.say(f"{kind} in {where}", to=to)
+
+
+def _check(written: dict[str, Any], reference: str | None, out: str | None) -> None:
+    """Refuse what excludes each other."""
+    if reference is not None and any(written.values()):
+        asked = ", ".join(k.replace("_", "-") for k, v in written.items() if v)
+        raise EdgesegError(f"{asked}: not where models are put side by side", hint="Leave --reference out")
+    if out and not (written["save_json"] or written["plots"]):
+        raise EdgesegError("nothing is written into --out", hint="Add --save-json or --plots")
+
+
+def _show(summary: list[dict[str, Any]], per_class: bool, inventory: str, to: Any) -> None:
+    """The tables, and what they were measured on."""
     console.table("", HEADER, [row(d) for d in summary], to=to)
-    if per_class:
-        for d in summary:
-            rows = list(zip(d["names"], d["metrics"]["box"]["maps"], d["metrics"]["seg"]["maps"]))
-            console.table(f"\n{d['path']}", ("class", "box AP", "mask AP"), rows, to=to)
+    for d in summary if per_class else ():
+        rows = list(zip(d["names"], d["metrics"]["box"]["maps"], d["metrics"]["seg"]["maps"]))
+        console.table(f"\n{d['path']}", ("class", "box AP", "mask AP"), rows, to=to)
     first = summary[0]
     skip = f", {len(first['skipped'])} skipped" if first["skipped"] else ""
-    console.say(
-        f"{first['images']} images of {first['dataset']} ({split}){skip}; AP is the mean over IoU 0.50 to 0.95", to=to
-    )
+    where = f"{first['images']} images of {first['dataset']} ({first['split']}){skip}"
+    console.say(f"{where}; AP is the mean over IoU 0.50 to 0.95", to=to)
     truth = first["truth"] if first["truth"] == "labels" else f"annotations in {first['truth']}"
-    console.say(f"truth: {truth}; {result.inventory}", to=to)
-    for kind, where in (("page", html), ("JSON", json), ("saved", result.save_dir)):
-        if where:
-            console.say(f"{kind} in {where}", to=to)
+    console.say(f"truth: {truth}; {inventory}", to=to)
 
 
 def write_page(path: Path, done: list[tuple[Model, ValidationResult]], size: tuple[int, int] | None, split: str) -> None:

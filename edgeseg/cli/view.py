@@ -37,9 +37,9 @@ def view(
     """
     from edgeseg.cli.compare import open_apart
     from edgeseg.cli.predict import check_detection
-    from edgeseg.cli.stopping import Stopping
     from edgeseg.data.dataset import pictures
     from edgeseg.errors import EdgesegError
+    from edgeseg.kernel import Stopping
     from edgeseg.running.open import newest_checkpoint
     from edgeseg.view.gallery import LOWEST, Gallery, Subject
     from edgeseg.view.labels import labels_if_any

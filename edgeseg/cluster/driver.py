@@ -27,8 +27,8 @@ from edgeseg.errors import EdgesegError, StepFailed, attempted
 from edgeseg.evaluate.metrics import Told
 from edgeseg.evaluate.parity import Seen, Verdict, concluded
 from edgeseg.evaluate.truth import Truth
+from edgeseg.export.cache import link_or_copy, scratch
 from edgeseg.export.performing import Task, target_of
-from edgeseg.export.scratch import link_or_copy, scratch
 from edgeseg.kernel import cores
 from edgeseg.running.open import Opened, is_checkpoint
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from edgeseg.environments.process import Ended
 from edgeseg.errors import EdgesegError, attempted
+from edgeseg.export.cache import scratch
 from edgeseg.export.job import Job
 from edgeseg.export.performing import Here, Task
-from edgeseg.export.scratch import scratch
 from edgeseg.store import make_folder
 
 

@@ -36,7 +36,7 @@ from edgeseg.store import lock, make_folder, remove, write_atomically
 Say = Callable[[float, str], None]
 MARKER = "edgeseg-toolchain.json"
 CURRENT = "current"
-# What ``edgeseg.export.worker`` and a convert.py's ``edgeseg.artifact`` import.
+# What ``edgeseg.export.worker`` and a convert.py's ``edgeseg.manifest`` import.
 _BASE = ("numpy>=1.26", "PyYAML>=6.0", 'tomli>=2.0; python_version < "3.11"')
 _PYTHONS = tuple(f"3.{minor}" for minor in range(14, 9, -1))
 
@@ -185,7 +185,7 @@ def is_offline() -> bool:
 
 def list_toolchains() -> list[Status]:
     """Every toolchain with pins, and the formats that it makes."""
-    from edgeseg.artifact import size_on_disk
+    from edgeseg.manifest import size_on_disk
 
     by_id: dict[str, tuple[Toolchain, list[str]]] = {}
     for target in targets().values():

@@ -152,13 +152,7 @@ def validate(
     boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
     def add(path: Path, found: Detections | Told) -> None:
-        if mapping is not None:
-            classes = mapping[found.classes]
-            if isinstance(found, Told):
-                found = replace(found, classes=classes)
-            else:
-                found = Detections(found.boxes, found.scores, classes, found.tiles, dataset.names, found.shape)
-        there, told = meter.add(path, found, whole=seen is not None)
+        there, told = meter.add(path, _renamed(found, mapping, dataset.names), whole=seen is not None)
         boxes.add(there, told)
         if told.runs is not None and all("segmentation" in a for a in there):
             masks.add(there, told)
@@ -179,10 +173,8 @@ def validate(
         if progress:
             progress(done, len(chosen))
     if len(skipped) == len(chosen):
-        reason = f" (the first: {skipped[0][1]})" if skipped else ""
-        raise EdgesegError(
-            f"none of the {len(chosen)} images can be read{reason}", path=dataset.yaml, hint="Check the images"
-        )
+        what = f"none of the {len(chosen)} images can be read" + (f" (the first: {skipped[0][1]})" if skipped else "")
+        raise EdgesegError(what, path=dataset.yaml, hint="Check the images")
     metrics = meter.result()
     box, seg = metrics.box.with_curves(boxes.result()), metrics.seg.with_curves(masks.result())
     metrics = replace(metrics, box=box, seg=seg)
@@ -198,6 +190,16 @@ def validate(
         (*truth.warnings, *warnings, *meter.warnings()),
         truth.inventory,
     )
+
+
+def _renamed(found: Detections | Told, mapping: np.ndarray | None, names: tuple[str, ...]) -> Detections | Told:
+    """The same with the dataset's classes."""
+    if mapping is None:
+        return found
+    classes = mapping[found.classes]
+    if isinstance(found, Told):
+        return replace(found, classes=classes)
+    return Detections(found.boxes, found.scores, classes, found.tiles, names, found.shape)
 
 
 def _found(

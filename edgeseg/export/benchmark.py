@@ -19,7 +19,7 @@ from edgeseg.registry import target_by_name, target_by_path
 from edgeseg.running.open import Opened, open_model, parse_imgsz
 
 if TYPE_CHECKING:
-    from edgeseg.export.result import ExportResult
+    from edgeseg.export.job import ExportResult
 
 HEADER = (
     "format",

@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
-from edgeseg.export.scratch import scratch
 from edgeseg.export.shared import shared
 from edgeseg.hashing import sha256_file, sha256_files, sha256_json
 from edgeseg.registry import Target
 from edgeseg.resources import PACKAGE, cache_root
-from edgeseg.store import disk_error, lock, make_folder, remove
+from edgeseg.store import disk_error, lock, make_folder, remove, sweep_folder
 
 SCHEMA = 1
 #: Beyond this the entries used longest ago are removed; ``EDGESEG_CACHE_GB`` overrides it.
@@ -30,7 +31,7 @@ LIMIT_GB = 20.0
 # Another process may be reading an entry that was used this recently.
 _IN_USE_S = 3600.0
 # What decides how a network becomes tensors; the rest of edgeseg does not reach into an artifact.
-_CORE = ("network", "manifest.py", "artifact.py", "export/job.py", "export/describe.py")
+_CORE = ("network", "manifest.py", "export/job.py", "export/describe.py")
 _CORE_QUANTIZED = ("quantize", "vision", "data")
 
 
@@ -251,3 +252,55 @@ def _limit() -> int:
         return int(float(text or LIMIT_GB) * 1e9)
     except ValueError:
         raise EdgesegError(f"EDGESEG_CACHE_GB={text} is no number") from None
+
+
+# Folders of the cache with small files that are written anew now and then.
+_NOTES = ("hashes", "networks", "calibrations", "gates", "labels", "placed", "datasets", "weights")
+
+
+def link_or_copy(source: Path, place: Path) -> None:
+    """Give a converter its source in a folder of its own (many write beside what they read); linked where possible."""
+    if source.is_dir():
+        shutil.copytree(source, place, copy_function=_link)
+    else:
+        make_folder(place.parent)
+        _link(str(source), str(place))
+
+
+def _link(source: str, place: str) -> None:
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for one run under the cache, removed at the end. A lock marks it as alive: see ``sweep``."""
+    name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    folder = cache_root() / "work" / name
+    with lock(f"work-{name}"):
+        make_folder(folder)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+
+def sweep() -> list[str]:
+    """Remove what runs that died left in the cache; returns one sentence for each scratch folder of an export."""
+    said = []
+    root = cache_root() / "work"
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        with lock(f"work-{folder.name}", wait=False) as free:
+            if free and folder.is_dir():
+                remove(folder)
+                if not folder.name.startswith("dropped-"):
+                    said.append(f"removed what an interrupted export had left ({folder})")
+    for name in _NOTES:
+        sweep_folder(cache_root() / name)
+    locks = cache_root() / "locks"
+    for file in locks.glob("*.lock") if locks.is_dir() else []:
+        with lock(file.name.removesuffix(".lock"), wait=False):
+            pass  # a lock that nobody holds is gone when it is given back
+    return said

@@ -1,6 +1,7 @@
-"""One step of the conversion graph as the converter sees it: what ``convert(job)`` in a target's ``convert.py`` receives.
+"""One step of the conversion graph as the converter sees it, and what an export gives back.
 
-A job crosses a process boundary as JSON, so it holds paths and plain values only.
+``convert(job)`` in a target's ``convert.py`` receives the job. It crosses a process boundary as JSON, so it holds paths and
+plain values only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.quantize.carried import Carried
+import dataclasses
 
 STEM = "model"
 """What artifacts are called while they are in work and in the cache."""
@@ -108,3 +110,50 @@ class Job:
     def note(self, text: str) -> None:
         """Something that a person should know of this artifact; the runner shows it, and again whenever the cache has it."""
         print(f"@note {' '.join(text.split())}", flush=True)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """One format of an export.
+
+    Attributes:
+        format: name of the format.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        head: ``raw`` or ``decoded``.
+        path: the artifact in its place; None when it failed.
+        size: bytes, of the file or the whole folder.
+        seconds: time of its step in this export (of the look-up, when cached).
+        cached: whether it was taken from the cache.
+        toolchain: ``current``, or the name of the toolchain whose environment made it.
+        error: what went wrong, None when nothing did.
+        log: log of the step, None when it did not run.
+        notes: what the converter wants a person to know.
+        key: key of the entry in the cache.
+        gate: what the gate found of an int8 artifact (``GateVerdict.to_dict``), None when it did not run.
+    """
+
+    format: str
+    precision: str
+    head: str = "raw"
+    path: Path | None = None
+    size: int = 0
+    seconds: float = 0.0
+    cached: bool = False
+    toolchain: str = ""
+    error: EdgesegError | None = None
+    log: Path | None = None
+    notes: tuple[str, ...] = ()
+    key: str = ""
+    gate: Mapping[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the artifact is in its place."""
+        return self.error is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("path", "log", "error"):
+            values[name] = None if values[name] is None else str(values[name])
+        return {**values, "notes": list(self.notes)}

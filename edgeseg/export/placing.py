@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeseg import store
-from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.hashing import sha256_file
+from edgeseg.manifest import read_sidecar
 from edgeseg.resources import cache_root
 
 # The key and the start of ``Manifest.to_json`` as ZIP, protobuf, JSON and YAML hold them: quotes escaped, lengths between.

@@ -20,13 +20,13 @@ from edgeseg import kernel, store
 from edgeseg.environments.process import Ended, available_mb
 from edgeseg.environments.toolchains import toolchain_of
 from edgeseg.errors import EdgesegError, StepFailed
-from edgeseg.export import cache, scratch
+from edgeseg.export import cache
+from edgeseg.export.cache import link_or_copy, scratch, sweep
 from edgeseg.export.calibrate import Calibration
 from edgeseg.export.deciding import OBSERVATION
-from edgeseg.export.early import Awaited, Early, not_made
 from edgeseg.export.job import STEM, Job
 from edgeseg.export.keeping import Kept
-from edgeseg.export.performing import Here, Performer, Task
+from edgeseg.export.performing import Awaited, Early, Here, Performer, Task, not_made
 from edgeseg.export.plan import Plan, Step
 from edgeseg.export.shared import building
 from edgeseg.export.worker import RESULT
@@ -108,13 +108,13 @@ class Run:
 
     def go(self) -> dict[Step, Outcome]:
         """Run all steps that are needed and return how each ended. A failed step ends its branch only."""
-        for said in scratch.sweep():
+        for said in sweep():
             self.emit(Event("note", text=said))
         required: dict[Step, None] = {}
         for step in self.plan.wanted:
             self._need(step, required)
         if required:
-            with scratch.scratch() as folder, self._here.ready((s.target for s in required if not self.performer), folder):
+            with scratch() as folder, self._here.ready((s.target for s in required if not self.performer), folder):
                 self._schedule([s for s in self.plan.steps if s in required], folder)
             cache.prune()
             _prune_logs()
@@ -311,7 +311,7 @@ class Run:
         if outcome is None or outcome.entry is None:
             return None
         for part in outcome.entry.parts():
-            scratch.link_or_copy(part, folder / part.name)
+            link_or_copy(part, folder / part.name)
         return folder / outcome.entry.artifact
 
     def _job(self, step: Step, place: Path, awaited: Awaited | None) -> Job:
@@ -320,7 +320,7 @@ class Run:
             source_format = step.source.format
         elif source_format != NETWORK:
             path = place / "source" / self.source.name
-            scratch.link_or_copy(self.source.resolve(), path)
+            link_or_copy(self.source.resolve(), path)
         given = self._entry(step, step.given, place / "given") if awaited is None else awaited.path
         calibration = self._calibration(step)
         out, work = store.make_folder(place / "out"), store.make_folder(place / "work")

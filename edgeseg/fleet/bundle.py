@@ -21,8 +21,8 @@ from edgeseg.boards import Board
 from edgeseg.errors import EdgesegError
 from edgeseg.fleet import wheels
 from edgeseg.fleet.cases import FOLDER, write_cases
-from edgeseg.fleet.platform import Platform, platform_of
 from edgeseg.fleet.selftest import ABOUT, SUMS, read_about
+from edgeseg.fleet.wheels import Platform, platform_of
 from edgeseg.hashing import content_hash, sha256_file, sha256_json
 from edgeseg.registry import Target, target_by_path
 from edgeseg.running.open import is_checkpoint, open_model

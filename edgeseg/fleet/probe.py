@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edgeseg.boards import boards
 from edgeseg.errors import EdgesegError
-from edgeseg.fleet.platform import OLDEST
 from edgeseg.fleet.ssh import BoardFailed, Ssh
+from edgeseg.fleet.wheels import OLDEST
 
 # Python 3.6 and newer; what a board has not is empty.
 _ASK = b"""

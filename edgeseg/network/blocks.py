@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.network.families import Mix
+from edgeseg.network.definition import Mix
 
 # Values of the published training configuration; the weights of checkpoints assume them.
 BN_EPS = 1e-3

@@ -13,8 +13,7 @@ import torch
 from edgeseg.errors import EdgesegError, brief
 from edgeseg.network.allowlist import TensorRef
 from edgeseg.network.blocks import BN_EPS, Conv
-from edgeseg.network.definition import COEFFS, Definition
-from edgeseg.network.families import FAMILIES, VARIANTS, titled
+from edgeseg.network.definition import COEFFS, FAMILIES, VARIANTS, Definition, titled
 from edgeseg.network.layouts import foreign_names, layer_kinds, layer_numbers
 from edgeseg.network.model import Network
 from edgeseg.network.pickles import Record

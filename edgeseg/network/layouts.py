@@ -9,8 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from edgeseg.network import blocks
-from edgeseg.network.definition import Definition
-from edgeseg.network.families import Family
+from edgeseg.network.definition import Definition, Family
 from edgeseg.network.head import Head
 
 _CHAIN = {"enter": "cv1", "leave": "cv2", "chain": "m"}

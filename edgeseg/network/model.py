@@ -188,8 +188,7 @@ class Network(nn.Module):
         Raises:
             EdgesegError: no such head layout.
         """
-        from edgeseg.network.suppress import SuppressedView
-        from edgeseg.network.views import DecodedView, RawView
+        from edgeseg.network.views import DecodedView, RawView, SuppressedView
 
         _check_head(head)
         views: dict[str, type[nn.Module]] = {"raw": RawView, "decoded": DecodedView, "nms": SuppressedView}
@@ -218,7 +217,7 @@ class Network(nn.Module):
             maps = [Output(f"{r}_{s}", (batch, c, *at(s)), role=r, stride=s) for s in STRIDES for r, c in roles]
             return (*maps, *proto)
         if head == "nms":
-            from edgeseg.network.suppress import MAX_DET
+            from edgeseg.network.views import MAX_DET
 
             rows = Output("prediction", (batch, MAX_DET, 6 + extra), layout="nhwc", role="prediction")
             return (rows, *proto)

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest
+from edgeseg.manifest import Manifest, size_on_disk
 from edgeseg.record import dataclass
 from edgeseg.registry import CHECKPOINTS, DEFINITIONS, NETWORK, Target, target_by_path, targets
 from edgeseg.running.pipeline import Pipeline
@@ -244,7 +243,7 @@ def is_checkpoint(path: str | Path) -> bool:
     name = Path(path).name.lower()
     if "." in name:
         return name.endswith(CHECKPOINTS)
-    from edgeseg.network.families import FAMILIES
+    from edgeseg.network.definition import FAMILIES
 
     return name.startswith(tuple(FAMILIES)) and not Path(path).is_dir()
 

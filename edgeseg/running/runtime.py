@@ -9,10 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgeseg.artifact import size_on_disk
 from edgeseg.errors import EdgesegError
 from edgeseg.kernel import cores
-from edgeseg.manifest import Tensor
+from edgeseg.manifest import Tensor, size_on_disk
 
 CREW, CREW_BYTES = 4, 1 << 28
 """Runtimes at once, at most, and bytes of their files together: each holds its weights in memory."""

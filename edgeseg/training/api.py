@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,15 +18,14 @@ from edgeseg.data.loader import EpochBatches, TrainImages, collate, make_loader
 from edgeseg.data.remembered import remember
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.truth import Truth, load_truth
+from edgeseg.kernel import handled
 from edgeseg.network.checkpoint import load_checkpoint, load_training_state
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes, share_statistics
-from edgeseg.training.ema import WeightAverage
 from edgeseg.training.loop import Listener, Position, Trainer
-from edgeseg.training.optimize import choose_optimizer, freeze, make_optimizer
+from edgeseg.training.optimize import Schedule, WeightAverage, choose_optimizer, freeze, make_optimizer
 from edgeseg.training.options import TrainOptions
 from edgeseg.training.record import Checkpoints, Results, left_behind, new_folder, newest_trained
-from edgeseg.training.schedule import Schedule
 from edgeseg.training.statistics import measure
 from edgeseg.training.trackers import checked, trackers
 from edgeseg.training.transfer import start_network
@@ -318,18 +315,11 @@ def _result(trainer: Trainer, folder: Path, complete: bool, warnings: tuple[str,
 @contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends the run after the present step, a validation at once; the second one anything."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def handle(number: int, frame: Any) -> None:
         again, trainer.stop_requested = trainer.stop_requested, True
         if again or (trainer.validating and trainer.processes.world == 1):
             raise KeyboardInterrupt
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(handle):
         yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

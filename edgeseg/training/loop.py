@@ -19,11 +19,9 @@ from edgeseg.data.loader import Batch, EpochBatches
 from edgeseg.errors import EdgesegError
 from edgeseg.network.model import Network
 from edgeseg.training.distributed import Processes
-from edgeseg.training.ema import WeightAverage
 from edgeseg.training.loss import PARTS, network_loss
-from edgeseg.training.optimize import apply_rates
+from edgeseg.training.optimize import Rates, Schedule, WeightAverage, apply_rates
 from edgeseg.training.options import TrainOptions
-from edgeseg.training.schedule import Rates, Schedule
 from edgeseg.training.targets import Targets
 
 

@@ -14,7 +14,7 @@ from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.habits import belongs, synonyms
 from edgeseg.training.aliases import translated
 from edgeseg.training.loss import LossGains
-from edgeseg.training.schedule import SCHEDULES
+from edgeseg.training.optimize import SCHEDULES
 
 OPTIMIZERS = ("auto", "sgd", "adamw")
 _GAIN_KEYS = {"box": "box_gain", "mask": "mask_gain", "score": "score_gain", "dfl": "dfl_gain"}

@@ -12,10 +12,10 @@ import numpy as np
 
 from edgeseg.data.images import read_image, reduced
 from edgeseg.data.loader import Batch
-from edgeseg.evaluate.charts import CURVES, figure_of, lines, matrix, write
 from edgeseg.evaluate.curves import curves
+from edgeseg.evaluate.written import CURVES, figure_of, lines, matrix, write
 from edgeseg.training.loop import Listener, Trainer
-from edgeseg.training.schedule import Rates
+from edgeseg.training.optimize import Rates
 from edgeseg.training.validation import Validator
 from edgeseg.vision.draw import colour_of, draw
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from edgeseg import runs, store
+from edgeseg import resources, store
 from edgeseg.errors import EdgesegError
 from edgeseg.network.checkpoint import save_checkpoint
 from edgeseg.network.model import Network
@@ -20,7 +20,7 @@ LEADING = ("epoch", "train/box", "train/mask", "train/score", "train/dfl")
 
 
 def new_folder(project: str, name: str, exist_ok: bool = False) -> Path:
-    """A run's folder (see ``runs.new_folder``) with one for its weights; what killed runs left is removed.
+    """A run's folder (see ``resources.new_folder``) with one for its weights; what killed runs left is removed.
 
     Raises:
         EdgesegError: it cannot be made.
@@ -28,7 +28,7 @@ def new_folder(project: str, name: str, exist_ok: bool = False) -> Path:
     for weights in Path(project).glob("*/weights"):
         for left in (weights, weights.parent):
             store.sweep_folder(left)
-    folder = runs.new_folder(project, name, exist_ok)
+    folder = resources.new_folder(project, name, exist_ok)
     store.make_folder(folder / "weights")
     return folder
 

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgeseg.artifact import append_zip, read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest
+from edgeseg.manifest import Manifest, append_zip, read_zip
 from edgeseg.registry import target_by_name
 
 NETWORK = "model_int8.tflite"

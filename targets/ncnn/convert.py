@@ -8,11 +8,10 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, write_sidecar
 
 from .check import mark
 

@@ -9,9 +9,8 @@ from typing import Any
 import ncnn
 import numpy as np
 
-from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor, imgsz_of
+from edgeseg.manifest import Manifest, Tensor, imgsz_of, read_sidecar
 
 from . import check
 

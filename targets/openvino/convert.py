@@ -8,11 +8,10 @@ from __future__ import annotations
 import onnx
 import openvino as ov
 
-from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest
+from edgeseg.manifest import Manifest, write_sidecar
 
 from . import qdq
 

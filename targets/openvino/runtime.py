@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from edgeseg.artifact import named_by_us, read_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Tensor
+from edgeseg.manifest import Tensor, named_by_us, read_sidecar
 
 
 class Runtime:

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 from paddle import inference  # X2Paddle imports it late otherwise, which crashes once other frameworks are loaded
 
-from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import describe
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, write_sidecar
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView
 

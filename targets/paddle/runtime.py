@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from paddle import inference
 
-from edgeseg.artifact import read_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, read_sidecar
 
 
 class Runtime:

@@ -7,10 +7,9 @@ from dataclasses import replace
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from edgeseg.artifact import read_sidecar, write_sidecar
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest
+from edgeseg.manifest import Manifest, read_sidecar, write_sidecar
 
 
 def convert(job: Job) -> None:

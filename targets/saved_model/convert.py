@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeseg.artifact import write_sidecar
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.manifest import Manifest, Output, Tensor, write_sidecar
 
 KERAS = "model.keras"
 # Sums in another order differ by a few units in the last place; a wrong layout differs by the size of the values.

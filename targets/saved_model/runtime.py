@@ -13,9 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 
 import tensorflow as tf
 
-from edgeseg.artifact import named_by_us, read_sidecar
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Tensor
+from edgeseg.manifest import Tensor, named_by_us, read_sidecar
 
 
 class Runtime:

@@ -12,13 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.artifact import read_sidecar, write_sidecar
 from edgeseg.decoders import page
 from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import derive
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest
+from edgeseg.manifest import Manifest, read_sidecar, write_sidecar
 
 WEB = Path(__file__).resolve().parent / "web"
 LIBRARIES = (

@@ -17,10 +17,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgeseg.artifact import read_sidecar
 from edgeseg.environments import npm
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Tensor
+from edgeseg.manifest import Manifest, Tensor, read_sidecar
 
 HERE = Path(__file__).resolve().parent
 #: WebAssembly first; plain JavaScript runs everywhere, some fifty times slower.

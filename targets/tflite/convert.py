@@ -9,12 +9,11 @@ from typing import Any
 import litert_torch
 import torch
 
-from edgeseg.artifact import append_zip
 from edgeseg.decoders import edgefirst
 from edgeseg.errors import EdgesegError
 from edgeseg.export.describe import INPUT, describe
 from edgeseg.export.job import Job
-from edgeseg.manifest import Manifest, Output
+from edgeseg.manifest import Manifest, Output, append_zip
 from edgeseg.network.blocks import Attention
 from edgeseg.network.checkpoint import load_checkpoint
 from edgeseg.network.views import FixedDecodedView

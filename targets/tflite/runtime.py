@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Tensor
+from edgeseg.manifest import Tensor, read_zip
 
 try:
     from ai_edge_litert.interpreter import Interpreter

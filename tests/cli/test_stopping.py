@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg.cli.stopping import Stopping
+from edgeseg.kernel import Stopping
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

@@ -191,7 +191,7 @@ def test_a_step_that_says_nothing_is_known_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Converters do not tell how far they are: the time of the last one is what is left of the next."""
-    from edgeseg.cli.events import shown_events
+    from edgeseg.cli.console import shown_events
     from edgeseg.export.run import Event
 
     monkeypatch.setenv("EDGESEG_HOME", str(tmp_path))

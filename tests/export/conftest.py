@@ -11,8 +11,8 @@ import pytest
 
 from edgeseg import registry
 from edgeseg.export.api import export
+from edgeseg.export.job import ExportResult
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.result import ExportResult
 from edgeseg.export.run import Event
 
 COPY = """

@@ -15,8 +15,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
 from edgeseg.network.checkpoint import load_checkpoint, save_checkpoint
-from edgeseg.network.definition import Definition
-from edgeseg.network.families import FAMILIES
+from edgeseg.network.definition import FAMILIES, Definition
 from edgeseg.network.model import Network
 from edgeseg.resources import demo_checkpoint
 from edgeseg.running.open import open_model

@@ -21,9 +21,9 @@ from edgeseg.errors import EdgesegError
 from edgeseg.fleet.bundle import compose, order, pack, unpack
 from edgeseg.fleet.cases import read_cases
 from edgeseg.fleet.facts import throttle_words, throttled
-from edgeseg.fleet.platform import platform_of
 from edgeseg.fleet.ready import images_for
 from edgeseg.fleet.selftest import main, selftest, words
+from edgeseg.fleet.wheels import platform_of
 from edgeseg.running.open import open_model
 
 

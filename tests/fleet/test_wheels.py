@@ -13,8 +13,7 @@ import pytest
 
 from edgeseg.boards import board_by_name
 from edgeseg.errors import EdgesegError
-from edgeseg.fleet.platform import Platform, platform_of
-from edgeseg.fleet.wheels import gather, lock, wheel_again
+from edgeseg.fleet.wheels import Platform, gather, lock, platform_of, wheel_again
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.network.definition import Definition, builtin_definition, load_definition
-from edgeseg.network.families import FAMILIES, SUFFIXES, VARIANTS
+from edgeseg.network.definition import FAMILIES, SUFFIXES, VARIANTS, Definition, builtin_definition, load_definition
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

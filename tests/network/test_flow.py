@@ -9,8 +9,7 @@ from torch import nn  # noqa: E402
 
 from edgeseg.errors import EdgesegError  # noqa: E402
 from edgeseg.manifest import TASKS  # noqa: E402
-from edgeseg.network.definition import Definition  # noqa: E402
-from edgeseg.network.families import FAMILIES  # noqa: E402
+from edgeseg.network.definition import FAMILIES, Definition  # noqa: E402
 from edgeseg.network.flow import network_flow, trace  # noqa: E402
 from edgeseg.network.model import Network  # noqa: E402
 from edgeseg.quantize.constraints import Constraints, constrain, unfollowed  # noqa: E402

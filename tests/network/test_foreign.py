@@ -13,8 +13,7 @@ from torch import nn
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import TASKS
 from edgeseg.network.checkpoint import load_checkpoint, load_training_state
-from edgeseg.network.definition import Definition
-from edgeseg.network.families import FAMILIES, VARIANTS
+from edgeseg.network.definition import FAMILIES, VARIANTS, Definition
 from edgeseg.network.layouts import foreign_names, layer_kinds, layer_numbers
 from edgeseg.network.model import Network, count_parameters
 

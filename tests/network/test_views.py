@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseg.manifest import TASKS, Tensor
-from edgeseg.network.definition import Definition
-from edgeseg.network.families import FAMILIES
+from edgeseg.network.definition import FAMILIES, Definition
 from edgeseg.network.model import Network
 from edgeseg.network.runtime import network_manifest
 from edgeseg.network.views import FixedDecodedView, decode_boxes

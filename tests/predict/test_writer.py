@@ -13,7 +13,7 @@ import pytest
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import Result
 from edgeseg.predict.writer import Writer
-from edgeseg.runs import new_folder
+from edgeseg.resources import new_folder
 from edgeseg.vision import rle
 from edgeseg.vision.detections import Detections
 from edgeseg.vision.outline import fill

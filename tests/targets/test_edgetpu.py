@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import append_zip, read_zip
 from edgeseg.errors import EdgesegError
 from edgeseg.export.job import Job
 from edgeseg.export.options import ExportOptions
 from edgeseg.export.plan import make_plan
-from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.manifest import Manifest, Output, Tensor, append_zip, read_zip
 from edgeseg.registry import target_by_name, target_by_path
 from edgeseg.running.open import open_model
 

@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseg.artifact import write_sidecar
 from edgeseg.data.shapes import shapes_image
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, Output, Tensor
+from edgeseg.manifest import Manifest, Output, Tensor, write_sidecar
 from edgeseg.quantize.recipe import load_recipe
 from edgeseg.registry import target_by_name
 from edgeseg.running.open import open_model

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import append_zip
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.shapes import make_shapes
 from edgeseg.evaluate.gate import BEFORE, judge
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions
+from edgeseg.manifest import append_zip
 from edgeseg.quantize.floors import Floors
 from edgeseg.registry import target_by_name
 from edgeseg.resources import demo_checkpoint

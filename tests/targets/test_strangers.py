@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
+from edgeseg.manifest import read_zip
 from edgeseg.model import Model
 from edgeseg.registry import target_by_name
 from edgeseg.running.open import open_model

@@ -10,9 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from edgeseg.artifact import read_zip
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Output
+from edgeseg.manifest import Output, read_zip
 from edgeseg.registry import target_by_name
 from edgeseg.running.open import open_model
 

@@ -15,10 +15,8 @@ from edgeseg.network.definition import Definition
 from edgeseg.network.model import Network
 from edgeseg.training.autobatch import from_peaks
 from edgeseg.training.distributed import pick_device
-from edgeseg.training.ema import WeightAverage
 from edgeseg.training.loop import rescale
-from edgeseg.training.optimize import apply_rates, choose_optimizer, freeze, make_optimizer
-from edgeseg.training.schedule import Rates, Schedule
+from edgeseg.training.optimize import Rates, Schedule, WeightAverage, apply_rates, choose_optimizer, freeze, make_optimizer
 from edgeseg.training.targets import Targets
 from edgeseg.training.transfer import carry_over
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.errors import EdgesegError, brief
 from edgeseg.manifest import TASKS, Manifest, literal
 from edgeseg.running.infer.entry import HINT, Meaning, entry_of
-from edgeseg.running.infer.heads import Head, find_head
-from edgeseg.running.infer.probe import Probe
+from edgeseg.running.infer.heads import Head, Probe, find_head
 
 if TYPE_CHECKING:
     from edgeseg.registry import Target
