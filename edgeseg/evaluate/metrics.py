@@ -161,23 +161,11 @@ class MetricsMeter:
     _found: list[tuple[int, Told]] = field(default_factory=list)
 
     def add(self, image: Path, detections: Detections | Told, *, whole: bool = False) -> tuple[list[dict[str, Any]], Told]:
-        """Add what was found in one image; ``detections.classes`` are indices into the truth's names.
-
-        Returns:
-            What is there, its segmentation as run lengths; and what was found. ``whole``: with all masks, not only those
-            that can overlap an object of their class by the least IoU that counts, of which alone AP depends.
-        """
+        """Add what was found in one image; ``detections.classes`` are indices into the truth's names. See ``measured``."""
         height, width = detections.shape
         key = len(self._images) + 1
         self._images.append({"id": key, "file_name": str(image), "height": height, "width": width})
-        there = self.truth.of(image, (height, width))
-        for a in there:
-            if "segmentation" in a:
-                a["segmentation"] = _library().mask.segmToRle(a["segmentation"], width, height)
-        if isinstance(detections, Told):
-            told = detections
-        else:
-            told = Told.of(detections, None if whole else reaching(detections, there))
+        there, told = measured(self.truth, image, detections, whole=whole)
         for a in there:
             self._truths.append({**a, "id": len(self._truths) + 1, "image_id": key})
         self.masks &= told.runs is not None or not len(told)
@@ -238,6 +226,24 @@ class MetricsMeter:
         """The most objects of one class in one image."""
         pairs = Counter((a["image_id"], a["category_id"]) for a in self._truths if not a["iscrowd"])
         return max(pairs.values(), default=0)
+
+
+def measured(
+    truth: Truth, image: Path, found: Detections | Told, *, whole: bool = False
+) -> tuple[list[dict[str, Any]], Told]:
+    """What is there in one image, its segmentation as run lengths; and what was found, as far as it is measured.
+
+    ``whole``: with all masks, not only those that can overlap an object of their class by the least IoU that counts, of
+    which alone AP depends.
+    """
+    height, width = found.shape
+    there = truth.of(image, (height, width))
+    for a in there:
+        if "segmentation" in a:
+            a["segmentation"] = _library().mask.segmToRle(a["segmentation"], width, height)
+    if isinstance(found, Told):
+        return there, found
+    return there, Told.of(found, None if whole else reaching(found, there))
 
 
 def reaching(found: Detections, there: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -18,7 +18,7 @@ from edgeseg.data.images import read_image
 from edgeseg.data.loader import Item, collate, to_item
 from edgeseg.data.polygons import area
 from edgeseg.evaluate.confusion import Confusion
-from edgeseg.evaluate.metrics import MetricsMeter, Told
+from edgeseg.evaluate.metrics import MetricsMeter, Told, measured
 from edgeseg.evaluate.truth import Truth, load_truth
 from edgeseg.manifest import Tensor
 from edgeseg.network.model import Network
@@ -119,7 +119,7 @@ class Validator:
             detections = postprocess(
                 outputs, manifest, geometry[i], conf=self.conf, iou=self.iou, max_det=self.max_det, multi_label=True, index=i
             )
-            found.append((path, Told.of(detections)))
+            found.append((path, measured(self.truth, path, detections)[1]))
             if len(self.samples) < SAMPLES:
                 self.samples.append((path, detections[detections.scores >= 0.25]))
         return parts, found
