@@ -81,6 +81,21 @@ def test_every_target_and_every_command_has_its_page_or_part() -> None:
     assert "`--opset` ONNX operator set, 11 to 20 (default 17)" in parts.one_target("onnx")
 
 
+def test_a_figure_is_the_same_on_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    figures = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = {r.split(" ")[1].lower(): r for r in re.findall(r"^\| \S.*?`int8`.*MB \|$", readme, re.M)}
+    assert len(rows) == 4 and [r for r in rows.values() if r not in figures] == []
+    for word, page in (("tf", "tflite"), ("onnx", "onnx"), ("openvino", "openvino"), ("ncnn", "ncnn")):
+        said = re.search(
+            r"agreement\s([\d.]+) % on 300", (ROOT / "docs" / "targets" / f"{page}.md").read_text(encoding="utf-8")
+        )
+        assert said is not None and said[1] == rows[word].split("|")[4].strip().removesuffix(" %"), page
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: (\S+)", api, re.M)
+    assert len(named) == len(set(named)) > 10
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
