@@ -1,6 +1,6 @@
 """What an emulated Raspberry Pi finds beside what this machine finds: the wheel, installed there, on the same images.
 
-    python scripts/board_proof.py            Pi 4 and Pi 5, Python 3.11 and 3.13, four formats: a row each
+    python scripts/board_proof.py            Pi 4 and Pi 5, Python 3.11 and 3.13, five files: a row each
 
 The demo network is exported here; the project's own wheel with ``[tflite,onnx,ncnn]`` is installed for each Python from
 aarch64 wheels; ``python -m edgeseg predict --json`` runs on both sides. ``scripts/arm64.py`` says what it needs.
@@ -30,6 +30,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "onnx int8": ("onnx", {"int8": True}),
     "onnx fp32": ("onnx", {}),
     "ncnn int8": ("ncnn", {"int8": True}),
+    "ncnn fp16": ("ncnn", {"half": True}),
 }
 
 
@@ -57,6 +58,7 @@ EXPECTED = {
     "onnx int8": lambda a: a.identical == a.ours == a.theirs,
     "onnx fp32": lambda a: a.matched == a.ours == a.theirs and a.box <= 0.002 and a.score <= 2e-5,
     "ncnn int8": lambda a: a.matched >= 0.95 * max(a.ours, a.theirs) and a.box <= 8 and a.score <= 0.1,
+    "ncnn fp16": lambda a: a.matched == a.ours == a.theirs and a.box <= 0.002 and a.score <= 2e-5,  # computed in float
 }
 
 
