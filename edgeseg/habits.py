@@ -7,12 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, did_you_mean
 from edgeseg.resources import parse_toml
 
 TASKS = ("segment", "detect")
 OTHER_TASKS = ("classify", "pose", "obb")
-OTHER_MODES = {"track": "Use: edgeseg run MODEL --camera SOURCE --track", "checks": "Use: edgeseg doctor"}
+OTHER_MODES = {
+    "track": "Use: edgeseg run MODEL --camera SOURCE --track",
+    "checks": "Use: edgeseg doctor",
+    "help": "Use: edgeseg --help",
+    "version": "Use: edgeseg --version",
+    **dict.fromkeys(("settings", "cfg", "copy-cfg"), "There are none: options are typed, and EDGESEG_HOME names the cache"),
+}
 
 # Options with the value that is what happens anyway; another value is refused, with what to do instead.
 _EITHER: dict[str, tuple[Any, str]] = {
@@ -34,21 +40,15 @@ VALIDATION: Mapping[str, tuple[Any, str]] = {
     "save_hybrid": (False, "Leave it out"),
     "classes": (None, "Give a data.yaml with these classes"),
     "visualize": (False, "Use --html FILE for a page with pictures"),
-    **dict.fromkeys(("project", "name"), (None, "Use --out FOLDER")),
-    "exist_ok": (False, "Use --out FOLDER"),
+    "save": (lambda _: True, ""),
     "mode": ("val", "Type the command itself"),
 }
 PREDICTION: Mapping[str, tuple[Any, str]] = {
     **_EITHER,
+    "stream": (lambda _: True, ""),
     "stream_buffer": (False, "Leave it out"),
     "visualize": (False, "Leave it out, or look into model.model, the network"),
     "embed": (None, "Leave it out, or take a feature from model.model, the network"),
-    "project": (None, "Use --out FOLDER"),
-    "name": (None, "Use --out FOLDER"),
-    "exist_ok": (False, "Use --out FOLDER"),
-    "save_frames": (False, "In Python: predict(save_frames=True)"),
-    "line_width": (None, "In Python: predict(line_width=N)"),
-    **dict.fromkeys(("show_labels", "show_conf", "show_boxes"), (True, "In Python: predict(show_labels=False)")),
     "mode": ("predict", "Type the command itself"),
 }
 EXPORT: Mapping[str, tuple[Any, str]] = {
@@ -56,6 +56,8 @@ EXPORT: Mapping[str, tuple[Any, str]] = {
     "quantize": (None, "Use int8=True or half=True"),
     "fraction": (1.0, "Use images=N: so many calibration images"),
     "agnostic_nms": (False, "Leave it out"),
+    **dict.fromkeys(("project", "name"), (None, "Use out=FOLDER")),
+    **dict.fromkeys(("exist_ok", "rect", "save", "single_cls", "compile", "channels_last"), (None, "Leave it out")),
     "task": (TASKS, "Only segmentation and detection are done"),
     "mode": ("export", "Type the command itself"),
 }
@@ -73,7 +75,9 @@ PLOT: Mapping[str, tuple[Any, str]] = {
     "probs": (True, "Leave it out: nothing is classified"),
     "im_gpu": (None, "Leave it out"),
 }
-COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION}
+COMMANDS = {"export": EXPORT, "validate": VALIDATION, "val": VALIDATION, "predict": PREDICTION, "benchmark": BENCHMARK}
+#: What training, whose options are read later, has switched on by its name alone.
+TRAINING = ("exist_ok", "resume", "cos_lr", "amp", "val", "cache", "plots", "save", "deterministic", "pretrained", "qat")
 #: Without effect on what comes out, here as there.
 QUIET = ("verbose", "workers", "batch")
 
@@ -88,9 +92,8 @@ def check(command: str, given: Mapping[str, Any], known: Mapping[str, tuple[Any,
         if key in QUIET or value is None:
             continue
         if key not in known:
-            raise EdgesegError(
-                f"{command} has no option {key!r}", hint=belongs(command, key) or f"See: edgeseg {command} --help"
-            )
+            meant = belongs(command, key) or did_you_mean(key, (*known, *_words("synonyms")), also=synonyms())
+            raise EdgesegError(f"{command} has no option {key!r}", hint=meant or f"See: edgeseg {command} --help")
         same, hint = known[key]
         if callable(same) and same(value):
             continue
@@ -121,7 +124,8 @@ def _words(table: str) -> dict[str, list[str]]:
 def is_switch(command: str, word: str, own: bool) -> bool:
     """Whether a bare word switches an option on (``save_json``), here (``own``) or in other tools; a file is a file."""
     theirs = COMMANDS.get(command, {}).get(word)
-    return (own or (theirs is not None and isinstance(theirs[0], bool))) and not Path(word).exists()
+    theirs_too = (command == "train" and word in TRAINING) or (theirs is not None and isinstance(theirs[0], bool))
+    return (own or theirs_too) and not Path(word).exists()
 
 
 def command_line(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
@@ -130,7 +134,7 @@ def command_line(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
     Raises:
         EdgesegError: a task or a mode that there is not.
     """
-    words = list(argv)
+    words = list(argv[1:] if argv and argv[0] == "yolo" else argv)
     mode = _taken(words, "mode")
     tasks = (*TASKS, *OTHER_TASKS)
     task = _taken(words, "task") if mode is not None or (words and words[0] in (*commands, *tasks)) else None

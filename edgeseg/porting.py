@@ -266,19 +266,13 @@ class Saving:
         if not (self.save or self.save_txt or self.save_crop or self.save_frames or self.show):
             yield from results
             return
-        from edgeseg.predict.result import write_image
         from edgeseg.predict.writer import Writer
 
         kinds: dict[str, Any] = {"pictures": self.save, "labels": self.save_txt, "scores": self.save_conf}
-        with Writer(self._folder, **kinds, drawing=self.drawing) as w:
+        kinds |= {"crops": self.save_crop, "frames": self.save_frames, "drawing": self.drawing}
+        with Writer(self._folder, **kinds) as w:
             for result in results:
                 w.write(result)
-                if self.save_crop:
-                    result.save_crop(self._folder() / "crops")
-                if self.save_frames and result.number is not None:
-                    place = self._folder() / f"{Path(result.name).stem}_frames"
-                    place.mkdir(exist_ok=True)
-                    write_image(place / f"{result.number}.jpg", result.plot(**self.drawing))
                 going = not self.show or shown(result)
                 yield result if self.folder is None else replace(result, save_dir=str(self.folder))
                 if not going:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError, did_you_mean
-from edgeseg.habits import COMMANDS, QUIET, check, is_switch, synonyms
+from edgeseg.habits import COMMANDS, QUIET, belongs, check, is_switch, synonyms
 
 _KEY = re.compile(r"^[A-Za-z][\w-]*$")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -121,7 +121,9 @@ def no_option(name: str, key: str, known: Sequence[str]) -> EdgesegError:
     words = [k.removeprefix("--").replace("_", "-") for k in known]
     meant = did_you_mean(key.removeprefix("--"), words, also=synonyms())
     listed = ", ".join(sorted(w for w in words if not w.startswith("no-")))
-    return EdgesegError(f"{name} has no option {key!r}", hint=f"{meant or f'It has {listed}.'} See: edgeseg {name} --help")
+    elsewhere = "" if meant else belongs(name, _plain(key))
+    hint = f"{elsewhere}." if elsewhere else meant or f"It has {listed}."
+    return EdgesegError(f"{name} has no option {key!r}", hint=f"{hint} See: edgeseg {name} --help")
 
 
 def _plain(key: str) -> str:

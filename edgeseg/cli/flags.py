@@ -121,6 +121,9 @@ Ray = Annotated[
     str | None, flag("Run on the Ray cluster there; local starts one on this machine.", "RAY_ADDRESS", metavar="ADDRESS")
 ]
 Offline = Annotated[bool, flag("Install no toolchain.", True, "--offline")]
+Project = Annotated[str, flag("Where folders of runs go, without --out.", False, metavar="FOLDER", panel=RESULTS)]
+RunName = Annotated[str, flag("The run's folder there; a number is added where it exists.", metavar="NAME", panel=RESULTS)]
+ExistOk = Annotated[bool, flag("Write into that folder though it is there.", True, "--exist-ok", panel=RESULTS)]
 Json = Annotated[
     str | None, flag("Write everything as JSON ('-' or nothing: to standard output).", metavar="[FILE]", panel=RESULTS)
 ]

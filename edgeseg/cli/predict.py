@@ -26,6 +26,9 @@ def predict(
     model: Annotated[str | None, flag("The model, if not the first word.", False, metavar="MODEL")] = None,
     source: Annotated[str | None, flag("The source, if not the last word.", False, metavar="SOURCE")] = None,
     out: Annotated[str | None, flag("Where pictures and label files go.", "runs/predict/expN", metavar="FOLDER")] = None,
+    project: flags.Project = "",
+    name: flags.RunName = "exp",
+    exist_ok: flags.ExistOk = False,
     conf: flags.Conf = 0.25,
     iou: flags.Iou = 0.7,
     max_det: flags.MaxDet = 300,
@@ -38,6 +41,11 @@ def predict(
     save_txt: Annotated[bool, flag("Save labels as YOLO polygons.", True, "--save-txt", panel="Results")] = False,
     save_conf: Annotated[bool, flag("Scores in them.", True, "--save-conf", panel="Results")] = False,
     save_crop: Annotated[bool, flag("Save what is inside each box.", True, "--save-crop", panel="Results")] = False,
+    save_frames: Annotated[bool, flag("Save frames of videos as pictures.", True, "--save-frames", panel="Results")] = False,
+    line_width: Annotated[int | None, flag("Width of drawn lines.", "by the size", panel="Results")] = None,
+    show_labels: Annotated[bool, flag("Draw class names.", panel="Results")] = True,
+    show_conf: Annotated[bool, flag("Draw scores.", panel="Results")] = True,
+    show_boxes: Annotated[bool, flag("Draw boxes.", panel="Results")] = True,
     save_as: Annotated[
         str | None,
         flag("One dataset file of: fiftyone, labelstudio, cvat.", False, metavar="TOOL", panel="Results"),
@@ -62,8 +70,7 @@ def predict(
         from edgeseg.running.open import open_model, parse_imgsz
 
         check_detection(conf, iou, max_det)
-        if vid_stride < 1:
-            raise EdgesegError(f"vid-stride {vid_stride} is less than 1")
+        _check(vid_stride, out, project)
         if show:
             from edgeseg.predict.writer import need_display, shown
 
@@ -72,22 +79,22 @@ def predict(
         opened = open_model(which, threads=threads, input=input).on(device).sized(parse_imgsz(imgsz))
     console.inferred(opened.manifest)
     wanted = class_ids(classes, opened.manifest.names)
-    need_masks = save or save_txt or show or (json or save_as) is not None
+    need_masks = save or save_txt or save_frames or show or (json or save_as) is not None
     how = {"agnostic": agnostic_nms, "rect": rect}
     pipeline = opened.pipeline(conf=conf, iou=iou, max_det=max_det, masks=need_masks, classes=wanted, **how)
     to = console.people(json)
     stream: Iterator[Any] = results(pipeline, sources if len(sources) > 1 else sources[0], vid_stride)
     tally, many = Tally(), count(sources)
-    folder = cache(lambda: new_folder("runs/predict") if out is None else new_folder(out, ".", exist_ok=True))
+    folder = cache(lambda: new_folder(out, ".", True) if out else new_folder(project or "runs/predict", name, exist_ok))
+    drawing = {"line_width": line_width, "labels": show_labels, "conf": show_conf, "boxes": show_boxes}
+    kinds = {"labels": save_txt, "scores": save_conf, "crops": save_crop, "frames": save_frames, "polygons": polygons}
     with (
         Stopping() as stopping,
         console.json_file(json) as document,
         saved_as(save_as, folder, opened.path.name) as dataset,
-        Writer(folder, pictures=save, labels=save_txt, document=document, polygons=polygons, scores=save_conf) as writer,
+        Writer(folder, pictures=save, document=document, drawing=drawing, **kinds) as writer,
     ):
         sinks: list[Callable[[Any], Any]] = [writer.write]
-        if save_crop:
-            sinks.append(lambda item: item.save_crop(folder() / "crops"))
         if dataset is not None:
             sinks.append(dataset.write)
         sinks += [tally.add, lambda item: _line(item, tally.images, many, to)]
@@ -170,6 +177,13 @@ def saved_as(format: str | None, folder: Callable[[], Path], model: str) -> Abst
     from edgeseg.ecosystem.saving import SavedAs
 
     return SavedAs(format, folder, model)
+
+
+def _check(vid_stride: int, out: str | None, project: str) -> None:
+    if vid_stride < 1:
+        raise EdgesegError(f"vid-stride {vid_stride} is less than 1", hint="1 takes every frame")
+    if out and project:
+        raise EdgesegError("out and project both say where results go", hint="Leave one of them out")
 
 
 def check_detection(conf: float, iou: float, max_det: int) -> None:

@@ -35,6 +35,9 @@ def validate(
     save_json: Annotated[bool, flag("Detections as a COCO results file.", True, "--save-json", panel="Results")] = False,
     plots: Annotated[bool, flag("Curves and confusion as PNG files.", True, "--plots", panel="Results")] = False,
     out: Annotated[str | None, flag("Where those two go.", "runs/validate/expN", metavar="FOLDER", panel="Results")] = None,
+    project: flags.Project = "",
+    name: flags.RunName = "exp",
+    exist_ok: flags.ExistOk = False,
     per_class: Annotated[bool, flag("One more table, with a row per class.", True, "--per-class", panel="Results")] = False,
     json: flags.Json = None,
     reference: Annotated[
@@ -73,6 +76,7 @@ def validate(
     with connect(ray) as cluster:
         for file in files:
             given: dict[str, Any] = {"split": split, "limit": limit, "imgsz": size, "device": device}
+            given |= {"project": project or "runs/validate", "name": name, "exist_ok": exist_ok}
             if out:  # the folder itself; of several models one in it each
                 place = Path(out) / Path(file).stem if len(files) > 1 else Path(out)
                 given |= {"project": place.parent, "name": place.name, "exist_ok": True}

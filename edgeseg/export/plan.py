@@ -211,7 +211,7 @@ def _wanted(target: Target, options: ExportOptions, given: Given) -> Step:
         reads = _sources(target, precision)
         raise EdgesegError(
             f"{target.name} {precision} {head} cannot be made from {_article(given)}: it reads {reads}",
-            hint=f"Export from the checkpoint (.pt), or first to {target.reads[0]}" if target.reads else "",
+            hint=f"Export from the checkpoint: edgeseg export MODEL.pt --format {target.name}",
         )
     if options.recipe is not None:
         from edgeseg.quantize.recipe import load_recipe
@@ -320,5 +320,5 @@ def _article(given: Given) -> str:
 
 
 def _sources(target: Target, precision: str) -> str:
-    words = [name if name == NETWORK else f"{name} {source_precision(target, precision)}" for name in target.reads]
+    words = ["checkpoints" if name == NETWORK else f"{name} {source_precision(target, precision)}" for name in target.reads]
     return " or ".join(words) or "nothing"

@@ -52,6 +52,10 @@ class Result(Here):
     def __len__(self) -> int:
         return len(self.detections)
 
+    def __repr__(self) -> str:
+        frame = "" if self.number is None else f" frame {self.number}"
+        return f"Result({self.path or self.name}{frame}: {self.verbose()}; {self.image.shape[1]}x{self.image.shape[0]})"
+
     def __getitem__(self, index: Index) -> Result:
         """The same image with some of the detections: one index, a slice, indices or a bool array (n,)."""
         return replace(
@@ -121,7 +125,7 @@ class Result(Here):
             others: options of YOLO tools that ask for what is done anyway.
 
         Raises:
-            EdgesegError: ``pil`` or ``show``, and Pillow is not installed; another option.
+            EdgesegError: ``pil`` or ``show``, and Pillow is not installed, or there is no display; another option.
         """
         from edgeseg.vision.draw import draw
 
@@ -132,7 +136,11 @@ class Result(Here):
         if save:
             write_image(Path(filename or f"results_{self.name}"), picture)
         if show:
-            self._pil(picture).show()
+            from edgeseg.predict.writer import need_display
+
+            window = self._pil(picture)
+            need_display()
+            window.show()
         return self._pil(picture) if pil else picture
 
     @staticmethod
@@ -169,13 +177,13 @@ class Result(Here):
         return path
 
     def save_crop(self, save_dir: str | Path, file_name: str | Path | None = None) -> list[Path]:
-        """Write what is inside each box to ``save_dir/CLASS/NAME-1.jpg``; the files."""
-        stem, found = Path(file_name or self.name).stem, []
+        """Write what is inside each box to ``save_dir/CLASS/NAME-1.jpg`` (``NAME_7-1.jpg`` of frame 7); the files."""
+        frame = "" if self.number is None or file_name else f"_{self.number}"
+        stem, found = f"{Path(file_name or self.name).stem}{frame}", []
         for number, (box, cls) in enumerate(zip(self.detections.boxes, self.detections.classes), 1):
             x1, y1 = np.floor(box[:2]).astype(int)
             x2, y2 = np.ceil(box[2:]).astype(int)
             place = Path(save_dir) / "".join(c if c.isalnum() or c in " -_" else "_" for c in self.names[cls])
-            place.mkdir(parents=True, exist_ok=True)
             write_image(file := place / f"{stem}-{number}.jpg", np.ascontiguousarray(self.image[y1:y2, x1:x2]))
             found.append(file)
         return found
@@ -281,7 +289,7 @@ class Result(Here):
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 BGR to a file, whole or not at all.
+    """Write uint8 BGR to a file, whole or not at all; its folder is made.
 
     Raises:
         EdgesegError: the suffix is no image format's, the disk is full, or the folder is not writable.
@@ -295,12 +303,13 @@ def write_image(path: Path, image: np.ndarray) -> None:
     if not good:
         raise EdgesegError("the image cannot be encoded", path=path, hint="Use .jpg or .png")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.tobytes())
     except OSError as e:
         with contextlib.suppress(OSError):
             if path.stat().st_size < len(data):
                 path.unlink()
-        hint = "Free some space, or choose another folder with --out"
+        hint = "Free some space, or name another folder"
         raise EdgesegError(f"it cannot be written ({(e.strerror or str(e)).lower()})", path=path, hint=hint) from e
 
 

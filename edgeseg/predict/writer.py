@@ -33,6 +33,8 @@ class Writer:
         document: file for one JSON document.
         polygons: outlines in the document in place of run lengths.
         scores: write them into label files too.
+        crops: write what is inside each box into ``crops/CLASS``.
+        frames: write each frame of a video, drawn, into ``<name>_frames``.
         drawing: options of ``Result.plot``.
 
     Two inputs never share a file: where stems are equal (``a.jpg`` and ``a.png``, or the same name in two folders), the
@@ -48,10 +50,12 @@ class Writer:
         document: IO[str] | None = None,
         polygons: bool = False,
         scores: bool = False,
+        crops: bool = False,
+        frames: bool = False,
         drawing: Mapping[str, Any] | None = None,
     ) -> None:
         self._scores, self._drawing = scores, dict(drawing or {})
-        self._make, self._pictures, self._labels = folder, pictures, labels
+        self._make, self._pictures, self._labels, self._crops, self._frames = folder, pictures, labels, crops, frames
         self._document, self._polygons = document, polygons
         self.folder: Path | None = None
         self.written = 0
@@ -68,7 +72,7 @@ class Writer:
 
     def write(self, result: Result) -> None:
         """Write whatever was asked for of one result."""
-        saved = self._save(result) if self._pictures or self._labels else None
+        saved = self._save(result) if self._pictures or self._labels or self._crops or self._frames else None
         if self._document is not None:
             entry = result.to_dict(polygons=self._polygons) | ({} if saved is None else {"saved": saved})
             self._document.write(('{"images": [\n' if self._items == 0 else ",\n") + json.dumps(entry))
@@ -90,8 +94,14 @@ class Writer:
             name = self._source[1]
             if self._pictures:
                 self._frame(self.folder / name, result)
+        stem = Path(name).stem
+        each = stem if result.number is None else f"{stem}_{result.number}"
         if self._labels:
-            self._label(self.folder / "labels", name, result)
+            self._label(self.folder / "labels" / f"{each}.txt", result)
+        if self._crops:
+            result.save_crop(self.folder / "crops", f"{each}.jpg")
+        if self._frames and result.number is not None:
+            write_image(self.folder / f"{stem}_frames" / f"{result.number}.jpg", result.plot(**self._drawing))
         return name
 
     def finish(self, tail: Mapping[str, Any]) -> None:
@@ -120,11 +130,9 @@ class Writer:
             self.written += 1
         self._video.write(np.ascontiguousarray(image))
 
-    def _label(self, folder: Path, name: str, result: Result) -> None:
-        folder.mkdir(exist_ok=True)
-        number = "" if result.number is None else f"_{result.number}"
-        text = "".join(f"{line}\n" for line in result.detections.to_yolo(scores=self._scores))
-        (folder / f"{Path(name).stem}{number}.txt").write_text(text, encoding="utf-8")
+    def _label(self, file: Path, result: Result) -> None:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f"{line}\n" for line in result.detections.to_yolo(scores=self._scores)), encoding="utf-8")
 
     def _close_video(self) -> None:
         if self._video is not None:

@@ -46,7 +46,7 @@ DOES: dict[str, str] = {
 SAME: dict[str, str] = {
     "predict": "batch workers verbose retina_masks",
     "track": "batch workers verbose retina_masks",
-    "val": "batch workers verbose retina_masks",
+    "val": "batch workers verbose retina_masks save",
     "export": "verbose workers",
     "train": "verbose save profile compile pose kobj rle angle auto_augment erasing",
 }
