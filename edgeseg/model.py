@@ -290,8 +290,11 @@ class Model(Ported):
             warnings.warn(note, Notice, stacklevel=2)
         return found
 
-    def info(self, *, imgsz: int = 640) -> dict[str, Any]:
-        """What the model is, as plain values: parameters and FLOPs of a network, manifest and tensors of an artifact."""
+    def info(self, detailed: bool = False, verbose: bool = True, imgsz: int = 640) -> dict[str, Any]:
+        """What the model is, as plain values: parameters and FLOPs of a network, manifest and tensors of an artifact.
+
+        ``detailed`` and ``verbose`` are words of other YOLO tools: nothing is printed.
+        """
         from edgeseg.about import artifact_info, network_info, unopened_info
 
         if self.is_checkpoint:

@@ -29,6 +29,15 @@ EVENTS = {
     "on_train_end": "on_stop",
 }
 """Names of events of training, with the method of ``edgeseg.training.loop.Listener`` that they are."""
+ELSEWHERE = {
+    "tune": "options of train are given, not searched; edgeseg search is for precisions",
+    "embed": "take a feature from model.model, the network",
+    "predictor": "predict gives all that it finds; model.opened is what runs",
+    "overrides": "options are given to each call",
+    "reset_weights": "begin with YOLO('yolov8n-seg.yaml')",
+    "ckpt_path": "it is model.path",
+}
+"""Attributes of models there, with what to use here."""
 DRAWING = {"line_width": "line_width", "show_labels": "labels", "show_conf": "conf", "show_boxes": "boxes"}
 
 
@@ -66,6 +75,12 @@ class Ported:
     def __init__(self) -> None:
         self._callbacks: list[tuple[str, Callable[[Any], object]]] = []
         self._tracker: Tracker | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            instead = f": {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}", name=name, obj=self)
 
     @property
     def names(self) -> Names:

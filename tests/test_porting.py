@@ -22,7 +22,7 @@ from edgeseg.export.options import ExportOptions
 from edgeseg.habits import EXPORT
 from edgeseg.porting import followed
 from edgeseg.predict.result import Result
-from edgeseg.predict.sources import Frame, frames
+from edgeseg.predict.sources import Frame, frames, model_and_source
 from edgeseg.predict.views import Names
 from edgeseg.resources import demo_checkpoint
 from edgeseg.training import TrainOptions
@@ -416,3 +416,36 @@ def test_training_is_asked_for_its_files(tmp_path: Path, shapes_yaml: str) -> No
     with pytest.raises(EdgesegError) as caught:
         YOLO(last).train(resume=True)
     assert caught.value.path == last  # that run is complete
+
+
+def test_what_a_model_lacks_says_what_to_use() -> None:
+    model = Model(demo_checkpoint())
+    assert not hasattr(model, "tune") and model.info(detailed=True, verbose=False)["task"] == "segment"
+    with pytest.raises(AttributeError, match=r"no attribute 'ckpt_path': it is model\.path"):
+        model.ckpt_path  # noqa: B018
+    with pytest.raises(EdgesegError) as error:
+        model.predict("x.jpg", confidence=0.3)
+    assert error.value.hint == "Did you mean 'conf'?"
+
+
+def test_a_result_prints_itself_in_one_line_and_saves_into_a_new_folder(tmp_path: Path) -> None:
+    result = found()
+    assert (
+        repr(result)
+        == f"Result({result.path or result.name}: {result.verbose()}; {result.image.shape[1]}x{result.image.shape[0]})"
+    )
+    assert result.save(tmp_path / "new" / "a.png").is_file()
+
+
+def test_without_a_display_show_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(EdgesegError, match="no display"):
+        found().show()
+
+
+def test_of_two_words_the_one_that_is_a_model_is_it() -> None:
+    assert model_and_source(["a.jpg", "b.onnx"], None, None) == ("b.onnx", ["a.jpg"])
+    assert model_and_source(["a.onnx", "b.onnx"], None, None) == ("a.onnx", ["b.onnx"])

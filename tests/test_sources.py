@@ -148,6 +148,14 @@ def test_url(server: str, tmp_path: Path, video: Path) -> None:
     frame = read(f"{server}/a%20b.png?size=1")[0]
     assert frame.name == "a b.png" and frame.image.shape == (20, 30, 3)
     assert len(read(f"{server}/clip.avi")) == 5
+    writer = cv2.VideoWriter(str(tmp_path / "late.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 12.0, (64, 48))
+    for k in range(5):  # its index is at its end, and this server gives no parts of files
+        writer.write(np.full((48, 64, 3), 40 * k, np.uint8))
+    writer.release()
+    late = read(f"{server}/late.mp4?size=1")
+    assert [f.number for f in late] == [0, 1, 2, 3, 4] and late[0].path == f"{server}/late.mp4?size=1"
+    with pytest.raises(EdgesegError, match="404"):
+        list(frames(f"{server}/none.mp4"))
     with pytest.raises(EdgesegError, match="404"):
         list(frames(f"{server}/none.png"))
     (tmp_path / "page.html").write_text("<html></html>")

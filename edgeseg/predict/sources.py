@@ -265,11 +265,11 @@ def _url(url: str) -> Iterator[Frame | Unreadable]:
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "image.jpg"
     suffix = Path(name).suffix.lower()
     if url.startswith(STREAMS) or suffix in VIDEOS or suffix in (".m3u8", ".mjpg", ".mjpeg"):
-        yield from _capture(url, url, Path(name).stem + ".mp4")
+        yield from _video(url, Path(name).stem + ".mp4")
         return
     data = _fetch(url)
     if data is None:
-        yield from _capture(url, url, (Path(name).stem or "stream") + ".mp4")
+        yield from _video(url, (Path(name).stem or "stream") + ".mp4")
         return
     try:
         image = decode_image(data, path=url)
@@ -278,8 +278,24 @@ def _url(url: str) -> Iterator[Frame | Unreadable]:
     yield Frame(image, url, name if suffix in IMAGES else (Path(name).stem or "image") + ".jpg")
 
 
-def _fetch(url: str) -> bytes | None:
-    """The bytes behind ``url``, or None when it is a video stream."""
+def _video(url: str, name: str) -> Iterator[Frame | Unreadable]:
+    """A stream, or a video file: one whose index is at its end is fetched first where the server gives no parts of it."""
+    try:
+        yield from _capture(url, url, name)
+    except EdgesegError:  # before the first frame
+        import tempfile
+
+        data = None if url.startswith(STREAMS) else _fetch(url, endless=("multipart/",))
+        if data is None:
+            raise
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "video"
+            file.write_bytes(data)
+            yield from _capture(str(file), url, name)
+
+
+def _fetch(url: str, endless: tuple[str, ...] = ("video/", "multipart/")) -> bytes | None:
+    """The bytes behind ``url``, or None when it is a stream: a kind that ``endless`` begins, or a playlist."""
     import urllib.error
     import urllib.request
 
@@ -287,7 +303,7 @@ def _fetch(url: str) -> bytes | None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             kind = answer.headers.get_content_type()
-            if kind.startswith(("video/", "multipart/")) or "mpegurl" in kind:
+            if kind.startswith(endless) or "mpegurl" in kind:
                 return None
             data: bytes = answer.read(MAX_DOWNLOAD + 1)
     except urllib.error.HTTPError as e:
@@ -314,6 +330,8 @@ def model_and_source(words: Sequence[str], model: str | None, source: str | None
         EdgesegError: there is no source.
     """
     left = list(words)
+    if len(left) == 2 and is_model(left[1]) and not is_model(left[0]):
+        left.reverse()
     if model is None and left and (is_model(left[0]) or (source is not None and len(left) == 1) or len(left) == 2):
         # Of two words the first is the model even when no format has its suffix: opening it then says which have.
         model = left.pop(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,11 +101,12 @@ def _own(key: str, value: Any) -> Any:
 
 
 def _without_switch(out: dict[str, Any]) -> dict[str, Any]:
-    """``pretrained`` as a switch: the model named is the start, as always."""
-    value = out.get("pretrained")
+    """``pretrained`` as a switch: the model named is the start, as always; ``resume`` as one: a ``last.pt`` goes on."""
+    value, model = out.get("pretrained"), str(out.get("model") or "")
     word = str(value).lower()
+    if str(out.get("resume")).lower() == "true" and os.path.basename(model) == "last.pt" and os.path.exists(model):
+        out["resume"] = out.pop("model")
     if word in ("true", "false"):
-        model = str(out.get("model") or "")
         scratch = model.endswith((".yaml", ".yml"))
         if scratch and word == "true":
             raise EdgesegError(

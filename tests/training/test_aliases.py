@@ -10,6 +10,7 @@ import pytest
 from edgeseg import EdgesegError
 from edgeseg.cli.train import further
 from edgeseg.training import TrainOptions
+from edgeseg.training.aliases import translated
 from edgeseg.training.record import new_folder
 
 
@@ -121,3 +122,13 @@ def test_exist_ok_takes_the_folder_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgesegError, match="a file is where"):
         new_folder(str(tmp_path), "file", exist_ok=True)
+
+
+def test_a_last_checkpoint_with_resume_as_a_switch_is_the_run_that_goes_on(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for file in (last, best):
+        file.touch()
+    for value in (True, "true", "True"):
+        assert translated({"resume": value, "model": str(last)}) == {"resume": str(last)}
+    assert translated({"resume": True, "model": str(best)}) == {"resume": "true", "model": str(best)}
+    assert translated({"resume": "x/last.pt", "model": str(last)}) == {"resume": "x/last.pt", "model": str(last)}
