@@ -21,10 +21,9 @@ from edgeseg.data.images import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter
 from edgeseg.evaluate.parity import CONF
-from edgeseg.evaluate.tensors import TensorMeter, apart, parts_of, plain, same_order, whole
+from edgeseg.evaluate.tensors import Beside, TensorMeter
 from edgeseg.manifest import Manifest
 from edgeseg.quantize.floors import Floors
-from edgeseg.quantize.relevance import relevant
 from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
@@ -178,14 +177,14 @@ class _Seen:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        self.meter, self.tensors = FidelityMeter(CONF), TensorMeter(self.pair.parts)
+        self.meter, self.tensors = FidelityMeter(CONF), TensorMeter(self.pair.beside.parts)
 
     def add(self, path: Path, shot: _Shot, others: Sequence[float]) -> None:
         """One image: what both made of it, and what other float models took for it."""
         self.rows.append([shot.milliseconds[1], *others, shot.milliseconds[0]])
         self.meter.add(shot.expected, shot.found)
-        if self.pair.comparable:
-            self.tensors.add(*(self.pair.relevant(shot, side) for side in (shot.theirs, shot.ours)))
+        if self.pair.beside.comparable:
+            self.tensors.add(*self.pair.beside.judged(shot.theirs, shot.ours))
         if self.step is None:
             self.step = resolution(self.pair.artifact.manifest, shot.outputs)
         self.used.append(path)
@@ -204,7 +203,7 @@ class _Seen:
             fidelity=fidelity.to_dict(),
             snr={role: _finite(db) for role, db in self.snr().items()},
             resolution=self.step,
-            by="tensors" if fidelity.reference < floors.detections and self.pair.comparable else "detections",
+            by="tensors" if fidelity.reference < floors.detections and self.pair.beside.comparable else "detections",
             images=len(self.used),
             where=where,
             speed_ms={titles[i]: round(float(medians[i]), 3) for i in order},
@@ -218,13 +217,13 @@ def _judged(verdict: GateVerdict, pair: _Pair, seen: _Seen, floors: Floors) -> G
     missed = floors.missed(fidelity) if verdict.by == "detections" else floors.ghosts(fidelity)
     noisy = [role for role, db in snr.items() if db < floors.snr]
     reasons = (*missed, *(f"{role} tensors {snr[role]:.1f} dB (at least {floors.snr:g})" for role in noisy))
-    if not reasons or not pair.comparable:
+    if not reasons or not pair.beside.comparable:
         return replace(verdict, reasons=reasons)
     guilty = _exchange(pair, seen.used, floors) if missed and verdict.by == "detections" else []
     # In the order of the roles; where neither knows one, the noisiest.
     culprits = [role for role in snr if role in guilty or role in noisy] or sorted(snr, key=lambda r: snr[r])[:1]
     by_output = {name: c.snr_db for name, c in seen.tensors.by_output().items()}
-    role_of = {o.name: o.role for o in pair.parts}
+    role_of = {o.name: o.role for o in pair.beside.parts}
     worst = min((n for n in by_output if role_of[n] in culprits), key=lambda n: by_output[n], default="")
     words = f"worst tensor {worst}, {by_output[worst]:.1f} dB" if worst else ""
     if pair.reference.manifest.head == "raw" and len(culprits) >= max(2, len(snr) - 1):
@@ -255,7 +254,7 @@ def resolution(manifest: Manifest, outputs: Sequence[np.ndarray]) -> float | Non
 def _exchange(pair: _Pair, images: Sequence[Path], floors: Floors) -> list[str]:
     """The roles whose tensors alone, in the float network's place, miss a floor; else the one that harms more than all
     others together; else all of them."""
-    roles = list(dict.fromkeys(o.role for o in pair.parts))
+    roles = list(dict.fromkeys(o.role for o in pair.beside.parts))
     meters = {role: FidelityMeter(CONF) for role in roles}
     for path in images:
         shot = pair.shoot(read_image(path))
@@ -276,7 +275,7 @@ def harm(f: Fidelity) -> float:
 
 @dataclass(frozen=True)
 class _Shot:
-    """One image through both: detections, the artifact's own tensors, and both sides' parts (see ``_Pair.parts``)."""
+    """One image through both: detections, the artifact's own tensors, and both sides' parts (see ``Beside.parts``)."""
 
     expected: Detections
     found: Detections
@@ -295,8 +294,7 @@ class _Pair:
         size = artifact.manifest.imgsz
         self.first = Pipeline(reference.runtime, reference.manifest, conf=CONF, size=size)
         self.second = Pipeline(artifact.runtime, artifact.manifest, conf=CONF)
-        self.comparable = reference.manifest.head == artifact.manifest.head
-        self.parts = parts_of(reference.manifest)
+        self.beside = Beside(reference.manifest, artifact.manifest)
 
     def shoot(self, image: np.ndarray) -> _Shot:
         """Run both on a uint8 BGR image."""
@@ -306,26 +304,18 @@ class _Pair:
         outputs, own = self.second.raw(image)
         found = postprocess(outputs, self.artifact.manifest, own, conf=CONF)
         milliseconds = (first_ms, self.second.speed["inference"])
-        if not self.comparable:
+        if not self.beside.comparable:
             return _Shot(expected, found, outputs, [], [], box, milliseconds)
-        order = same_order(whole(self.reference.manifest), whole(self.artifact.manifest))
-        ours = plain(self.artifact.manifest, outputs)
-        head = self.reference.manifest
-        first, second = apart(head, plain(head, theirs)), apart(head, [ours[i][:1] for i in order])
+        first, second = self.beside.apart(*self.beside.plain(theirs, outputs))
         return _Shot(expected, found, outputs, first, second, box, milliseconds)
-
-    def relevant(self, shot: _Shot, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One side's parts as they should be compared (see ``edgeseg.quantize.relevance``)."""
-        roles = [o.role for o in self.parts]
-        return relevant(roles, shot.theirs, parts, logits=self.reference.manifest.head == "raw")
 
     def mixed(self, shot: _Shot, role: str) -> Detections:
         """Detections from the float network's tensors with those of one role taken from the artifact."""
-        parts = [mine if o.role == role else theirs for o, theirs, mine in zip(self.parts, shot.theirs, shot.ours)]
+        parts = [mine if o.role == role else theirs for o, theirs, mine in zip(self.beside.parts, shot.theirs, shot.ours)]
         if self.reference.manifest.head == "raw":
             outputs = parts
         else:  # what ``apart`` took apart
-            rest = sum(o.role == "proto" for o in self.parts)
+            rest = sum(o.role == "proto" for o in self.beside.parts)
             outputs = [np.concatenate(parts[: len(parts) - rest], 1), *parts[len(parts) - rest :]]
         manifest = replace(
             self.reference.manifest, outputs=tuple(replace(o, layout="nchw") for o in self.reference.manifest.outputs)

@@ -21,10 +21,9 @@ from edgeseg.data.images import read_ahead
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter, Told
-from edgeseg.evaluate.tensors import Closeness, TensorMeter, apart, parts_of, plain, same_order, whole
+from edgeseg.evaluate.tensors import Beside, Closeness, TensorMeter
 from edgeseg.evaluate.truth import Truth
 from edgeseg.quantize.floors import EXACT, floors_of
-from edgeseg.quantize.relevance import relevant
 from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
 from edgeseg.vision.detections import Detections
@@ -279,10 +278,9 @@ class _Run:
 
     def __init__(self, subject: Opened, reference: Opened, truth: Truth | None) -> None:
         size = None if not subject.manifest.dynamic else reference.manifest.imgsz
-        self.parts = parts_of(reference.manifest)
-        alike = subject.manifest.head == reference.manifest.head and reference.manifest.nc == subject.manifest.nc
-        meters = TensorMeter(reference.manifest.outputs), TensorMeter(self.parts)
-        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, alike)
+        self.beside = Beside(reference.manifest, subject.manifest)
+        meters = TensorMeter(reference.manifest.outputs), TensorMeter(self.beside.parts)
+        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, self.beside.comparable)
         self.subject, self.reference = subject, reference
         try:
             self.pipeline = Pipeline(subject.runtime, subject.manifest, conf=CONF, size=size)
@@ -327,14 +325,11 @@ class _Run:
             return
         outputs, letterbox = got
         if seen.comparable:
-            ours = plain(self.subject.manifest, outputs)
-            theirs = plain(self.reference.manifest, first[0])
-            order = same_order(whole(self.reference.manifest), whole(self.subject.manifest))
+            theirs, ours = self.beside.plain(first[0], outputs)
             try:
-                ours = [ours[i] for i in order]
                 seen.tensors.add(theirs, ours)
                 if self.subject.manifest.precision not in EXACT:
-                    self._judge(theirs, ours)
+                    seen.judged.add(*self.beside.judged(*self.beside.apart(theirs, ours)))
             except EdgesegError:
                 seen.comparable = False  # another input size: detections are compared all the same
         start = perf_counter()
@@ -344,12 +339,6 @@ class _Run:
         if seen.metrics is not None:
             seen.metrics.add(path, self.detect(outputs, letterbox, **AP_SETTINGS))
         self._disagreement(path, found, mine_found, letterbox.ratio)
-
-    def _judge(self, theirs: list[np.ndarray], ours: list[np.ndarray]) -> None:
-        head = self.reference.manifest
-        first, second = apart(head, theirs), apart(head, [a[:1] for a in ours])
-        roles, logits = [o.role for o in self.parts], head.head == "raw"
-        self.seen.judged.add(*(relevant(roles, first, side, logits=logits) for side in (first, second)))
 
     def _disagreement(self, path: Path, reference: Detections, other: Detections, ratio: float) -> None:
         pairs = match(reference, other)

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Manifest, Output
+from edgeseg.quantize.relevance import relevant
 
 _JOINED = ("box", "score", "coeff")
 """What ``prediction`` consists of, in its order."""
@@ -176,3 +177,30 @@ def apart(manifest: Manifest, outputs: list[np.ndarray]) -> list[np.ndarray]:
     if "proto" not in by_role:
         return [p[:, :4], p[:, 4:]]
     return [p[:, :4], p[:, 4 : 4 + manifest.nc], p[:, 4 + manifest.nc :], by_role["proto"]]
+
+
+class Beside:
+    """The tensors of a model beside those of its reference: in one order and form, whole, and as far as they count.
+
+    ``comparable``: both mean the same, a head of equal layout and classes. ``parts`` are the outputs of what is ``judged``.
+    """
+
+    def __init__(self, reference: Manifest, other: Manifest) -> None:
+        self.reference, self.other = reference, other
+        self.comparable = reference.head == other.head and reference.nc == other.nc
+        self.parts = parts_of(reference)
+
+    def plain(self, theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The reference's outputs and the model's as ``whole`` names them, those of the model in the reference's order."""
+        mine = plain(self.other, ours)
+        order = same_order(whole(self.reference), whole(self.other))
+        return plain(self.reference, theirs), [mine[i] for i in order]
+
+    def apart(self, theirs: list[np.ndarray], ours: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """``plain`` ones of one image by ``parts``."""
+        return apart(self.reference, theirs), apart(self.reference, [a[:1] for a in ours])
+
+    def judged(self, theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What of those parts is compared (see ``edgeseg.quantize.relevance``)."""
+        roles, logits = [o.role for o in self.parts], self.reference.head == "raw"
+        return relevant(roles, theirs, theirs, logits=logits), relevant(roles, theirs, ours, logits=logits)
