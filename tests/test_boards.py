@@ -8,6 +8,7 @@ from edgeseg.boards import board_by_name, boards, read_boards
 from edgeseg.errors import EdgesegError
 from edgeseg.export.options import check_imgsz
 from edgeseg.registry import targets
+from edgeseg.resources import demo_checkpoint
 
 
 def test_every_line_names_what_there_is():
@@ -68,3 +69,26 @@ def test_doctor_tells_what_suits_a_board(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["doctor", "--board", "pi4", "--json"])
     assert json.loads(capsys.readouterr().out)["board"]["title"] == "Raspberry Pi 4"
+
+
+def test_an_export_for_a_board_takes_what_is_recommended_and_what_was_asked_for(tmp_path, capsys):
+    pytest.importorskip("torch")
+    from edgeseg.cli import run
+    from edgeseg.export.options import ExportOptions
+    from edgeseg.fleet.ready import recommended
+
+    for board in boards().values():
+        use, options = recommended(board)
+        assert use == board.use[0] and options.imgsz == (use.imgsz, use.imgsz)
+        assert (options.half, options.int8) == (use.precision == "fp16" or None, use.precision == "int8" or None)
+    use, options = recommended(board_by_name("pi5"), ["ncnn"], ExportOptions(imgsz=96))
+    assert (use.format, options.half, options.int8, options.imgsz) == ("ncnn", True, None, (96, 96))
+    assert recommended(board_by_name("pi5"), (), ExportOptions(half=True))[1].int8 is None
+    demo = str(demo_checkpoint())
+    assert run(["export", demo, "--board", "pi5", "--format", "onnx"]) == 2
+    assert "Give one format of tflite, ncnn, or leave --board out" in capsys.readouterr().err
+    assert run(["export", demo, "board=pi6"]) == 2 and "unknown board 'pi6'" in capsys.readouterr().err
+    pc = next(b for b in boards().values() if any(u.format == "onnx" and u.precision == "fp32" for u in b.use))
+    assert run(["export", demo, f"board={pc.name}", "format=onnx", "imgsz=96", f"out={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "demo-seg.onnx").is_file() and f"edgeseg doctor --board {pc.name}" in said

@@ -15,6 +15,7 @@ from edgeseg.registry import TYPES, own_options, targets
 
 if TYPE_CHECKING:
     from edgeseg.export.job import ExportResult
+    from edgeseg.export.options import ExportOptions
 
 SHAPE, RUN = "Shape of the graph", "Running"
 
@@ -64,6 +65,10 @@ def export(
     reader: Annotated[
         str | None,
         flag("What will run it: frigate, deepstream.", False, "--for", metavar="READER", panel=SHAPE),
+    ] = None,
+    board: Annotated[
+        str | None,
+        flag("Format, precision and size as recommended for it: pi5, pi4 ...", False, metavar="NAME", panel=SHAPE),
     ] = None,
     half: flags.Half = None,
     int8: flags.Int8 = None,
@@ -116,11 +121,7 @@ def export(
     numbers = {"half": half, "int8": int8, "recipe": recipe, "data": data, "images": images, "seed": seed}
     declared = {name: value for name, value in own.items() if value is not None}
     options = ExportOptions.of(**shape, **ending, **numbers, **declared)
-    formats = split_list(format)
-    if reader is not None:
-        from edgeseg.ecosystem.readers import for_reader
-
-        formats, options = for_reader(reader, formats, options)
+    formats, options, said = _for(reader, board, split_list(format), options)
     sources = expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())]
     running: dict[str, Any] = {"jobs": jobs, "offline": offline}
     with connect(ray) as running["performer"]:
@@ -153,7 +154,27 @@ def export(
                 results = one(sources[0], on_event)
             code = _shown(sources[0], results, json)
     _show_beside(beside, console.people(json))
+    if said and code == 0:
+        console.say(said, to=console.people(json))
     raise typer.Exit(code)
+
+
+def _for(
+    reader: str | None, board: str | None, formats: list[str], options: ExportOptions
+) -> tuple[list[str], ExportOptions, str]:
+    """The formats and options for a reader or a board, and what to say of it at the end."""
+    if reader is not None:
+        from edgeseg.ecosystem.readers import for_reader
+
+        formats, options = for_reader(reader, formats, options)
+    if board is None:
+        return formats, options, ""
+    from edgeseg.boards import board_by_name
+    from edgeseg.fleet.ready import recommended
+
+    use, options = recommended(board_by_name(board), formats, options)
+    said = f"on the board: {use.install}; what else is recommended: edgeseg doctor --board {board}"
+    return [use.format], options, said
 
 
 def _one_search(sources: list[str], decisions: str | None, reader: str | None) -> None:

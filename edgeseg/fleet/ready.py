@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeseg.boards import Board
+from edgeseg.boards import Board, Use
 from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.registry import target_by_name
 from edgeseg.running.open import is_checkpoint, open_model
+
+if TYPE_CHECKING:
+    from edgeseg.export.options import ExportOptions
 
 
 def artifact_for(
@@ -28,20 +33,41 @@ def artifact_for(
     if not is_checkpoint(model):
         return Path(model)
     from edgeseg.export.api import export
-    from edgeseg.export.options import ExportOptions, precision_for
+    from edgeseg.export.options import precision_for
     from edgeseg.model import Model
-    from edgeseg.registry import target_by_name
 
-    use = board.use[0]
-    size = (use.imgsz, use.imgsz)
-    half, int8 = use.precision == "fp16" or None, use.precision == "int8" or None
-    options = ExportOptions(imgsz=size, half=half, int8=int8)
+    use, options = recommended(board)
     if precision_for(target_by_name(use.format), options) == "int8":
-        options = ExportOptions(imgsz=size, int8=int8, data=data or Model(model).default_data())
+        options = replace(options, data=data or Model(model).default_data())
     (result,) = export(model, [use.format], options, on_event=on_event)
     if result.error is not None or result.path is None:
         raise result.error or StepFailed(f"{use.format} was not made", path=result.log)
     return result.path
+
+
+def recommended(
+    board: Board, formats: Sequence[str] = (), options: ExportOptions | None = None
+) -> tuple[Use, ExportOptions]:
+    """What to export for a board, and the options with its precision and size where none were asked for.
+
+    Args:
+        formats: the one that is wanted; none: that of the board's first recommendation.
+
+    Raises:
+        EdgesegError: several formats, or one that is not recommended for this board.
+    """
+    from edgeseg.export.options import ExportOptions
+
+    wanted = [target_by_name(f).name for f in formats]
+    use = next((u for u in board.use if wanted in ([], [u.format])), None)
+    if use is None:
+        known = ", ".join(dict.fromkeys(u.format for u in board.use))
+        what = f"{', '.join(wanted)}: not what is recommended for {board.name} ({board.title})"
+        raise EdgesegError(what, hint=f"Give one format of {known}, or leave --board out")
+    options = options or ExportOptions()
+    if options.half is None and options.int8 is None:
+        options = replace(options, half=use.precision == "fp16" or None, int8=use.precision == "int8" or None)
+    return use, replace(options, imgsz=options.imgsz or use.imgsz)
 
 
 def images_for(model: Path, given: str | None) -> tuple[Path, ...] | None:
