@@ -272,7 +272,7 @@ class Saving:
 
     def each(self, results: Iterator[Result]) -> Iterator[Result]:
         """The results, each written and shown as it comes."""
-        from edgeseg.predict.writer import need_display, shown
+        from edgeseg.predict.result import need_display, shown
 
         if self.tracker is not None:
             results = followed(results, self.tracker)

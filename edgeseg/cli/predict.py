@@ -72,7 +72,7 @@ def predict(
         check_detection(conf, iou, max_det)
         _check(vid_stride, out, project)
         if show:
-            from edgeseg.predict.writer import need_display, shown
+            from edgeseg.predict.result import need_display, shown
 
             need_display()
         which, sources = model_and_source(words or [], model, source)

@@ -20,10 +20,10 @@ from edgeseg.export.calibrate import choose_calibration
 from edgeseg.export.job import ExportResult
 from edgeseg.export.keeping import Kept
 from edgeseg.export.options import ExportOptions
-from edgeseg.export.performing import Performer
+from edgeseg.export.performing import Outcome, Performer
 from edgeseg.export.placing import check_place, place_parts
 from edgeseg.export.plan import Plan, Step, check_recipe, make_plan
-from edgeseg.export.run import STEM, Event, Outcome, Run
+from edgeseg.export.run import STEM, Event, Run
 from edgeseg.export.source import Source, boxes_only, end2end, find_source, given_of
 from edgeseg.hashing import content_hash
 from edgeseg.manifest import size_on_disk

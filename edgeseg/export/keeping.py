@@ -12,8 +12,8 @@ from edgeseg.hashing import sha256_json
 
 if TYPE_CHECKING:
     from edgeseg.export.options import ExportOptions
+    from edgeseg.export.performing import Outcome
     from edgeseg.export.plan import Plan, Step
-    from edgeseg.export.run import Outcome
     from edgeseg.quantize.carried import Carried
 
 

@@ -19,7 +19,7 @@ from edgeseg.environments import python_env as children
 from edgeseg.environments.forks import Child, Forks
 from edgeseg.environments.process import Ended, run_process, total_mb
 from edgeseg.environments.toolchains import CURRENT, interpreter_for, toolchain_of
-from edgeseg.errors import StepFailed
+from edgeseg.errors import EdgesegError, StepFailed
 from edgeseg.export.cache import link_or_copy
 from edgeseg.export.deciding import OWN
 from edgeseg.export.job import STEM, Job
@@ -29,7 +29,6 @@ from edgeseg.store import make_folder
 if TYPE_CHECKING:
     from edgeseg.export.cache import Entry
     from edgeseg.export.plan import Step
-    from edgeseg.export.run import Outcome
 
 
 JOB = "job.json"
@@ -134,6 +133,24 @@ def worker_env(place: Path, current: bool, threads: int) -> dict[str, str]:
     env["TMPDIR"] = str(store.make_folder(place / "tmp"))
     env.setdefault("OMP_NUM_THREADS", str(threads))
     return env
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one step ended: with an ``entry`` of the cache or an ``error``. ``seconds`` are those of this run."""
+
+    step: Step
+    entry: Entry | None = None
+    error: EdgesegError | None = None
+    log: Path | None = None
+    seconds: float = 0.0
+    cached: bool = False
+    toolchain: str = ""
+
+
+def needs_mb(step: Step) -> float:
+    """Memory to set aside for a step: ``[settings] needs_mb`` of its target, else a quarter of its limit."""
+    return float(step.target.settings.get("needs_mb", step.target.memory_mb / 4))
 
 
 @dataclass(frozen=True)

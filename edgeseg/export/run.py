@@ -26,7 +26,7 @@ from edgeseg.export.calibrate import Calibration
 from edgeseg.export.deciding import OBSERVATION
 from edgeseg.export.job import STEM, Job
 from edgeseg.export.keeping import Kept
-from edgeseg.export.performing import Awaited, Early, Here, Performer, Task, not_made
+from edgeseg.export.performing import Awaited, Early, Here, Outcome, Performer, Task, needs_mb, not_made
 from edgeseg.export.plan import Plan, Step
 from edgeseg.export.shared import building
 from edgeseg.export.worker import RESULT
@@ -50,19 +50,6 @@ class Event:
     step: str = ""
     done: float = 0.0
     text: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one step ended: with an ``entry`` of the cache or an ``error``. ``seconds`` are those of this run."""
-
-    step: Step
-    entry: cache.Entry | None = None
-    error: EdgesegError | None = None
-    log: Path | None = None
-    seconds: float = 0.0
-    cached: bool = False
-    toolchain: str = ""
 
 
 @dataclass
@@ -386,11 +373,6 @@ def _embedded(step: Step) -> dict[str, Any]:
     """Hashes of the folders of edgeseg that the step's own options put into its artifact."""
     folders = {name: step.target.own[name].embeds for name, _ in step.options if name in step.target.own}
     return {f"embeds {name}": cache.folder_hash(folder) for name, folder in folders.items() if folder}
-
-
-def needs_mb(step: Step) -> float:
-    """Memory to set aside for a step: ``[settings] needs_mb`` of its target, else a quarter of its limit."""
-    return float(step.target.settings.get("needs_mb", step.target.memory_mb / 4))
 
 
 def _prune_logs() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -136,8 +138,6 @@ class Result(Here):
         if save:
             write_image(Path(filename or f"results_{self.name}"), picture)
         if show:
-            from edgeseg.predict.writer import need_display
-
             window = self._pil(picture)
             need_display()
             window.show()
@@ -351,3 +351,24 @@ def class_ids(wanted: str | int | Sequence[int] | None, names: tuple[str, ...]) 
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+
+
+def need_display() -> None:
+    """Refuse to show pictures where no window can open.
+
+    Raises:
+        EdgesegError: there is no display.
+    """
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise EdgesegError("there is no display here for show", hint="Leave show out, and save pictures in a folder")
+
+
+def shown(result: Result) -> bool:
+    """Show one picture; False once the person has typed q or Escape."""
+    try:
+        cv2.imshow("edgeseg", result.plot())
+        key = cv2.waitKey(1 if result.number is not None else 0) & 0xFF
+    except cv2.error as e:
+        hint = "pip install opencv-python in place of opencv-python-headless, or leave show out"
+        raise EdgesegError("this OpenCV cannot open windows", hint=hint) from e
+    return key not in (27, ord("q"))

@@ -1,4 +1,4 @@
-"""Writing predictions: pictures, videos, label files, one JSON document, each result as it comes; and a window."""
+"""Writing predictions: pictures, videos, label files and one JSON document, each result as it comes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -176,24 +175,3 @@ class Stems:
         if after.isdecimal():
             self._like_frames.add(before)
         return free + suffix
-
-
-def need_display() -> None:
-    """Refuse to show pictures where no window can open.
-
-    Raises:
-        EdgesegError: there is no display.
-    """
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise EdgesegError("there is no display here for show", hint="Leave show out, and save pictures in a folder")
-
-
-def shown(result: Result) -> bool:
-    """Show one picture; False once the person has typed q or Escape."""
-    try:
-        cv2.imshow("edgeseg", result.plot())
-        key = cv2.waitKey(1 if result.number is not None else 0) & 0xFF
-    except cv2.error as e:
-        hint = "pip install opencv-python in place of opencv-python-headless, or leave show out"
-        raise EdgesegError("this OpenCV cannot open windows", hint=hint) from e
-    return key not in (27, ord("q"))
