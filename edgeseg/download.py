@@ -86,9 +86,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, label: str =
             digest = _digest(file)
             if expected is not None and digest != expected:
                 _forget(part)
-                raise EdgesegError(
-                    f"{url} has the SHA-256 {digest}, expected {expected}; deleted", path=path, hint=_by_hand(url, path)
-                )
+                raise EdgesegError(f"{url} has the SHA-256 {digest}, expected {expected}; deleted", hint=_by_hand(path))
             if os.name == "nt":  # there an open file cannot be renamed
                 file.close()
             os.replace(part, path)
@@ -135,13 +133,13 @@ def _fetch(url: str, path: Path, file: IO[bytes], label: str) -> None:
             if e.code == 416:  # the part is longer than the file: another version of it
                 file.truncate(0)
             elif e.code < 500 and e.code != 429:
-                raise EdgesegError(f"{url} answers {e.code} {e.reason}", path=path, hint=_by_hand(url, path)) from e
+                raise EdgesegError(f"{url} answers {e.code} {e.reason}", hint=_by_hand(path)) from e
             reason = f"answers {e.code} {e.reason}"
         except _Broken as e:
             reason = f"cannot be reached ({e})"
         if attempt < _ATTEMPTS - 1:
             time.sleep(_pause(attempt))
-    raise EdgesegError(f"{url} {reason}", path=path, hint=_by_hand(url, path))
+    raise EdgesegError(f"{url} {reason}", hint=_by_hand(path))
 
 
 def _pause(attempt: int) -> float:
@@ -229,5 +227,5 @@ def _forget(part: Path) -> None:
     _tag(part).unlink(missing_ok=True)
 
 
-def _by_hand(url: str, path: Path) -> str:
-    return f"Without a connection, fetch it elsewhere ({url}) and put it here: {path.absolute()}"
+def _by_hand(path: Path) -> str:
+    return f"Without a connection, fetch that elsewhere and put it here: {path.absolute()}"

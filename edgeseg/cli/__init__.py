@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -141,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # LANG=C: what has no place in ASCII is written by its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Pythons that a library starts import nothing from the current folder
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
@@ -180,7 +183,8 @@ def run(argv: Sequence[str]) -> int:
             return _interrupted(argv)
         if hasattr(e, "format_message"):  # a usage error of click, wherever this typer keeps it
             what = str(e.format_message()).rstrip(".")  # none where the help was shown in its stead
-            return _fail(f"{what}. See: edgeseg {_typed(argv)} --help".replace("  ", " "), 2) if what else 2
+            where = getattr(getattr(e, "ctx", None), "command_path", "") or "edgeseg"
+            return _fail(f"{what}. See: {where} --help", 2) if what else 2
         first = (str(e).strip() or "no message").splitlines()[0]
         return _fail(f"unexpected {type(e).__name__}: {first} (set EDGESEG_DEBUG=1 for the traceback)", UNEXPECTED)
 

@@ -122,7 +122,7 @@ def no_option(name: str, key: str, known: Sequence[str]) -> EdgesegError:
     meant = did_you_mean(key.removeprefix("--"), words, also=synonyms())
     listed = ", ".join(sorted(w for w in words if not w.startswith("no-")))
     elsewhere = "" if meant else belongs(name, _plain(key))
-    hint = f"{elsewhere}." if elsewhere else meant or f"It has {listed}."
+    hint = meant or (f"{elsewhere}." if elsewhere else f"It has {listed or 'none'}.")
     return EdgesegError(f"{name} has no option {key!r}", hint=f"{hint} See: edgeseg {name} --help")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli import console, flags
-from edgeseg.cli.flags import flag
+from edgeseg.cli.flags import flag, word
 
 app = typer.Typer(help="Calibration sets.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -19,16 +19,19 @@ def root() -> None:
 
 @app.command()
 def inspect(
-    data: Annotated[str, flag("Dataset YAML or name.", metavar="YAML")] = "coco128-seg",
-    images: Annotated[int, flag("Number of images.")] = 100,
+    data: Annotated[str, word("Dataset YAML or name.", "[YAML]", "coco128-seg")] = "coco128-seg",
+    images: Annotated[int | None, flag("Number of images.", "the recipe's")] = None,
+    recipe: flags.Recipe = None,
     seed: Annotated[int, flag("Seed of their choice.")] = 0,
     json: flags.Json = None,
 ) -> None:
     """Show the images that an INT8 export would calibrate with, and every warning about them."""
     from edgeseg.data.dataset import load_dataset
     from edgeseg.quantize.calibration import choose
+    from edgeseg.quantize.recipe import load_recipe
 
-    chosen = choose(load_dataset(data), images, seed=seed)
+    asked = load_recipe(recipe or "int8").images if images is None else images
+    chosen = choose(load_dataset(data), asked, seed=seed)
     facts = {
         "data": data,
         "source": str(chosen.source),
@@ -42,7 +45,7 @@ def inspect(
     if json == "-":
         return
     rows = [
-        ("images", f"{len(chosen.images)} of {images} asked for"),
+        ("images", f"{len(chosen.images)} of {asked} asked for"),
         ("source", facts["source"]),
         ("seed", seed),
         ("hash", chosen.hash),

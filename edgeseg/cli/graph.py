@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from edgeseg.cli import console, flags
@@ -27,7 +28,9 @@ def graph(
     console.as_json(json, plan.to_dict())
     if json == "-":
         return
-    console.say(plan_text(plan))
+    tree = plan_text(plan)
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    console.say(tree if utf else tree.translate(str.maketrans("├└│─", "|`|-")))
     for note in plan.notes:
         console.say(f"note: {note}")
     if svg:

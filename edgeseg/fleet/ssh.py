@@ -134,10 +134,10 @@ class Ssh:
             return (
                 f"it has another key than before. If it was set up anew: edgeseg board remove {self.host.name}, and add it"
             )
+        port = f"-p {self.host.port} " if self.host.port else ""
         if "Permission denied" in err:
-            port = f"-p {self.host.port} " if self.host.port else ""
             return f"lets nobody in with the key that was offered. Type: ssh-copy-id {port}{self.host.address}"
-        return f"cannot be reached ({last})"
+        return f"cannot be reached ({last}). See why: ssh {port}{self.host.address}"
 
 
 def _talk(process: subprocess.Popen[bytes], give: bytes | Callable[[IO[bytes]], None]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 
 from edgeseg import __version__, cli
 from edgeseg.cli import console
+from edgeseg.data.shapes import make_shapes
 from edgeseg.errors import EdgesegError, StepFailed
+from edgeseg.quantize.recipe import load_recipe
+from edgeseg.resources import demo_checkpoint
 
 
 @pytest.fixture
@@ -186,3 +190,31 @@ def test_interrupting_an_export_leaves_nothing(here: Path, tiny: Path) -> None:
         err = p.stderr.read()
     assert p.returncode == 130 and "error: interrupted. The steps that were done" in err and "Traceback" not in err
     assert not Path("o").exists() or not list(Path("o").iterdir())
+
+
+def test_what_ascii_cannot_write_is_written_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "katze ü.jpg").touch()
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+    def said(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "edgeseg", *words], capture_output=True, cwd=tmp_path, env=env)
+        assert done.returncode in (0, 2), done.stderr
+        return (done.stdout + done.stderr).decode("ascii")
+
+    assert "|- onnx fp32" in said("graph", "--format", "onnx,tflite") and "`- " in said("graph", "--format", "onnx")
+    assert "none of 1 images" in said("predict", str(demo_checkpoint()), "katze ü.jpg")
+
+
+def test_a_calibration_set_is_looked_at_as_an_export_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_shapes(tmp_path / "shapes", train=40, val=2, size=32, seed=1)
+    assert cli.run(["calibrate", "inspect", str(data)]) == 0
+    assert f"{load_recipe('int8').images} of {load_recipe('int8').images} asked for" in capsys.readouterr().out
+    assert cli.run(["calibrate", "inspect", f"data={data}", "images=5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 5
+
+
+def test_a_command_without_options_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["data", "list", "--jsom"]) == 2
+    assert "data list has no option '--jsom'. It has none. See: edgeseg data list --help" in capsys.readouterr().err
