@@ -73,11 +73,13 @@ def draw(
             x1, y1, x2, y2 = _corners(detections.boxes[i], picture.shape)
             cv2.rectangle(picture, (x1, y1), (x2, y2), colours[i], thin, cv2.LINE_AA)
     if labels:
-        taken: list[tuple[int, int, int, int]] = []
-        for i in range(len(detections)):
-            text = ("" if ids is None else f"#{ids[i]} ") + detections.names[detections.classes[i]]
-            text += f" {detections.scores[i]:.2f}" if scores else ""
-            _label(picture, text, _corners(detections.boxes[i], picture.shape), colours[i], unit, taken)
+        texts = [("" if ids is None else f"#{ids[i]} ") + detections.names[c] for i, c in enumerate(detections.classes)]
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, detections.scores)] if scores else texts
+        places: list[tuple[int, int, int, int]] = []
+        for text, box in zip(texts, detections.boxes):
+            places.append(_place(text, _corners(box, picture.shape), picture.shape, unit, places))
+        for i in worst_first:
+            _label(picture, texts[i], places[i], colours[i], unit)
     return picture
 
 
@@ -97,29 +99,44 @@ def _fill(picture: np.ndarray, tile: np.ndarray, corner: np.ndarray, colour: tup
     np.copyto(part, mixed, where=tile[..., None])
 
 
-def _label(
-    picture: np.ndarray,
+def _letters(unit: float) -> tuple[float, int, int]:
+    """Size and weight of the letters, and the gap around them, in pixels."""
+    return 0.42 * unit, max(1, round(0.9 * unit)), max(2, round(3 * unit))
+
+
+def _place(
     text: str,
     box: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
+    shape: tuple[int, ...],
     unit: float,
     taken: list[tuple[int, int, int, int]],
-) -> None:
-    """Write on a plate of the class's colour: above the box, else inside it, else below, where no other label lies."""
-    size, weight, gap = 0.42 * unit, max(1, round(0.9 * unit)), max(2, round(3 * unit))
+) -> tuple[int, int, int, int]:
+    """Where a label lies: above its box, inside or below, at the left or right, where it hides least of the others."""
+    size, weight, gap = _letters(unit)
     (w, h), base = cv2.getTextSize(text, _FONT, size, weight)
     w, h = w + 2 * gap, h + base + gap
-    height, width = picture.shape[:2]
-    x = max(0, min(box[0], width - w))
-    spots = [y for y in (box[1] - h, box[1], box[3]) if 0 <= y <= height - h] or [max(0, min(box[1], height - h))]
-    free = [y for y in spots if not any(_meet((x, y, x + w, y + h), t) for t in taken)]
-    y = (free or spots)[0]
-    taken.append((x, y, x + w, y + h))
-    cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
+    height, width = shape[:2]
+    lines = [y for y in (box[1] - h, box[1], box[3], box[3] - h) if 0 <= y <= height - h]
+    lines = lines or [max(0, min(box[1], height - h))]
+    starts = [max(0, min(x, width - w)) for x in (box[0], box[2] - w)]
+    spots = [(x, y, x + w, y + h) for x in starts for y in lines]
+    free = (s for s in spots if not any(_common(s, t) for t in taken))
+    return next(free, None) or min(spots, key=lambda s: sum(_common(s, t) for t in taken))
+
+
+def _label(
+    picture: np.ndarray, text: str, plate: tuple[int, int, int, int], colour: tuple[int, int, int], unit: float
+) -> None:
+    """Write on a plate of the class's colour."""
+    size, weight, gap = _letters(unit)
+    x, _, right, bottom = plate
+    base = cv2.getTextSize(text, _FONT, size, weight)[1]
+    cv2.rectangle(picture, plate[:2], (right - 1, bottom - 1), colour, cv2.FILLED)
     bright = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
     ink = (20, 20, 20) if bright > 130 else (255, 255, 255)
-    cv2.putText(picture, text, (x + gap, y + h - base - gap // 4), _FONT, size, ink, weight, cv2.LINE_AA)
+    cv2.putText(picture, text, (x + gap, bottom - base - gap // 4), _FONT, size, ink, weight, cv2.LINE_AA)
 
 
-def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _common(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
+    """Pixels that two rectangles share."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))

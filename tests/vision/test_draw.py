@@ -48,3 +48,20 @@ def test_colours_differ():
     assert len(set(colours)) == 80
     near = [np.abs(np.subtract(a, b)).sum() for a, b in pairwise(colours)]
     assert min(near) > 100
+
+
+def test_labels_do_not_hide_each_other_and_the_best_hides_what_has_no_room():
+    image, names = np.zeros((480, 640, 3), np.uint8), tuple("abcdefghijklmnop")
+    boxes = [[200 + k, 200 + k, 420 + k, 330 + k] for k in range(12)]  # six have a place of their own above, inside, below
+    scores = [0.9 - k / 100 for k in range(12)]
+    plates = []
+    for n in (6, 12):
+        found = Detections(boxes[:n], scores[:n], list(range(n)), None, names, (480, 640))
+        picture = draw(image, found, boxes=False)
+        plates.append([int((picture == colour_of(k)).all(axis=2).sum()) for k in range(n)])
+    alone = [
+        int((draw(image, Detections([b], [s], [k], None, names, (480, 640)), boxes=False) == colour_of(k)).all(axis=2).sum())
+        for k, (b, s) in enumerate(zip(boxes, scores))
+    ]
+    assert plates[0] == alone[:6]
+    assert plates[1][0] == alone[0] and min(plates[1][:6]) > 0.9 * min(alone)
