@@ -23,6 +23,7 @@ from edgeseg.evaluate.fidelity import Fidelity, FidelityMeter, match
 from edgeseg.evaluate.metrics import Metrics, MetricsMeter, Told
 from edgeseg.evaluate.tensors import Beside, Closeness, TensorMeter
 from edgeseg.evaluate.truth import Truth
+from edgeseg.evaluate.validate import class_order
 from edgeseg.quantize.floors import EXACT, floors_of
 from edgeseg.running.open import Opened
 from edgeseg.running.pipeline import Pipeline
@@ -280,13 +281,18 @@ class _Run:
         size = None if not subject.manifest.dynamic else reference.manifest.imgsz
         self.beside = Beside(reference.manifest, subject.manifest)
         meters = TensorMeter(reference.manifest.outputs), TensorMeter(self.beside.parts)
-        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, self.beside.comparable)
-        self.subject, self.reference = subject, reference
+        own, theirs = subject.manifest.names, reference.manifest.names
+        comparable = self.beside.comparable and class_order(own, theirs)[0] is None
+        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, comparable)
+        self.subject, self.reference, self.names = subject, reference, theirs if truth is None else truth.names
+        self.order: np.ndarray | None = None
         try:
+            if truth is not None or len(own) == len(theirs):  # without labels a model may know more than its reference
+                self.order, _ = class_order(own, self.names)
             self.pipeline = Pipeline(subject.runtime, subject.manifest, conf=CONF, size=size)
             if not reference.manifest.dynamic and tuple(self.pipeline.size) != tuple(reference.manifest.imgsz):
-                own, theirs = ("x".join(map(str, s)) for s in (self.pipeline.size, reference.manifest.imgsz))
-                raise EdgesegError(f"it takes {own} pixels, the reference {theirs}: give the checkpoint as reference")
+                mine, other = ("x".join(map(str, s)) for s in (self.pipeline.size, reference.manifest.imgsz))
+                raise EdgesegError(f"it takes {mine} pixels, the reference {other}: give the checkpoint as reference")
         except EdgesegError as e:
             self.seen.error = str(e)
 
@@ -308,8 +314,11 @@ class _Run:
         return outputs, letterbox
 
     def detect(self, outputs: list[np.ndarray], letterbox: Letterbox, **settings: Any) -> Detections:
-        """Detections at the operating threshold, or with other settings."""
-        return postprocess(outputs, self.subject.manifest, letterbox, **{"conf": CONF, "iou": 0.7, **settings})
+        """Detections at the operating threshold, or with other settings; classes are the truth's, else the reference's."""
+        found = postprocess(outputs, self.subject.manifest, letterbox, **{"conf": CONF, "iou": 0.7, **settings})
+        if self.order is None:
+            return found
+        return Detections(found.boxes, found.scores, self.order[found.classes], found.tiles, self.names, found.shape)
 
     def add(
         self,

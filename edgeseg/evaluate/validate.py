@@ -147,7 +147,8 @@ def validate(
     predict = _predictor(pipeline, settings)
     task = getattr(getattr(predict, "manifest", None), "task", "segment")
     truth = load_truth(dataset.for_task(task), split, chosen)
-    mapping, warnings = _classes(predict, dataset)
+    names = getattr(getattr(predict, "manifest", None), "names", dataset.names)
+    mapping, warnings = class_order(names, dataset.names, dataset.yaml)
     meter = MetricsMeter(truth, max_det, task != "detect")
     boxes, masks = CurveMeter(dataset.nc), CurveMeter(dataset.nc, masks=True)
 
@@ -266,19 +267,21 @@ def _predictor(pipeline: Any, settings: Mapping[str, Any]) -> Predictor:
     return made
 
 
-def _classes(predict: Predictor, dataset: Dataset) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """How the model's class indices become the dataset's: None when they are the same."""
-    names = getattr(getattr(predict, "manifest", None), "names", None)
-    if names is None or tuple(names) == dataset.names:
+def class_order(
+    names: Sequence[str], wanted: Sequence[str], path: Path | None = None
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """How a model's class indices become those of a dataset (None when they are the same), and what to say of it.
+
+    Raises:
+        EdgesegError: another number of classes; ``path`` is the dataset's.
+    """
+    if tuple(names) == tuple(wanted):
         return None, ()
-    if set(names) == set(dataset.names) and len(set(names)) == len(names) == dataset.nc:
-        order = np.array([dataset.names.index(n) for n in names], np.int32)
+    if sorted(names) == sorted(wanted) and len(set(names)) == len(names):
+        order = np.array([wanted.index(n) for n in names], np.int32)
         return order, ("the model has the dataset's classes in another order; they were matched by name",)
-    if len(names) != dataset.nc:
-        raise EdgesegError(
-            f"the model has {len(names)} classes, the dataset has {dataset.nc}",
-            path=dataset.yaml,
-            hint="Validate on the dataset that the model was trained for",
-        )
-    other = next((a, b) for a, b in zip(names, dataset.names) if a != b)
+    if len(names) != len(wanted):
+        what = f"the model has {len(names)} classes, the dataset has {len(wanted)}"
+        raise EdgesegError(what, path=path, hint="Validate on the dataset that the model was trained for")
+    other = next((a, b) for a, b in zip(names, wanted) if a != b)
     return None, (f"class names differ ({other[0]!r} is {other[1]!r} in the dataset); classes were matched by number",)

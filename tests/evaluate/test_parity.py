@@ -12,6 +12,7 @@ from edgeseg.data.images import read_ahead
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.parity import compare, concluded, look
 from edgeseg.evaluate.truth import load_truth, truth_if_any
+from edgeseg.evaluate.validate import validate
 from edgeseg.resources import demo_checkpoint
 from edgeseg.running.open import Opened
 from edgeseg.running.runtime import Local
@@ -125,6 +126,23 @@ def test_the_other_head_is_compared_by_its_detections(network, shapes_dataset):
     _, decoded = compare(subject(network, "reference"), [other], *seen(shapes_dataset))
     assert decoded.tensors == {} and decoded.diverges == ""
     assert decoded.fidelity.matched == 1 and decoded.largest_box < 0.01
+
+
+def test_classes_are_found_by_name(network, shapes_dataset):
+    """As ``validate`` does; a model whose classes stand in another order than its reference's has no tensors to compare."""
+    images, truth = seen(shapes_dataset)
+    other = subject(network, "other")
+    other = replace(other, manifest=replace(other.manifest, names=other.manifest.names[::-1]))
+    reference, turned = compare(subject(network, "reference"), [other], images, truth)
+    alone = validate(other.pipeline(size=SIZE), shapes_dataset)
+    assert turned.metrics.box.map == alone.box.map < reference.metrics.box.map
+    assert turned.tensors == {} and reference.tensors and turned.fidelity.agreement < 0.5
+    (both, _) = compare(other, [other], images, truth)
+    assert both.metrics.box.map == alone.box.map and both.fidelity.agreement == 1 and both.tensors
+    unlabelled = compare(subject(network, "reference"), [other], images)[1]
+    assert unlabelled.fidelity.agreement == turned.fidelity.agreement
+    with pytest.raises(EdgesegError, match="the reference fails: the model has 4 classes, the dataset has 5"):
+        compare(subject(network, "reference"), [other], images, replace(truth, names=(*truth.names, "hexagon")))
 
 
 def test_a_reference_that_fails_is_an_error(network, shapes_dataset):
