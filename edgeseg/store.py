@@ -148,7 +148,7 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
     """A binary file to fill, open for reading too, that takes the name ``path`` at the end in one step.
 
     After an exception nothing of it is left, and what was there before still is. A link is followed. What a killed run left
-    of the same file is removed.
+    of the same file is removed. A device or a pipe, as a shell makes them, is written into and never replaced.
 
     Args:
         path: the file; its folder exists.
@@ -157,6 +157,10 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         OSError: from the file system.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, "wb") as pipe:
+            yield pipe
+        return
     place = Path(os.path.realpath(path))
     _sweep(place.parent, place.name)
     part, fd = _new_part(place, folder=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -125,26 +126,31 @@ def json_file(path: str | None) -> Iterator[IO[str] | None]:
     """Open the file that ``--json`` names, written beside and renamed at the end; ``-`` is standard output, None nothing.
 
     Raises:
-        EdgesegError: its folder does not exist.
+        EdgesegError: it cannot be written there.
     """
+    _check_place(path)
     if path is None:
         yield None
     elif path == "-":
         yield sys.stdout
         sys.stdout.flush()
     else:
-        file = Path(path)
-        if not file.parent.is_dir():
-            raise EdgesegError("its folder does not exist", path=path, hint=f"mkdir -p {file.parent}")
-        if file.is_dir():
-            raise EdgesegError("this is a folder", path=path, hint="--json needs a file")
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            with scratch.open("w", encoding="utf-8") as stream:
-                yield stream
-            scratch.replace(file)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with store.writing(Path(path)) as file:
+            stream = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+            yield stream
+            stream.detach()  # what is in it goes into the file, which stays open
+
+
+def _check_place(path: str | None) -> None:
+    if path is None or path == "-":
+        return
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise EdgesegError("its folder does not exist", path=path, hint=f"mkdir -p {file.parent}")
+    if file.is_dir():
+        raise EdgesegError("this is a folder", path=path, hint="--json needs a file")
+    if not os.access(file if file.exists() and not file.is_file() else file.parent, os.W_OK):
+        raise EdgesegError("this place cannot be written to", path=path, hint="Name a file in another folder")
 
 
 def as_json(path: str | None, value: Any) -> None:
@@ -171,7 +177,12 @@ def _finite(value: Any) -> Any:
 
 
 def people(json_path: str | None) -> IO[str]:
-    """The stream for tables and words: standard error while JSON goes to standard output."""
+    """The stream for tables and words: standard error while JSON goes to standard output.
+
+    Raises:
+        EdgesegError: JSON cannot be written there, which is said before any work.
+    """
+    _check_place(json_path)
     return sys.stderr if json_path == "-" else sys.stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,22 @@ def test_json_is_written_whole_or_not_at_all(here: Path) -> None:
     with console.json_file("o.json") as stream:
         console.write_json(stream, {"a": float("nan"), 1: (2, float("inf"))})
     assert json.loads(Path("o.json").read_text()) == {"a": None, "1": [2, None]}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_json_goes_into_a_pipe_that_stays_one(here: Path) -> None:
+    os.mkfifo("pipe")
+    words = [sys.executable, "-c", "import json; print(json.load(open('pipe')))"]
+    reader = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    console.as_json("pipe", {"a": 1})
+    assert reader.communicate(timeout=20)[0] == "{'a': 1}\n" and stat.S_ISFIFO(os.stat("pipe").st_mode)
+
+
+def test_where_json_cannot_go_is_said_before_any_work(here: Path, capsys: Any) -> None:
+    for place in ("nowhere/o.json", str(here)):
+        for words in (["validate"], ["sensitivity"], ["benchmark"], ["validate", "--reference=no"]):
+            assert cli.run([*words, "no.pt", f"--json={place}"]) == 2
+            assert capsys.readouterr().err.startswith(f"error: {place}: ")
 
 
 @pytest.mark.slow
