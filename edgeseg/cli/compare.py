@@ -82,22 +82,31 @@ def compare_models(
             verdicts = cluster.compare(subject, others, images, truth, **more)
     verdicts = [*verdicts, *failed]
     page = Path(html) if html else new_folder("runs/validate") / "report.html"
-    write_comparison(page, verdicts, reference, where, title="Cross-format validation")
+    seen = max(v.fidelity.images for v in verdicts if v.fidelity is not None)
     with console.json_file(json) as stream:
         name = chosen if dataset is None else str(dataset.yaml)
-        found = {"reference": reference, "dataset": name, "split": split, "images": len(images), "report": str(page)}
+        found = {"reference": reference, "dataset": name, "split": split, "images": seen, "report": str(page)}
         console.write_json(stream, {**found, "models": [v.to_dict() for v in verdicts]})
     if json != "-":
-        console.table("", HEADER, [row(v) for v in verdicts], to=to)
-        for v in verdicts:
-            if v.ap_difference:
-                console.say(f"{v.path.name}: {differences(v)}", to=to)
-        if truth is None:
-            console.say(f"{len(images)} images of {where} without labels: no average precision", to=to)
+        _show(verdicts, "" if truth else f"{seen} images of {where} without labels: no average precision", to)
+    if seen < len(images):
+        console.warn(f"{len(images) - seen} of {len(images)} images of {where} cannot be read: left out")
+    for v in verdicts:
+        if v.error:
+            console.error(v.error if str(v.path) in v.error else f"{v.path}: {v.error}")
+    write_comparison(page, verdicts, reference, where, title="Cross-format validation")
+    if json != "-":
         console.say(f"pictures of the worst disagreements: {page}", to=to)
-    for v in failed:
-        console.error(f"{v.path}: {v.error}")
     return 1 if any(v.diverges for v in verdicts) else 0
+
+
+def _show(verdicts: Sequence[Verdict], without: str, to: Any) -> None:
+    console.table("", HEADER, [row(v) for v in verdicts], to=to)
+    for v in verdicts:
+        if v.ap_difference:
+            console.say(f"{v.path.name}: {differences(v)}", to=to)
+    if without:
+        console.say(without, to=to)
 
 
 def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | None = None) -> Opened:

@@ -21,6 +21,7 @@ class Flag:
     names: tuple[str, ...]
     metavar: str | None
     panel: str | None
+    least: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,16 @@ class Word:
     shown: bool | str = False
 
 
-def flag(help: str, shown: bool | str = True, *names: str, metavar: str | None = None, panel: str | None = None) -> Any:
-    """An option: its help, the default that help shows (False: none), its spellings, and the panel of the help."""
-    return Flag(help, shown, names, metavar, panel)
+def flag(
+    help: str,
+    shown: bool | str = True,
+    *names: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    least: int | None = None,
+) -> Any:
+    """An option: its help, the default that help shows (False: none), its spellings, the panel there, its least value."""
+    return Flag(help, shown, names, metavar, panel, least)
 
 
 word: Any = Word
@@ -65,7 +73,12 @@ def _for_typer(annotation: Any) -> Any:
     if isinstance(told, Flag):
         shown: Any = told.shown
         made = typer.Option(
-            *told.names, help=told.help, show_default=shown, metavar=told.metavar, rich_help_panel=told.panel
+            *told.names,
+            help=told.help,
+            show_default=shown,
+            metavar=told.metavar,
+            rich_help_panel=told.panel,
+            min=told.least,
         )
         return Annotated[kind, made]
     if isinstance(told, Word):
@@ -116,7 +129,7 @@ Input = Annotated[
 Device = Annotated[str | None, flag("cpu, or cuda:0 where it can run there.", "cpu")]
 Threads = Annotated[int | None, flag("CPU threads of the runtime.")]
 Split = Annotated[str, flag("train, val or test.")]
-Limit = Annotated[int | None, flag("Only the first so many images.", "all")]
+Limit = Annotated[int | None, flag("Only the first so many images.", "all", least=1)]
 Ray = Annotated[
     str | None, flag("Run on the Ray cluster there; local starts one on this machine.", "RAY_ADDRESS", metavar="ADDRESS")
 ]

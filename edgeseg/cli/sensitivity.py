@@ -11,6 +11,7 @@ from edgeseg.cli import console, flags
 from edgeseg.cli.flags import flag, word
 from edgeseg.errors import EdgesegError
 from edgeseg.progress import duration
+from edgeseg.store import disk_error, writing
 
 if TYPE_CHECKING:
     from edgeseg.quantize.flow import Flow
@@ -46,10 +47,10 @@ def sensitivity(
     from edgeseg.quantize.decide import decide
     from edgeseg.quantize.recipe import Correction, load_recipe
     from edgeseg.quantize.sensitivity import layer_parts, stage_parts
-    from edgeseg.running.open import newest_checkpoint, parse_imgsz
+    from edgeseg.running.open import Opened, newest_checkpoint, parse_imgsz
 
     source = model or newest_checkpoint()
-    _check(source, by, images)
+    _check(source, by, images, plot)
     size = parse_imgsz(imgsz)
     rules = replace(load_recipe(recipe), correction=Correction("none"))
     if not rules.calibrated:
@@ -58,8 +59,9 @@ def sensitivity(
     chosen = choose(dataset, min(rules.images, CALIBRATION), seed=seed)
     judges, where = held_out(dataset, chosen.images, images)
     network = load_checkpoint(source)
-    manifest = NetworkRuntime(network).manifest
-    size = size or manifest.imgsz
+    runtime = NetworkRuntime(network)
+    manifest = Opened(Path(source), "", runtime, runtime.manifest).sized(size).manifest
+    size = manifest.imgsz
     flow = network_flow(network, size)
     parts = stage_parts(flow) if by == "stage" else layer_parts(flow, names(flow))
     passes, counted = len(parts) * len(judges) + 2 * len(chosen.images), f"{len(parts)} {by}s on {len(judges)} images"
@@ -68,29 +70,32 @@ def sensitivity(
     with console.progress("calibrating", 100) as bar:
         say = lambda done, what: bar.update(int(100 * done), what=what)  # noqa: E731
         decisions = decide(flow, rules.without_equalization(), chosen.images, size, say)
-    manifest = replace(manifest, imgsz=size)
     with console.progress("quantizing one part at a time", len(parts) * len(judges)) as bar:
         losses = measure(flow, decisions, parts, judges, manifest, detections=by == "stage", progress=bar.update)
     about = {"model": str(source), "data": data, "recipe": rules.name, "imgsz": list(size), "by": by, "images": where}
     console.as_json(json, {**about, "parts": [loss.to_dict() for loss in losses]})
-    if plot is not None:
-        _plot(Path(plot), losses, f"{Path(source).name}, {rules.name}, one {by} at a time, {where}")
     if json != "-":
         console.table("", header(by), [row(loss, by) for loss in losses], to=to)
         console.say(f"each alone, all else in float; {where}; loss is noise over signal power, mean of the roles", to=to)
         console.say(_advice(losses, by), to=to)
+    if plot is not None:
+        _plot(Path(plot), losses, f"{Path(source).name}, {rules.name}, one {by} at a time, {where}")
     for name, file in (("plot", plot), ("JSON", None if json == "-" else json)):
         if file is not None:
             console.say(f"{name} in {file}", to=to)
 
 
-def _check(source: str | Path, by: str, images: int) -> None:
+def _check(source: str | Path, by: str, images: int, plot: str | None) -> None:
     from edgeseg.running.open import is_checkpoint
 
     if by not in BY:
         raise EdgesegError(f"by={by} is neither stage nor layer", hint="Write --by stage or --by layer")
     if images < 1:
         raise EdgesegError(f"images={images} is no whole number above 0")
+    if plot is not None and Path(plot).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise EdgesegError("a plot is a .png or a .jpg", path=plot)
+    if plot is not None and not Path(plot).parent.is_dir():
+        raise EdgesegError("its folder does not exist", path=plot, hint=f"mkdir -p {Path(plot).parent}")
     if not is_checkpoint(source):
         raise EdgesegError("sensitivity is a property of the network", path=source, hint="Give its checkpoint (.pt)")
 
@@ -143,8 +148,8 @@ def _plot(file: Path, losses: list[Loss], title: str) -> None:
 
     from edgeseg.evaluate.sensitivity import draw
 
-    if file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise EdgesegError("a plot is a .png or a .jpg", path=file)
-    if not file.parent.is_dir():
-        raise EdgesegError("its folder does not exist", path=file, hint=f"mkdir -p {file.parent}")
-    cv2.imencode(file.suffix, draw(losses, title))[1].tofile(file)
+    try:
+        with writing(file) as stream:
+            stream.write(cv2.imencode(file.suffix, draw(losses, title))[1].tobytes())
+    except OSError as e:
+        raise disk_error(e, file) from e

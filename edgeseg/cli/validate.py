@@ -53,7 +53,10 @@ def validate(
     device: flags.Device = None,
     ray: flags.Ray = None,
 ) -> None:
-    """Measure box and mask average precision (COCO protocol) and the speed of each model."""
+    """Measure box and mask average precision (COCO protocol) and the speed of each model.
+
+    Of several, one that fails is left out with its reason, and the exit code is 1.
+    """
     from edgeseg.cluster import connect
     from edgeseg.model import Model
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
@@ -80,26 +83,42 @@ def validate(
             if out:  # the folder itself; of several models one in it each
                 place = Path(out) / Path(file).stem if len(files) > 1 else Path(out)
                 given |= {"project": place.parent, "name": place.name, "exist_ok": True}
-            with console.progress(f"validating {file}") as bar:
-                one = Model(file, threads=threads, input=input)
-                console.inferred(one.opened.manifest)
-                given |= {"conf": conf, "iou": iou, "max_det": max_det, "progress": bar.update, "cluster": cluster}
-                result = one.validate(data or one.default_data(), **given, **written)
-            for path, reason in result.skipped:
-                console.warn(f"{path}: {reason}; skipped")
-            for warning in result.warnings:
-                console.warn(f"{file}: {warning}")
+            given |= {"conf": conf, "iou": iou, "max_det": max_det, "cluster": cluster}
+            try:
+                one, result = _measured(Model(file, threads=threads, input=input), file, data, given | written)
+            except EdgesegError as e:
+                if len(files) == 1:
+                    raise
+                console.error(str(e) if file in str(e) else f"{file}: {e}")
+                continue
             summary.append(report(one, result))
             done += [(one, result)] if html else []
+    if not summary:
+        raise typer.Exit(1)
     with console.json_file(json) as stream:
-        console.write_json(stream, summary[0] if len(summary) == 1 else {"models": summary})
+        console.write_json(stream, summary[0] if len(files) == 1 else {"models": summary})
+    if json != "-":
+        _show(summary, per_class, f"{result.inventory}", to)
     if html:
         write_page(Path(html), done, size, split)
     if json != "-":
-        _show(summary, per_class, f"{result.inventory}", to)
         for kind, where in (("page", html), ("JSON", json), ("saved", result.save_dir)):
             if where:
                 console.say(f"{kind} in {where}", to=to)
+    if len(summary) < len(files):
+        raise typer.Exit(1)
+
+
+def _measured(model: Model, file: str, data: str | None, given: dict[str, Any]) -> tuple[Model, ValidationResult]:
+    """One model and what was measured of it; what people must know of that is said."""
+    with console.progress(f"validating {file}") as bar:
+        console.inferred(model.opened.manifest)
+        result = model.validate(data or model.default_data(), progress=bar.update, **given)
+    for path, reason in result.skipped:
+        console.warn(f"{path}: {reason}; skipped")
+    for warning in result.warnings:
+        console.warn(f"{file}: {warning}")
+    return model, result
 
 
 def _check(written: dict[str, Any], reference: str | None, out: str | None) -> None:

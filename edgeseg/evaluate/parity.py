@@ -283,7 +283,8 @@ class _Run:
         meters = TensorMeter(reference.manifest.outputs), TensorMeter(self.beside.parts)
         own, theirs = subject.manifest.names, reference.manifest.names
         comparable = self.beside.comparable and class_order(own, theirs)[0] is None
-        self.seen = Seen(MetricsMeter(truth) if truth else None, FidelityMeter(CONF), *meters, comparable)
+        metrics = MetricsMeter(truth, masks=subject.manifest.task != "detect") if truth else None
+        self.seen = Seen(metrics, FidelityMeter(CONF), *meters, comparable)
         self.subject, self.reference, self.names = subject, reference, theirs if truth is None else truth.names
         self.order: np.ndarray | None = None
         try:

@@ -176,9 +176,8 @@ def validate(
     if len(skipped) == len(chosen):
         what = f"none of the {len(chosen)} images can be read" + (f" (the first: {skipped[0][1]})" if skipped else "")
         raise EdgesegError(what, path=dataset.yaml, hint="Check the images")
-    metrics = meter.result()
-    box, seg = metrics.box.with_curves(boxes.result()), metrics.seg.with_curves(masks.result())
-    metrics = replace(metrics, box=box, seg=seg)
+    m = meter.result()
+    metrics = replace(m, box=m.box.with_curves(boxes.result()), seg=m.seg.with_curves(masks.result()))
     return ValidationResult(
         metrics,
         {s: float(np.median(t)) for s, t in speed.items()},

@@ -57,6 +57,8 @@ def choose(dataset: Dataset, count: int = 100, seed: int = 0) -> CalibrationSet:
     """
     if count < 1:
         raise EdgesegError(f"a calibration set of {count} images calibrates nothing", hint="Give images=32")
+    if seed < 0:
+        raise EdgesegError(f"seed {seed} is no whole number from 0 on")
     train = dataset.images("train")
     warnings: list[str] = []
     validation = dataset.images("val") if "val" in dataset.splits else []

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import Manifest, size_on_disk
+from edgeseg.manifest import MOST_SIDE, Manifest, size_on_disk
 from edgeseg.record import dataclass
 from edgeseg.registry import CHECKPOINTS, DEFINITIONS, NETWORK, Target, target_by_path, targets
 from edgeseg.running.pipeline import Pipeline
@@ -21,6 +21,7 @@ from edgeseg.running.runtime import Local, Runtime, TargetRuntime, first_line
 from edgeseg.store import recover
 
 DEFAULT_MODEL = "yolov8n-seg.pt"
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Opened:
         if not self.manifest.dynamic:
             hint = f"Leave --imgsz out, or export again with --imgsz {imgsz[0]},{imgsz[1]}"
             raise EdgesegError(f"it was exported for {have} pixels, not {imgsz[0]}x{imgsz[1]}", path=self.path, hint=hint)
-        bad = [n for n in imgsz if n <= 0 or n % self.manifest.stride]
+        bad = [n for n in imgsz if not 0 < n <= MOST_SIDE or n % self.manifest.stride]
         if bad:
-            raise EdgesegError(f"imgsz {bad[0]} is no positive multiple of {self.manifest.stride}")
+            raise EdgesegError(f"imgsz {bad[0]} is no multiple of {self.manifest.stride} up to {MOST_SIDE}")
         return replace(self, manifest=replace(self.manifest, imgsz=(int(imgsz[0]), int(imgsz[1]))))
 
     def on(self, device: str | int | None) -> Opened:
@@ -111,8 +112,10 @@ def open_model(
         apart: always in a process of its own: some runtimes crash each other when they share one.
 
     Raises:
-        EdgesegError: no such file, not a model, or what it needs is not installed.
+        EdgesegError: no such file, not a model, what it needs is not installed, or a number of threads that none has.
     """
+    if threads is not None and not 0 < threads <= MOST_THREADS:
+        raise EdgesegError(f"threads {threads} is no number from 1 to {MOST_THREADS}", hint="Leave it out: all cores")
     if is_checkpoint(path):
         return _open_network(path, threads, input, head, apart)
     path = Path(path)

@@ -148,6 +148,36 @@ def test_show_needs_a_display(here: Path, tiny: Path, monkeypatch: pytest.Monkey
         assert cli.run(["predict", str(tiny), "a.png", "--show"]) == 2 and "display" in capsys.readouterr().err
 
 
+def test_one_model_that_fails_does_not_lose_the_others(here: Path, tiny: Path, capsys: Any) -> None:
+    data = make_shapes(here / "shapes", train=1, val=2, size=64, seed=1)
+    demo, words = str(demo_checkpoint()), [f"data={data}", "imgsz=64", "--json", "o.json"]
+    assert cli.run(["validate", demo, "no.onnx", str(tiny), *words]) == 1
+    out, err = capsys.readouterr()
+    assert [m["path"] for m in json.loads(Path("o.json").read_text())["models"]] == [demo] and "box AP" in out
+    assert "no.onnx: no such file" in err and "the model has 2 classes, the dataset has 4" in err
+    assert cli.run(["validate", "no.onnx", *words]) == 2 and cli.run(["validate", "no.onnx", "no.tflite", *words]) == 1
+    assert cli.run(["validate", "no.onnx", str(tiny), "--reference", demo, "--html", "p.html", *words]) == 1
+    err = capsys.readouterr().err
+    assert f"{tiny}: the model has 2 classes, the dataset has 4" in err and "no.onnx: no.onnx" not in err
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("limit=0", "limit"), ("limit=-1", "limit"), ("threads=0", "threads 0"), ("threads=100000", "threads 100000")],
+)
+def test_numbers_that_mean_nothing_are_refused(here: Path, tiny: Path, word: str, says: str, capsys: Any) -> None:
+    data = make_shapes(here / "shapes", train=1, val=1, size=64, seed=1)
+    assert cli.run(["validate", str(tiny), f"data={data}", word]) == 2 and says in capsys.readouterr().err
+
+
+def test_images_that_nobody_can_read_are_told_of_beside_a_reference(here: Path, capsys: Any) -> None:
+    data = make_shapes(here / "shapes", train=1, val=3, size=64, seed=1)
+    sorted((here / "shapes/images/val").iterdir())[1].write_bytes(b"no image")
+    words = ["--reference", str(demo_checkpoint()), f"data={data}", "imgsz=64", "--html", "p.html", "--json", "o.json"]
+    assert cli.run(["validate", str(demo_checkpoint()), *words]) == 0
+    assert "1 of 3 images" in capsys.readouterr().err and json.loads(Path("o.json").read_text())["images"] == 2
+
+
 def test_train_passes_further_options_on(here: Path, capsys: Any) -> None:
     assert cli.run(["train", "x.yaml", "data=d.yaml", "mosaik=0.5"]) == 2
     assert "Did you mean 'mosaic'" in capsys.readouterr().err

@@ -110,6 +110,18 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert cli([*words[:3], "--by", "block"]) == 2
     assert cli(["sensitivity", "model.onnx"]) == 2
     assert cli([*words[:3], "--recipe", "fp16"]) == 2
+    capsys.readouterr()
+    wrong = {
+        "plot=p.gif": "a plot is",
+        "plot=nowhere/p.png": "its folder does not exist",
+        "seed=-1": "seed -1",
+        "imgsz=33": "imgsz 33 is no multiple of 32 up to 65536",
+        "imgsz=131072": "imgsz 131072 is no multiple of 32 up to 65536",
+    }
+    for word, says in wrong.items():
+        assert cli([*words[:3], word]) == 2
+        said = capsys.readouterr()
+        assert says in said.err and "passes" not in said.err and not said.out
 
 
 def test_command_by_layer_calls_layers_by_their_names(tmp_path, capsys):
