@@ -52,9 +52,9 @@ def compare_models(
     The reference runs at the size of each model. ``data`` is a dataset, with labels or without, or a folder of pictures.
     """
     from edgeseg.data.dataset import pictures
-    from edgeseg.errors import EdgesegError
-    from edgeseg.evaluate.parity import Verdict, compare
+    from edgeseg.evaluate.parity import compare
     from edgeseg.evaluate.truth import truth_if_any
+    from edgeseg.evaluate.validate import class_order
     from edgeseg.model import Model
     from edgeseg.report.sections import write_comparison
 
@@ -66,15 +66,12 @@ def compare_models(
         images, dataset = pictures(chosen, split)
         images = images[:limit]
         truth = None if dataset is None else truth_if_any(dataset.for_task(first.opened.manifest.task), split, images)
+        if dataset is not None and truth is not None:
+            for text in (*truth.warnings, *class_order(first.opened.manifest.names, truth.names, dataset.yaml)[1]):
+                console.warn(text)
         where = chosen if dataset is None else f"{dataset.yaml.name} ({split})"
         subject = first.opened.on(device).sized(size)
-        others: list[Opened] = []
-        failed: list[Verdict] = []
-        for file in files:
-            try:
-                others.append(open_apart(file, threads, stack, input))
-            except EdgesegError as e:
-                failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
+        others, failed = _opened(files, threads, stack, input)
         if cluster is None:
             verdicts = compare(subject, others, images, truth, progress=bar.update)
         else:
@@ -107,6 +104,23 @@ def _show(verdicts: Sequence[Verdict], without: str, to: Any) -> None:
             console.say(f"{v.path.name}: {differences(v)}", to=to)
     if without:
         console.say(without, to=to)
+
+
+def _opened(
+    files: Sequence[str], threads: int | None, stack: ExitStack, input: str | None
+) -> tuple[list[Opened], list[Verdict]]:
+    """Those that can be opened, and what is said of the others."""
+    from edgeseg.errors import EdgesegError
+    from edgeseg.evaluate.parity import Verdict
+
+    others: list[Opened] = []
+    failed: list[Verdict] = []
+    for file in files:
+        try:
+            others.append(open_apart(file, threads, stack, input))
+        except EdgesegError as e:
+            failed.append(Verdict(Path(file), "", "", "", "", 0, error=str(e), diverges="opening"))
+    return others, failed
 
 
 def open_apart(file: str, threads: int | None, stack: ExitStack, input: str | None = None) -> Opened:

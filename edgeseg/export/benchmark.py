@@ -12,6 +12,7 @@ from edgeseg.data.dataset import load_dataset
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate.parity import Verdict, compare
 from edgeseg.evaluate.truth import truth_if_any
+from edgeseg.evaluate.validate import class_order
 from edgeseg.export.api import export
 from edgeseg.export.options import ExportOptions, precision_for
 from edgeseg.export.plan import ALL
@@ -116,6 +117,8 @@ def measure(
     dataset, showing = load_dataset(data), showing or Showing()
     images = dataset.images(split)[:limit]
     truth = truth_if_any(dataset.for_task(network.manifest.task), split, images)
+    if truth is not None:
+        class_order(network.manifest.names, truth.names, dataset.yaml)  # an error before any work
     formats = list(formats) or [ALL]
     if ALL in formats or all(precision_for(target_by_name(f), options) == "int8" for f in formats):
         options = replace(options, data=data)

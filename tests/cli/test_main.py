@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -170,12 +171,28 @@ def test_numbers_that_mean_nothing_are_refused(here: Path, tiny: Path, word: str
     assert cli.run(["validate", str(tiny), f"data={data}", word]) == 2 and says in capsys.readouterr().err
 
 
-def test_images_that_nobody_can_read_are_told_of_beside_a_reference(here: Path, capsys: Any) -> None:
+HINT = "Validate on the dataset that the model was trained for"
+
+
+def test_what_is_odd_about_a_dataset_is_told_beside_a_reference(here: Path, capsys: Any) -> None:
     data = make_shapes(here / "shapes", train=1, val=3, size=64, seed=1)
     sorted((here / "shapes/images/val").iterdir())[1].write_bytes(b"no image")
     words = ["--reference", str(demo_checkpoint()), f"data={data}", "imgsz=64", "--html", "p.html", "--json", "o.json"]
     assert cli.run(["validate", str(demo_checkpoint()), *words]) == 0
-    assert "1 of 3 images" in capsys.readouterr().err and json.loads(Path("o.json").read_text())["images"] == 2
+    err = capsys.readouterr().err
+    assert "1 of 3 images" in err and json.loads(Path("o.json").read_text())["images"] == 2
+    shutil.rmtree(here / "shapes/annotations")
+    text = Path(data).read_text()
+    Path(data).write_text(text.replace("circle", "disc"))
+    assert cli.run(["validate", str(demo_checkpoint()), *words]) == 0
+    assert "'circle' is 'disc' in the dataset" in capsys.readouterr().err
+    Path(data).write_text(text + "  4: hexagon\n")
+    for command in (
+        ["validate", str(demo_checkpoint()), *words],
+        ["benchmark", str(demo_checkpoint()), f"data={data}", "format=onnx"],
+    ):
+        assert cli.run(command) == 2
+        assert capsys.readouterr().err == f"error: {data}: the model has 4 classes, the dataset has 5. {HINT}\n"
 
 
 def test_train_passes_further_options_on(here: Path, capsys: Any) -> None:
