@@ -18,6 +18,7 @@ from edgeseg.vision.outline import fill, join, mask_outline
 
 MOST_BYTES = 4 << 30  # the largest public set has 1.2 GB
 BEYOND = 1e18  # no length or area in pixels is; infinite and undefined numbers and those that no float holds are not below
+MOST_COORDINATE = 1 << 20  # of a polygon, in pixels: drawing one takes as much memory as it is long
 MAX_PIXELS = 1 << 26
 """Run lengths for a picture larger than this are decoded only where a picture of that size is known to be there."""
 
@@ -169,6 +170,21 @@ def rle_size(segmentation: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(v, int) and 0 < v < 1 << 24 for v in size):
         return None
     return size[0], size[1]
+
+
+def is_segmentation(value: Any) -> bool:
+    """Whether it is polygons with coordinates that a picture can have, or run lengths that add up to what they claim."""
+    try:
+        if isinstance(value, Mapping):
+            size, counts = rle_size(value) or (0, 0), value["counts"]
+            lengths = rle.from_text(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
+            good, most = lengths.ndim == 1 and lengths.dtype.kind in "iu", size[0] * size[1]
+            return good and bool(((lengths >= 0) & (lengths <= most)).all()) and int(lengths.sum()) == most
+        parts = [np.asarray(part) for part in value]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    good = all(p.ndim == 1 and len(p) % 2 == 0 and p.dtype.kind in "iuf" for p in parts)
+    return good and all(bool((np.abs(p) < MOST_COORDINATE).all()) for p in parts)
 
 
 def outline_of(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeseg.data.coco import box_of, number_of, read_coco, rle_size, short
+from edgeseg.data.coco import box_of, is_segmentation, number_of, read_coco, rle_size, short
 from edgeseg.data.dataset import Dataset
 from edgeseg.data.inventory import Inventory
 from edgeseg.data.labels import Label, read_label_file
@@ -182,6 +182,9 @@ def _annotation(a: Mapping[str, Any], category: int, file: Path, boxes: bool) ->
             path=file,
             hint="Segmentation needs masks; a detector (yolov8n.pt) does not",
         )
+    if not boxes and not is_segmentation(segmentation):
+        what = f"the segmentation of annotation {short(a.get('id'))} is neither polygons nor run lengths of its image"
+        raise EdgesegError(what, path=file, hint="A polygon is x, y, x, y, ... in pixels")
     bbox, area = box_of(a.get("bbox")), number_of(a.get("area"))
     if bbox is None:
         what = f"annotation {short(a.get('id'))} has no bbox of 4 numbers"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgeseg.data.cache import scan
-from edgeseg.data.coco import read_coco
+from edgeseg.data.coco import is_segmentation, read_coco
 from edgeseg.data.convert import Conversion, Converted, convert_coco
 from edgeseg.data.dataset import load_dataset
 from edgeseg.data.labels import read_label_file
@@ -372,3 +372,34 @@ def test_boxes_and_areas_that_are_no_numbers(tmp_path: Path, value: Any) -> None
     dataset = load_dataset(done.yaml)
     (file,) = dataset.images("train")
     assert len(load_truth(dataset, "train").of(file, (20, 30))) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[0, 0, 1e30, 0, 1e30, 1e30]],  # its outline alone would fill any memory
+        [[0, 0, float("nan"), 0, 5, 5]],
+        [[0, 0, 5, 0, 5]],
+        [["0", "0", "5", "0", "5", "5"]],
+        [[10**400, 0, 5, 0, 5, 5]],
+        [{"x": 1}],
+        "polygon",
+        7,
+        {"size": [20, 30], "counts": [-5, 605]},
+        {"size": [20, 30], "counts": [600.0]},
+        {"size": [20, 30], "counts": [10**12]},
+        {"size": [20, 30], "counts": "\x00zzz~~~~"},
+        {"size": [20, 30], "counts": "é"},
+        {"size": [20, 30]},
+        {"size": [20], "counts": [600]},
+    ],
+)
+def test_a_segmentation_that_cannot_be_is_found_before_a_network_runs(value: Any, tmp_path: Path) -> None:
+    assert not is_segmentation(value)
+    picture(tmp_path / "imgs/a.jpg")
+    done = run(tmp_path, [image(1, "a.jpg")], [thing(1, 1)])
+    write(next(done.yaml.parent.rglob("*.json")), [image(1, "a.jpg")], [thing(1, 1, value)])
+    with pytest.raises(EdgesegError, match="the segmentation of annotation 1 is neither polygons nor run lengths"):
+        load_truth(load_dataset(done.yaml), "train")
+    good = [[[0, 0, 5, 0, 5, 5]], [[-3.5, 2, 40, 2, 9, 9], [1, 1]], rle.encode(np.ones((20, 30), bool))]
+    assert all(map(is_segmentation, [*good, {"size": [20, 30], "counts": [100, 500]}]))
