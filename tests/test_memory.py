@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process, as Linux tells it")
-MOST_MB = 500
+MOST_MB = 260
 # The peak of the process itself: what wait4 says of a child begins at the peak of the process that started it.
 RUN = """
 import sys
@@ -71,6 +71,22 @@ def _definition(path: Path) -> Path:
     return path
 
 
+def _peak(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A command line in a process of its own, and the most megabytes that it took."""
+    argv, env = [sys.executable, "-c", RUN, *words], {**os.environ, "EDGESEG_OFFLINE": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    return done, int(done.stdout.rpartition("VmHWM:")[2].split()[0]) / 1024
+
+
+@pytest.fixture(scope="module")
+def imports() -> float:
+    """Megabytes of a command that imports PyTorch and reads nothing: 240 of a build for CPUs, 740 of one for CUDA."""
+    pytest.importorskip("torch")
+    done, peak = _peak("info", "nothing.pt")
+    assert done.returncode == 2
+    return peak
+
+
 CASES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "huge.png": (lambda p: _png(p, 30_000, 30_000), ("predict", "MODEL", "{}")),
     "sparse.png": (_sparse, ("predict", "MODEL", "{}")),
@@ -86,14 +102,10 @@ CASES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_refused_within_500_mb(name: str, tiny: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+def test_refused_in_little_memory(name: str, tiny: Path, imports: float, tmp_path: Path) -> None:
     make, words = CASES[name]
     file = make(tmp_path / name)
-    argv = [sys.executable, "-c", RUN, *(str(tiny) if w == "MODEL" else w.replace("{}", str(file)) for w in words)]
-    env = {**os.environ, "EDGESEG_OFFLINE": "1"}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    done, peak = _peak(*(str(tiny) if w == "MODEL" else w.replace("{}", str(file)) for w in words))
     assert done.returncode == 2, done.stderr
     assert name in done.stderr
-    peak = int(done.stdout.rpartition("VmHWM:")[2].split()[0]) / 1024
-    assert peak < MOST_MB, f"{peak:.0f} MB: {done.stderr}"
+    assert peak < imports + MOST_MB, f"{peak:.0f} MB: {done.stderr}"

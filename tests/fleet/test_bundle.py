@@ -28,7 +28,8 @@ from edgeseg.running.open import open_model
 
 
 def install(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", folder / "install.sh"], capture_output=True, text=True, env={**os.environ, **environ})
+    env = {**os.environ, "PYTHON": sys.executable, **environ}
+    return subprocess.run(["sh", folder / "install.sh"], capture_output=True, text=True, env=env)
 
 
 @pytest.fixture
