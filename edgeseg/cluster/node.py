@@ -45,10 +45,8 @@ def packed(folder: Path, names: Sequence[str]) -> bytes:
 def unpack(archive: bytes, folder: Path) -> None:
     """Write the files of ``packed`` into ``folder``."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as found:
-        if hasattr(tarfile, "data_filter"):
-            found.extractall(folder, filter="data")
-        else:
-            found.extractall(folder)
+        found.extraction_filter = getattr(tarfile, "data_filter", None)  # lacking in the first releases of Python 3.10
+        found.extractall(folder)
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,7 @@ def unpack(archive: Path, out: Path) -> Path:
             for m in members:
                 if not (m.isfile() or m.isdir()) or m.name.startswith("/") or ".." in Path(m.name).parts:
                     raise EdgesegError(f"the archive has a member {m.name!r}", path=archive, hint="Make it again")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # lacking in the first releases of Python 3.10
             tar.extractall(part, members)
             (folder,) = part.iterdir()
             read_about(folder)
