@@ -53,6 +53,7 @@ def benchmark(
     from edgeseg.running.open import newest_checkpoint, parse_imgsz
 
     to = console.people(json)
+    console.check_place(html, "--html", b"<")
     sources = expanded([*(models or []), *([model] if model else [])]) or [str(newest_checkpoint())]
     if html and len(sources) > 1:
         raise EdgesegError("a page is for one model", hint="Leave --html out, or name one model")

@@ -15,21 +15,8 @@ if TYPE_CHECKING:
     from edgeseg.evaluate.parity import Verdict
     from edgeseg.running.open import Opened
 
-HEADER = (
-    "model",
-    "format",
-    "size",
-    "box AP",
-    "mask AP",
-    "agreement",
-    "missing, extra",
-    "mask IoU",
-    "score shift",
-    "max score",
-    "max box px",
-    "ms",
-    "parts at",
-)
+FIGURES = ("box AP", "mask AP", "agreement", "missing, extra", "mask IoU", "score shift")
+HEADER = ("model", "format", "size", *FIGURES, "max score", "max box px", "ms", "parts at")
 
 
 def compare_models(

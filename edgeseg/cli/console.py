@@ -128,7 +128,7 @@ def json_file(path: str | None) -> Iterator[IO[str] | None]:
     Raises:
         EdgesegError: it cannot be written there.
     """
-    _check_place(path)
+    _check_json(path)
     if path is None:
         yield None
     elif path == "-":
@@ -141,16 +141,28 @@ def json_file(path: str | None) -> Iterator[IO[str] | None]:
             stream.detach()  # what is in it goes into the file, which stays open
 
 
-def _check_place(path: str | None) -> None:
+def _check_json(path: str | None) -> None:
+    if path not in (None, "-") and not Path(path).parent.is_dir():
+        raise EdgesegError("its folder does not exist", path=path, hint=f"mkdir -p {Path(path).parent}")
+    check_place(path, "--json", b"{[")
+
+
+def check_place(path: str | None, option: str, begins: bytes) -> None:
+    """Refuse a place where the file that an option names cannot go, or where one of another kind would be lost.
+
+    ``begins``: every such file begins with one of these characters. ``-`` and None are no places.
+    """
     if path is None or path == "-":
         return
     file = Path(path)
-    if not file.parent.is_dir():
-        raise EdgesegError("its folder does not exist", path=path, hint=f"mkdir -p {file.parent}")
     if file.is_dir():
-        raise EdgesegError("this is a folder", path=path, hint="--json needs a file")
-    if not os.access(file if file.exists() and not file.is_file() else file.parent, os.W_OK):
+        raise EdgesegError("this is a folder", path=path, hint=f"{option} needs a file")
+    special = file.exists() and not file.is_file()
+    if not os.access(file if special else file.parent, os.W_OK) and (special or file.parent.is_dir()):
         raise EdgesegError("this place cannot be written to", path=path, hint="Name a file in another folder")
+    first = store.beginning(file) if file.is_file() else b""
+    if first and first not in begins:
+        raise EdgesegError("another file is there, which would be lost", path=path, hint=f"Name a new file for {option}")
 
 
 def as_json(path: str | None, value: Any) -> None:
@@ -182,7 +194,7 @@ def people(json_path: str | None) -> IO[str]:
     Raises:
         EdgesegError: JSON cannot be written there, which is said before any work.
     """
-    _check_place(json_path)
+    _check_json(json_path)
     return sys.stderr if json_path == "-" else sys.stdout
 
 

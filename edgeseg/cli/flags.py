@@ -19,8 +19,8 @@ class Flag:
     help: str
     shown: bool | str
     names: tuple[str, ...]
-    metavar: str | None
-    panel: str | None
+    metavar: str | None = None
+    panel: str | None = None
     least: int | None = None
 
 
@@ -33,16 +33,9 @@ class Word:
     shown: bool | str = False
 
 
-def flag(
-    help: str,
-    shown: bool | str = True,
-    *names: str,
-    metavar: str | None = None,
-    panel: str | None = None,
-    least: int | None = None,
-) -> Any:
-    """An option: its help, the default that help shows (False: none), its spellings, the panel there, its least value."""
-    return Flag(help, shown, names, metavar, panel, least)
+def flag(help: str, shown: bool | str = True, *names: str, **more: Any) -> Any:
+    """An option: its help, the default that help shows (False: none), its spellings; ``more``: see ``Flag``."""
+    return Flag(help, shown, names, **more)
 
 
 word: Any = Word

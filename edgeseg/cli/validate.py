@@ -66,7 +66,7 @@ def validate(
     to = console.people(json)
     files = [*(models or []), *([model] if model else [])] or [newest_checkpoint()]
     written: dict[str, Any] = {"save_json": save_json, "plots": plots, "agnostic_nms": agnostic_nms, "rect": rect}
-    _check(written, reference, out)
+    _check(written, reference, out, html)
     if reference is not None:
         from edgeseg.cli.compare import compare_models
 
@@ -121,8 +121,9 @@ def _measured(model: Model, file: str, data: str | None, given: dict[str, Any]) 
     return model, result
 
 
-def _check(written: dict[str, Any], reference: str | None, out: str | None) -> None:
-    """Refuse what excludes each other."""
+def _check(written: dict[str, Any], reference: str | None, out: str | None, html: str | None) -> None:
+    """Refuse what excludes each other, and a page that cannot be written."""
+    console.check_place(html, "--html", b"<")
     if reference is not None and any(written.values()):
         asked = ", ".join(k.replace("_", "-") for k, v in written.items() if v)
         raise EdgesegError(f"{asked}: not where models are put side by side", hint="Leave --reference out")
@@ -156,20 +157,8 @@ def write_page(path: Path, done: list[tuple[Model, ValidationResult]], size: tup
     write_validation(path, beside, pictures)
 
 
-HEADER = (
-    "model",
-    "format",
-    "size",
-    "box AP",
-    "AP50",
-    "AP75",
-    "mask AP",
-    "mask AP50",
-    "mask AP75",
-    "pre ms",
-    "inference ms",
-    "post ms",
-)
+TIMES = ("pre ms", "inference ms", "post ms")
+HEADER = ("model", "format", "size", "box AP", "AP50", "AP75", "mask AP", "mask AP50", "mask AP75", *TIMES)
 
 
 def row(d: dict[str, Any]) -> tuple[Any, ...]:

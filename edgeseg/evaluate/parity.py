@@ -87,21 +87,13 @@ class Verdict:
         """Plain values for ``--json``, without the pictures."""
         return {
             "path": str(self.path),
-            "title": self.title,
-            "format": self.format,
-            "precision": self.precision,
-            "head": self.head,
-            "size": self.size,
+            **{k: getattr(self, k) for k in ("title", "format", "precision", "head", "size")},
             "tensors": {role: c.to_dict() for role, c in self.tensors.items()},
             "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
-            "largest_score": None if math.isnan(self.largest_score) else self.largest_score,
-            "largest_box": None if math.isnan(self.largest_box) else self.largest_box,
+            **{k: None if math.isnan(v) else v for k in ("largest_score", "largest_box") for v in [getattr(self, k)]},
             "metrics": None if self.metrics is None else self.metrics.to_dict(),
             "ap_difference": {k: list(d) for k, d in self.ap_difference.items()},
-            "speed_ms": self.speed_ms,
-            "p95_ms": self.p95_ms,
-            "diverges": self.diverges,
-            "error": self.error,
+            **{k: getattr(self, k) for k in ("speed_ms", "p95_ms", "diverges", "error")},
             "worst": [{"image": str(w.image), "badness": w.badness} for w in self.worst],
         }
 

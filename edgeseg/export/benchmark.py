@@ -22,23 +22,8 @@ from edgeseg.running.open import Opened, open_model, parse_imgsz
 if TYPE_CHECKING:
     from edgeseg.export.job import ExportResult
 
-HEADER = (
-    "format",
-    "precision",
-    "MB",
-    "box AP",
-    "mask AP",
-    "agreement",
-    "missing, extra",
-    "mask IoU",
-    "score shift",
-    "pre ms",
-    "ms",
-    "p95 ms",
-    "post ms",
-    "exported",
-    "parts at",
-)
+FIGURES = ("box AP", "mask AP", "agreement", "missing, extra", "mask IoU", "score shift")
+HEADER = ("format", "precision", "MB", *FIGURES, "pre ms", "ms", "p95 ms", "post ms", "exported", "parts at")
 
 
 @dataclass(frozen=True)

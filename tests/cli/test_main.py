@@ -226,6 +226,18 @@ def test_json_goes_into_a_pipe_that_stays_one(here: Path) -> None:
     assert reader.communicate(timeout=20)[0] == "{'a': 1}\n" and stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
+def test_a_file_of_another_kind_is_not_lost_to_a_report(here: Path, capsys: Any) -> None:
+    """A word in the wrong place: ``validate a.pt --json b.onnx`` for ``validate a.pt b.onnx --json``."""
+    Path("b.onnx").write_bytes(b"\x08model")
+    for words in (["--json", "b.onnx"], ["--html", "b.onnx"], ["--reference", "c.pt", "--html", "b.onnx"]):
+        assert cli.run(["validate", "no.pt", *words]) == 2
+        assert capsys.readouterr().err.startswith("error: b.onnx: another file is there, which would be lost. ")
+    assert cli.run(["info", str(demo_checkpoint()), "--json", "b.onnx"]) == 2
+    assert Path("b.onnx").read_bytes() == b"\x08model" and not list(here.glob(".b*"))
+    Path("o.json").write_text("[1]")
+    assert cli.run(["info", str(demo_checkpoint()), "--json", "o.json"]) == 0 and "demo" in Path("o.json").read_text()
+
+
 def test_where_json_cannot_go_is_said_before_any_work(here: Path, capsys: Any) -> None:
     for place in ("nowhere/o.json", str(here)):
         for words in (["validate"], ["sensitivity"], ["benchmark"], ["validate", "--reference=no"]):

@@ -101,7 +101,7 @@ def test_export(home: Path, tiny: Path, stopped: Stopped, number: signal.Signals
 
 def test_validate(home: Path, tiny: Path, stopped: Stopped, tmp_path: Path) -> None:
     """An artifact and its reference, each in a process of its own."""
-    data = make_shapes(tmp_path / "shapes", train=1, val=300, size=64, seed=1)
+    data = make_shapes(tmp_path / "shapes", train=1, val=300, size=64, seed=1).parent / "images" / "val"
     command = [sys.executable, "-m", "edgeseg.cli", "export", str(tiny), "-f", "torchscript", "--imgsz", "64", "--out", "."]
     subprocess.run(command, check=True, capture_output=True)
     words = ("--reference", tiny, "--data", data, "--html", "report.html")

@@ -74,7 +74,7 @@ def test_export_and_validate(trap: Path, tiny: Path, shapes_yaml: Path, tmp_path
     edgeseg(trap, "export", tiny, "-f", "onnx", "--int8", *words)
     edgeseg(trap, "export", tiny, "-f", "onnx", *words[:-1])
     made = tmp_path / "out" / "tiny-seg.onnx"
-    edgeseg(trap, "validate", made, "--reference", tiny, "--data", shapes_yaml, "--imgsz", "64")
+    edgeseg(trap, "validate", made, "--reference", tiny, "--data", shapes_yaml.parent / "images/val", "--imgsz", "64")
 
 
 def test_train(trap: Path, shapes_yaml: Path, tiny: Path, tmp_path: Path) -> None:
