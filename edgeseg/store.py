@@ -124,12 +124,6 @@ def read_bounded(path: Path, limit: int, hint: str = "") -> bytes:
         return f.read(limit)
 
 
-def beginning(path: Path, count: int = 1) -> bytes:
-    """The first bytes of a file."""
-    with open(path, "rb") as f:
-        return f.read(count)
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there and as far as that is possible."""
     if path.is_dir() and not path.is_symlink():

@@ -160,9 +160,11 @@ def check_place(path: str | None, option: str, begins: bytes) -> None:
     special = file.exists() and not file.is_file()
     if not os.access(file if special else file.parent, os.W_OK) and (special or file.parent.is_dir()):
         raise EdgesegError("this place cannot be written to", path=path, hint="Name a file in another folder")
-    first = store.beginning(file) if file.is_file() else b""
-    if first and first not in begins:
-        raise EdgesegError("another file is there, which would be lost", path=path, hint=f"Name a new file for {option}")
+    if file.is_file() and file.stat().st_size:
+        with open(file, "rb") as f:
+            alike = f.read(1) in begins
+        if not alike:
+            raise EdgesegError("another file is there, which would be lost", path=path, hint=f"Name a new file for {option}")
 
 
 def as_json(path: str | None, value: Any) -> None:

@@ -64,16 +64,8 @@ def _for_typer(annotation: Any) -> Any:
         return annotation
     kind, told = get_args(annotation)[:2]
     if isinstance(told, Flag):
-        shown: Any = told.shown
-        made = typer.Option(
-            *told.names,
-            help=told.help,
-            show_default=shown,
-            metavar=told.metavar,
-            rich_help_panel=told.panel,
-            min=told.least,
-        )
-        return Annotated[kind, made]
+        how: Any = {"show_default": told.shown, "metavar": told.metavar, "rich_help_panel": told.panel, "min": told.least}
+        return Annotated[kind, typer.Option(*told.names, help=told.help, **how)]
     if isinstance(told, Word):
         return Annotated[kind, typer.Argument(help=told.help, metavar=told.metavar, show_default=told.shown)]
     return annotation
