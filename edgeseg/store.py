@@ -103,8 +103,14 @@ def disk_error(e: OSError, path: Path) -> EdgesegError:
         hint = "Free some space, or name folders on another disk: --out for the artifacts, EDGESEG_HOME for the cache"
         return EdgesegError("the disk is full, nothing was written", path=path, hint=hint)
     if e.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return EdgesegError("this place cannot be written to", path=path, hint="Name another folder: --out FOLDER")
-    return EdgesegError(f"cannot be written ({e.strerror or e})", path=path)
+        return EdgesegError("this place cannot be written to", path=path, hint=_elsewhere(path))
+    return EdgesegError(f"cannot be written ({e.strerror or e})", path=path, hint=_elsewhere(path))
+
+
+def _elsewhere(path: Path) -> str:
+    """What to type where a place cannot be written to."""
+    ours = cache_root() in (path, *path.parents)
+    return "Name another cache folder: EDGESEG_HOME=FOLDER" if ours else "Name another folder: --out FOLDER"
 
 
 def read_bounded(path: Path, limit: int, hint: str = "") -> bytes:
@@ -268,7 +274,7 @@ def _carry(source: Path, place: Path) -> None:
 
 def _new_part(place: Path, *, folder: bool) -> tuple[Path, int]:
     """A new hidden file or folder beside ``place`` and the descriptor whose lock says that it is being written (or -1)."""
-    while True:
+    for left in range(99, -1, -1):
         part = place.with_name(f".{place.name}.{os.urandom(4).hex()}.part")
         try:
             if folder:
@@ -279,13 +285,14 @@ def _new_part(place: Path, *, folder: bool) -> tuple[Path, int]:
             else:
                 fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY | _CLOEXEC, 0o666)
         except (FileExistsError, FileNotFoundError):
-            if not place.parent.is_dir():
+            if not left or not place.parent.is_dir():  # in /proc nothing can be made, though it is there
                 raise
             continue
         # Swept by another process between the making and the lock: once more under another name.
         if try_lock(fd) is not False and is_still(part, fd):
             return part, fd
         os.close(fd)
+    raise FileExistsError(errno.EEXIST, "no free name beside it", str(place))
 
 
 def _open_folder(folder: Path) -> int:

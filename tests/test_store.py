@@ -242,3 +242,16 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
         store.read_bounded(tmp_path, 3)
     with pytest.raises(FileNotFoundError):
         store.read_bounded(tmp_path / "none", 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, a folder in which nothing can be made")
+def test_a_folder_that_takes_no_file_is_an_error_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError):
+        store.write_atomically(Path("/proc/edgeseg.txt"), "x")
+    with pytest.raises(EdgesegError) as error:
+        store.make_folder(Path("/proc/edgeseg"))
+    assert error.value.hint == "Name another folder: --out FOLDER"
+    monkeypatch.setenv("EDGESEG_HOME", "/proc/edgeseg")
+    with pytest.raises(EdgesegError) as error:
+        store.make_folder(Path("/proc/edgeseg/logs"))
+    assert error.value.hint == "Name another cache folder: EDGESEG_HOME=FOLDER"

@@ -25,7 +25,7 @@ def search(
     max_drop: flags.MaxDrop = None,
     min_agreement: flags.MinAgreement = None,
     trials: Annotated[
-        int | None, flag("Measure so many in all, those beyond the obvious ones chosen by the engine.", "the obvious ones")
+        int | None, flag("Measure so many: the obvious ones in any case, more as the engine chooses.", "the obvious ones")
     ] = None,
     storage: flags.Storage = None,
     board: Annotated[
