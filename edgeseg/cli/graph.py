@@ -23,6 +23,7 @@ def graph(
     from edgeseg.export.draw import plan_svg, plan_text
     from edgeseg.export.options import ExportOptions
     from edgeseg.export.plan import make_plan
+    from edgeseg.store import disk_error, make_folder, write_atomically
 
     plan = make_plan(split_list(format) or ["all"], ExportOptions(int8=int8 or None, half=half or None), source)
     console.as_json(json, plan.to_dict())
@@ -34,5 +35,9 @@ def graph(
     for note in plan.notes:
         console.say(f"note: {note}")
     if svg:
-        Path(svg).write_text(plan_svg(plan), encoding="utf-8")
+        make_folder(Path(svg).parent)
+        try:
+            write_atomically(Path(svg), plan_svg(plan))
+        except OSError as e:
+            raise disk_error(e, Path(svg)) from e
         console.say(f"drawn in {svg}")

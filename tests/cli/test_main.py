@@ -294,3 +294,11 @@ def test_a_calibration_set_is_looked_at_as_an_export_takes_it(
 def test_a_command_without_options_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["data", "list", "--jsom"]) == 2
     assert "data list has no option '--jsom'. It has none. See: edgeseg data list --help" in capsys.readouterr().err
+
+
+def test_a_drawn_graph_goes_into_a_new_folder_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["graph", "--format", "onnx", "--svg", str(tmp_path / "new" / "g.svg")]) == 0
+    assert (tmp_path / "new" / "g.svg").read_text(encoding="utf-8").startswith("<svg")
+    (tmp_path / "file").touch()
+    assert cli.run(["graph", "--format", "onnx", "--svg", str(tmp_path / "file" / "g.svg")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
