@@ -25,6 +25,7 @@ def graph(
     from edgeseg.export.plan import make_plan
     from edgeseg.store import disk_error, make_folder, write_atomically
 
+    console.check_place(svg, "--svg", b"<")
     plan = make_plan(split_list(format) or ["all"], ExportOptions(int8=int8 or None, half=half or None), source)
     console.as_json(json, plan.to_dict())
     if json == "-":

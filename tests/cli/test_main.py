@@ -302,3 +302,6 @@ def test_a_drawn_graph_goes_into_a_new_folder_or_says_why_not(tmp_path: Path, ca
     (tmp_path / "file").touch()
     assert cli.run(["graph", "--format", "onnx", "--svg", str(tmp_path / "file" / "g.svg")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+    (tmp_path / "b.onnx").write_bytes(b"model")
+    assert cli.run(["graph", "--format", "onnx", "--svg", str(tmp_path / "b.onnx")]) == 2
+    assert (tmp_path / "b.onnx").read_bytes() == b"model" and "would be lost" in capsys.readouterr().err
