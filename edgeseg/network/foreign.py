@@ -95,6 +95,8 @@ def _compare(definition: Definition, windows: Mapping[str, TensorRef], plain: se
     for key, value in network.state_dict().items():
         window = windows.get(names[key])
         if key != "head.bins" and window is not None and window.size != tuple(value.shape):
+            if key == "backbone.stem.conv.weight" and len(window.size) == 4 and window.size[1] != 3:
+                raise _refused(f"it reads pictures of {window.size[1]} channels, and edgeseg builds networks for 3", path)
             raise _refused(f"tensor {names[key]} is {window.size} where {tuple(value.shape)} belongs", path)
     bare = {
         names[f"{k}.conv.weight"].removesuffix(".conv.weight")
