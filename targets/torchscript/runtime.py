@@ -45,7 +45,8 @@ class Runtime:
         batch = int(literal(self.metadata.get("batch", 1)) or 1)
         if "imgsz" not in self.metadata:
             self.guesses = ("nothing in it says its size: 640x640 is a guess",)
-        self.input = Tensor("images", (batch, 3, height, width))
+        channels = next((p.shape[1] for p in self._module.parameters() if p.dim() == 4), 3)  # what the first one reads
+        self.input = Tensor("images", (batch, channels, height, width))
         blank = np.full(self.input.shape, 114 / 255, dtype=np.float32)
         self.outputs = tuple(Tensor(f"output_{i}", a.shape, a.dtype.name) for i, a in enumerate(self.run(blank)))
 

@@ -57,6 +57,21 @@ def test_archive_of_another_tool(tmp_path):
     assert [a.shape for a in artifact.runtime.run(np.zeros((1, 3, 64, 64), np.float32))] == [(1, 39, 84), (1, 32, 16, 16)]
 
 
+def test_an_archive_for_gray_pictures(tmp_path):
+    class Gray(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(1, 2, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+            return super().forward(self.first(x))
+
+    file, about = tmp_path / "gray.torchscript", {"imgsz": [64, 64], "names": {"0": "a", "1": "b", "2": "c"}}
+    with torch.no_grad():
+        torch.jit.trace(Gray(), (torch.zeros(1, 1, 64, 64),)).save(str(file), _extra_files={"config.txt": json.dumps(about)})
+    assert open_model(file).manifest.input.shape == (1, 1, 64, 64)
+
+
 def test_bad_metadata(tmp_path):
     file = tmp_path / "foreign.torchscript"
     # A size that is none is not believed: the guess is 640, and the network shows that it is another.
