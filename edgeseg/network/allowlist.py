@@ -103,6 +103,12 @@ def _parameter(args: tuple[Any, ...]) -> Any:
     return args[0]
 
 
+def _method(args: tuple[Any, ...]) -> None:
+    """A layer's own way to run, as joined layers keep it (``conv.forward = conv.forward_fuse``): nothing of it is kept."""
+    if len(args) != 2 or not isinstance(args[0], Record) or args[1] not in ("forward_fuse", "forward_split", "fuseforward"):
+        raise PermissionError("looks up an attribute")
+
+
 def _typed_tensor(args: tuple[Any, ...]) -> Any:
     function, _, inner = args[:3]
     maker = {"torch._utils._rebuild_tensor_v2": _tensor, "torch._utils._rebuild_parameter": _parameter}
@@ -116,6 +122,7 @@ CONSTRUCTORS: dict[str, Construct] = {
     "collections.Counter": _mapping,
     "collections.defaultdict": lambda args: {},
     "builtins.dict": _mapping,
+    "builtins.getattr": _method,
     "builtins.set": _set,
     "builtins.frozenset": lambda args: frozenset(_set(args)),
     "torch.Size": _size,

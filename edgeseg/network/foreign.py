@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgeseg.network.model import Network
 from edgeseg.network.pickles import Record
 from edgeseg.network.torchfile import TorchFile
 
+_WRAPPERS = re.compile(r"^(?:[A-Za-z_]\w*\.)+(?=\d+\.)")
 _HEADS = {"Segment": "segment", "Segment26": "segment", "Detect": "detect"}
 _ACTIVATIONS = {"SiLU": "silu", "ReLU6": "relu6", "Hardswish": "hardswish"}
 _READS = ", ".join(titled(family, task) for family in FAMILIES for task in ("segment", "detect"))
@@ -116,7 +118,7 @@ def _choose(content: Any, path: Path) -> Record | Mapping[str, Any]:
     if isinstance(content, Record) and "_modules" in content.state:
         return content
     if isinstance(content, Mapping):
-        for key in ("ema", "model"):
+        for key in ("ema", "model", "model_state_dict", "state_dict"):
             inner = content.get(key)
             if isinstance(inner, Record) and inner.short == "ModelEMA":
                 inner = inner.state.get("ema")
@@ -210,13 +212,13 @@ def _tensors(root: Record, path: Path) -> Iterator[tuple[str, TensorRef]]:
 
 
 def _plain(state: Mapping[str, Any], path: Path) -> dict[str, TensorRef]:
-    """A plain state dict; the layers' numbers may follow any number of ``model.`` and ``module.`` prefixes."""
+    """A plain state dict; the layers' numbers may follow any words: ``module.``, ``_orig_mod.``, ``net.model.`` ..."""
     found: dict[str, TensorRef] = {}
     for key, value in state.items():
         if isinstance(key, str) and isinstance(value, TensorRef):
-            while key.startswith(("model.", "module.")):
-                key = key.partition(".")[2]
-            found[key] = value
+            key = _WRAPPERS.sub("", key)
+            if found.setdefault(key, value) != value:
+                raise _refused(f"there are two networks in it: both have {brief(key)}", path)
     if not found:
         raise _refused("there is no network in it", path)
     return found

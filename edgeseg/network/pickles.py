@@ -98,8 +98,8 @@ class PickleReader:
                     return self._pop()
                 if opcode.name not in _SKIP:
                     self._step(opcode.name, arg)
-        except EdgesegError:
-            raise
+        except PermissionError as e:
+            raise self.refuse(str(e)) from e
         except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as e:
             raise damaged(f"damaged: its pickle cannot be followed ({str(e)[:120]})", self.path) from e
         raise damaged("damaged: its pickle has no end", self.path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, brief
 from edgeseg.network.allowlist import ALLOWED, CONSTRUCTORS, STORAGES, TensorRef
 from edgeseg.network.pickles import PickleReader, Storage, damaged
 from edgeseg.store import read_bounded
@@ -51,7 +51,9 @@ class TorchFile:
             raise damaged("damaged: two of its parts have one name", path)
         pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
-            raise EdgesegError("a zip file, but no checkpoint", path=path, hint="A checkpoint is what torch.save writes")
+            inside = next((n for n in names if n.endswith((".pt", ".pth"))), "")
+            hint = f"Unpack it, and give {brief(inside)}" if inside else "A checkpoint is what torch.save writes"
+            raise EdgesegError("a zip file, but no checkpoint", path=path, hint=hint)
         self._root = pickles[0].rpartition("/")[0]
         if any(n.startswith(f"{self._root}/code/") or n == f"{self._root}/constants.pkl" for n in names):
             raise EdgesegError(
@@ -73,6 +75,13 @@ class TorchFile:
                 path=self.path,
                 hint="Where it was made, load it and write it again with torch.save of a newer torch",
             )
+        if start.startswith(b"\x1f\x8b"):
+            return EdgesegError(
+                "compressed with gzip", path=self.path, hint="Unpack it with gunzip, and give the result"
+            )
+        if start[8:9] == b"{":
+            hint = "Make a .pt of it: torch.save(safetensors.torch.load_file('FILE'), 'weights.pt')"
+            return EdgesegError("a safetensors file, which holds no layers", path=self.path, hint=hint)
         return damaged("no checkpoint: torch.save writes a zip file, this is none", self.path)
 
     def _member(self, name: str) -> bytes:

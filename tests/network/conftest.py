@@ -28,6 +28,10 @@ PLACES = {
 }
 
 
+def forward_fuse(self: Any, x: torch.Tensor) -> Any:
+    return self.act(self.conv(x))
+
+
 class Stubs:
     """Classes under the other package's names, importable while a file is written and gone afterwards."""
 
@@ -40,7 +44,8 @@ class Stubs:
                     monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
             for name in names:
                 base = types.SimpleNamespace if "Namespace" in name else nn.Module
-                self.classes[name] = type(name, (base,), {"__module__": module})
+                methods = {"forward_fuse": forward_fuse} if name == "Conv" else {}
+                self.classes[name] = type(name, (base,), {"__module__": module, **methods})
                 setattr(sys.modules[module], name, self.classes[name])
 
     def make(self, name: str, **children: nn.Module) -> Any:
@@ -54,7 +59,11 @@ class Stubs:
         t = self.translate
         if isinstance(part, Conv):
             children = {"conv": part.conv, "act": part.act}
-            return self.make("Conv", **children, **({} if isinstance(part.bn, nn.Identity) else {"bn": part.bn}))
+            if not isinstance(part.bn, nn.Identity):
+                return self.make("Conv", **children, bn=part.bn)
+            joined = self.make("Conv", **children)
+            joined.forward = joined.forward_fuse  # as theirs is left: the pickle then looks a method up
+            return joined
         if isinstance(part, C2f):
             chain = [self.make("Bottleneck", cv1=t(b.first), cv2=t(b.second)) for b in part.chain]
             return self.make("C2f", cv1=t(part.enter), cv2=t(part.leave), m=nn.ModuleList(chain))

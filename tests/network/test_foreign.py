@@ -69,14 +69,21 @@ def test_fused_checkpoint(stubs: Any, small: Network, tmp_path: Path) -> None:
     same_outputs(found, small, atol=1e-4)
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
-def test_plain_state_dict(stubs: Any, tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "_orig_mod.model.", "net.model."])
+@pytest.mark.parametrize("under", ["", "state_dict", "model_state_dict"])
+def test_plain_state_dict(stubs: Any, tmp_path: Path, prefix: str, under: str) -> None:
     network = Network(Definition("n", nc=2)).eval()
     state = {prefix + k.removeprefix("model."): v for k, v in stubs.model(network, {}).state_dict().items()}
-    torch.save(state, tmp_path / "weights.pt")
+    torch.save({under: state, "epoch": 3} if under else state, tmp_path / "weights.pt")
     found = load_checkpoint(tmp_path / "weights.pt")
     assert found.definition.variant == "n" and found.names == ("class0", "class1")
     same_outputs(found, network)
+
+
+def test_weights_of_two_networks(stubs: Any, small: Network, tmp_path: Path) -> None:
+    state = stubs.model(small, {}).state_dict()
+    torch.save(state | {f"ema.{k}": v + 1 for k, v in state.items()}, tmp_path / "two.pt")
+    refused(tmp_path / "two.pt", "two networks")
 
 
 @pytest.mark.parametrize("act", ["relu6", "hardswish"])

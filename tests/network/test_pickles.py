@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import gzip
+import json
 import os
 import pickle
 import struct
@@ -231,6 +233,15 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as z:
         z.writestr("hello.txt", "x")
     fails("zip.pt", "no checkpoint")
+    with zipfile.ZipFile(tmp_path / "sent.pt", "w") as z:
+        z.write(tmp_path / "nothing.pt", "best.pt")
+    with pytest.raises(EdgesegError, match=r"no checkpoint.*Unpack it, and give 'best.pt'"):
+        load_checkpoint(tmp_path / "sent.pt")
+    (tmp_path / "gzip.pt").write_bytes(gzip.compress((tmp_path / "nothing.pt").read_bytes()))
+    fails("gzip.pt", "gzip")
+    content = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(content)) + content + bytes(4))
+    fails("w.safetensors", "safetensors file")
     write_zip(tmp_path / "big.pt", b"N.", {"byteorder": b"big"})
     fails("big.pt", "big-endian")
     write_zip(tmp_path / "bomb.pt", bytes(50_000_000), compression=zipfile.ZIP_DEFLATED)
