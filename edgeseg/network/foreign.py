@@ -67,8 +67,12 @@ def _network_from(file: TorchFile, content: Any) -> Network:
         windows = _plain(model, path)
         family, task = _kind_of(windows)
     title = titled(family, task)
+    end2end = any(".one2one_" in k for k in windows) and not any(re.match(r"\d+\.cv3\.", k) for k in windows)
+    if end2end:  # with joined layers they keep the copy that needs no suppression, where they run by it
+        windows = {k.replace(".one2one_", "."): v for k, v in windows.items()}
+        plain = {k.replace(".one2one_", ".") for k in plain} if plain is not None else None
     try:
-        definition = _infer(windows, scale, Definition(act=act, family=family, task=task))
+        definition = _infer(windows, scale, Definition(act=act, family=family, task=task, end2end=end2end))
     except (KeyError, IndexError) as e:
         raise _refused(f"not a {title} network: it has no tensor {e}", path) from e
     if definition is None:
@@ -137,10 +141,12 @@ def _part(record: Record, key: str) -> Mapping[str, Any]:
 def _kind_of(windows: Mapping[str, TensorRef]) -> tuple[str, str]:
     """Family and task, by tensors that only they have."""
     attention = any(k.startswith("10.m.0.attn.") for k in windows)
-    family = "yolov8" if not attention else "yolo26" if any(".one2one_" in k for k in windows) else "yolo11"
-    head = layer_numbers(FAMILIES[family])["head"]
-    coefficients = any(k.startswith((f"{head}.cv4.", f"{head}.proto.")) for k in windows)
-    others = any(k.startswith(f"{head}.cv3.") for k in windows)
+    head = layer_numbers(FAMILIES["yolo26" if attention else "yolov8"])["head"]
+    four = windows.get(f"{head}.cv2.0.2.weight")  # a box of four numbers, without bins; joined layers keep one copy
+    single = any(".one2one_" in k for k in windows) or (four is not None and four.size[:1] == (4,))
+    family = "yolov8" if not attention else "yolo26" if single else "yolo11"
+    coefficients = any(k.startswith((f"{head}.cv4.", f"{head}.one2one_cv4.", f"{head}.proto.")) for k in windows)
+    others = any(k.startswith((f"{head}.cv3.", f"{head}.one2one_cv3.")) for k in windows)
     return family, "segment" if coefficients or not others else "detect"
 
 

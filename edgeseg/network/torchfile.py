@@ -76,9 +76,7 @@ class TorchFile:
                 hint="Where it was made, load it and write it again with torch.save of a newer torch",
             )
         if start.startswith(b"\x1f\x8b"):
-            return EdgesegError(
-                "compressed with gzip", path=self.path, hint="Unpack it with gunzip, and give the result"
-            )
+            return EdgesegError("compressed with gzip", path=self.path, hint="Unpack it with gunzip, and give the result")
         if start[8:9] == b"{":
             hint = "Make a .pt of it: torch.save(safetensors.torch.load_file('FILE'), 'weights.pt')"
             return EdgesegError("a safetensors file, which holds no layers", path=self.path, hint=hint)

@@ -80,6 +80,25 @@ def test_plain_state_dict(stubs: Any, tmp_path: Path, prefix: str, under: str) -
     same_outputs(found, network)
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("end2end", [False, True])
+def test_joined_layers_keep_one_copy_of_the_branches(tmp_path: Path, task: str, end2end: bool) -> None:
+    network = Network(Definition("n", nc=2, family="yolo26", task=task)).eval()
+    with torch.no_grad():
+        for weight in network.head.single.parameters():
+            weight += 0.01
+    kept = (network.end2end() if end2end else network).fuse()
+    names = foreign_names(kept, kept.definition)
+    state = {
+        names[k].replace(".cv", ".one2one_cv") if end2end and names[k].startswith("23.cv") else names[k]: v
+        for k, v in kept.state_dict().items()
+    }
+    torch.save({f"model.{k}": v for k, v in state.items()}, tmp_path / "joined.pt")
+    found = load_checkpoint(tmp_path / "joined.pt")
+    assert (found.definition.family, found.task, found.definition.end2end) == ("yolo26", task, end2end)
+    same_outputs(found, kept)
+
+
 def test_weights_of_two_networks(stubs: Any, small: Network, tmp_path: Path) -> None:
     state = stubs.model(small, {}).state_dict()
     torch.save(state | {f"ema.{k}": v + 1 for k, v in state.items()}, tmp_path / "two.pt")
