@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +29,8 @@ class Dataset:
     ``path`` is the dataset's folder, ``names[i]`` the name of class i, ``yaml`` the file that says so. ``splits`` holds for
     each split its folders and ``.txt`` lists. ``annotation_files`` holds COCO JSON files by split; None there means
     that none is looked for. ``boxes``: whether an object may have a box and no outline. ``named`` is set for
-    a dataset whose missing parts can be downloaded. ``warnings``: what people should look at in the YAML.
+    a dataset whose missing parts can be downloaded. ``warnings``: what people should look at in the YAML. ``link`` is what
+    the YAML has under ``download``, for people: nothing strange is downloaded or run.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Dataset:
     named: str | None = None
     warnings: tuple[str, ...] = ()
     boxes: bool = False
+    link: str = ""
 
     def for_task(self, task: str) -> Dataset:
         """The same for networks of this task: to ``detect``, objects may be boxes, in place of outlines or beside them."""
@@ -58,6 +62,8 @@ class Dataset:
         for source in self._sources(split):
             if source.suffix.lower() == ".txt":
                 found += self._listed(source)
+            elif set("*?[") & set(str(source)) and not source.exists():
+                found += self._matching(source, split)
             elif source.suffix.lower() in SUFFIXES and not source.is_dir():
                 found.append(source)
             else:
@@ -108,13 +114,19 @@ class Dataset:
             fetch(self.named, (split,))
         return self.splits[split]
 
+    def _matching(self, pattern: Path, split: str) -> list[Path]:
+        places = sorted(Path(p) for p in glob.iglob(str(pattern), recursive=True))
+        if not places:
+            hint = f"Correct `path` and `{split}` in {self.yaml}"
+            raise EdgesegError(f"nothing matches the pattern of split {split!r}", path=pattern, hint=hint)
+        folders = [image for p in places if p.is_dir() for image in find_images(p)]
+        return folders + [p for p in places if p.suffix.lower() in SUFFIXES and p.is_file()]
+
     def _in_folder(self, folder: Path, split: str) -> list[Path]:
         if not folder.exists():
-            raise EdgesegError(
-                f"the image folder of split {split!r} is missing",
-                path=folder,
-                hint=f"Put the images there, or correct `path` and `{split}` in {self.yaml}",
-            )
+            first = f"Download and unpack {self.link}" if self.link else "Put the images there"
+            hint = f"{first}, or correct `path` and `{split}` in {self.yaml}"
+            raise EdgesegError(f"the image folder of split {split!r} is missing", path=folder, hint=hint)
         return find_images(folder)
 
     def _listed(self, file: Path) -> list[Path]:
@@ -123,8 +135,10 @@ class Dataset:
         except (OSError, UnicodeDecodeError) as e:
             raise EdgesegError("the list of images cannot be read", path=file, hint=f"Correct it in {self.yaml}") from e
         images = []
-        for line in filter(None, lines):
-            image = Path(line)
+        for line in lines:
+            if not line or line.startswith("#"):
+                continue
+            image = _slashed(line)
             if not image.is_absolute():
                 inside = self.path / image
                 # Lists are written relative to themselves ("./...") or to the dataset's folder.
@@ -205,7 +219,9 @@ def read_yaml(file: Path) -> Dataset:
     if not splits:
         raise EdgesegError("the dataset has neither train nor val", path=file, hint=EXAMPLE)
     annotations = _annotations(raw.get("annotations"), splits, root, file)
-    return Dataset(root, names, file, splits, annotations, warnings=tuple(changed[:5]))
+    link = raw.get("download")
+    link = link.strip() if isinstance(link, str) and re.fullmatch(r"https?://[^\s]{1,300}", link.strip()) else ""
+    return Dataset(root, names, file, splits, annotations, warnings=tuple(changed[:5]), link=link)
 
 
 def _root(path: Any, file: Path) -> Path:
@@ -241,9 +257,15 @@ def _below(root: Path, entry: str, file: Path) -> Path:
     return next((p for p in places if p.exists()), places[0])
 
 
+def _slashed(entry: str) -> Path:
+    """The path that an entry means, which may have been written under Windows."""
+    path = Path(entry)
+    return Path(entry.replace("\\", "/")) if "\\" in entry and not path.exists() else path
+
+
 def _expanded(entry: str, file: Path) -> Path:
     try:
-        path = Path(entry).expanduser()
+        path = _slashed(entry).expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return path

@@ -56,6 +56,30 @@ def test_path_is_looked_for_beside_the_file_then_here_then_in_the_cache(
         assert load_dataset(file).images("val")[0].resolve() == (place / "images/val/x.png").resolve()
 
 
+def test_patterns(tmp_path: Path) -> None:
+    put(tmp_path / "images/a.png", tmp_path / "images/b.jpg", tmp_path / "more1/c.png", tmp_path / "more2/d.png")
+    d = load_dataset(write(tmp_path, val="images/*.png", train=["more?", "images/*"], test="none/*.jpg"))
+    assert [p.name for p in d.images("val")] == ["a.png"]
+    assert [p.name for p in d.images("train")] == ["c.png", "d.png", "a.png", "b.jpg"]
+    with pytest.raises(EdgesegError, match="nothing matches the pattern of split 'test'"):
+        d.images("test")
+
+
+def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
+    put(tmp_path / "images/val/a.png", tmp_path / "images/val/b.png")
+    (tmp_path / "list.txt").write_bytes(b"# all\r\nimages\\val\\b.png\r\n")
+    d = load_dataset(write(tmp_path, path="C:\\Users\\me\\data", val="images\\val", train="list.txt"))
+    assert [p.name for p in d.images("val")] == ["a.png", "b.png"]
+    assert d.images("train") == [tmp_path / "images/val/b.png"]
+
+
+def test_a_missing_dataset_says_where_to_download_it(tmp_path: Path) -> None:
+    d = load_dataset(write(tmp_path, val="images/val", download="https://example.org/x.zip\n"))
+    with pytest.raises(EdgesegError, match=r"Download and unpack https://example\.org/x\.zip, or correct"):
+        d.images("val")
+    assert not load_dataset(write(tmp_path, val="v", download="import os; print(yaml)")).link
+
+
 def test_lists_of_files_and_of_folders(tmp_path: Path) -> None:
     put(tmp_path / "images/a.png", tmp_path / "images/b.png", tmp_path / "more/c.png", tmp_path / "lists/images/d.png")
     (tmp_path / "lists/val.txt").write_text(f"images/b.png\n\n./images/d.png\n{tmp_path}/images/a.png\nimages/gone.png\n")
