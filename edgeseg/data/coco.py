@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.data.placing import extent
 from edgeseg.errors import EdgesegError
 from edgeseg.store import read_bounded
 from edgeseg.vision import rle
@@ -111,6 +112,8 @@ def read_coco(path: str | os.PathLike[str]) -> CocoFile:
     raw = read_json(path, hint)
     part = "the file"
     try:
+        if not isinstance(raw, dict):
+            raise TypeError("a list, not an object (Label Studio's own JSON is one: export as COCO there)")
         for part in ("images", "annotations", "categories"):
             if not isinstance(raw[part], list):
                 raise TypeError("no list")
@@ -147,10 +150,23 @@ def read_coco(path: str | os.PathLike[str]) -> CocoFile:
                 a = {**a, "category_id": category, "image_id": image}
             _check_claim(a, images.get(image, {}))
             annotations.setdefault(image, []).append(a)
+        _check_pixels(raw["annotations"])
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise EdgesegError(f"no COCO annotations: {part}: {what}", path=path, hint=hint) from e
     return CocoFile(path, images, categories, annotations, tuple(merged), roots)
+
+
+def _check_pixels(annotations: Sequence[Mapping[str, Any]]) -> None:
+    """Shares of the width and height in place of pixels would all be one dot in the corner, and nobody would know."""
+
+    def reach(a: Mapping[str, Any]) -> float:
+        box = box_of(a.get("bbox"))
+        return max(*extent([a]), *(box if box is not None else (0.0,)))
+
+    pixels = any(isinstance(a.get("segmentation"), Mapping) or reach(a) > 1 for a in annotations)
+    if not pixels and any(reach(a) > 0 for a in annotations):
+        raise ValueError("no coordinate is above 1: multiply x by the width and y by the height, COCO counts pixels")
 
 
 def _check_claim(a: Mapping[str, Any], image: Mapping[str, Any]) -> None:

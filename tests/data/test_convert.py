@@ -123,9 +123,13 @@ def test_wrong_json(tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="no such file"):
         read_coco(tmp_path / "none.json")
     bad = tmp_path / "bad.json"
+    small = annotation(segmentation=[[0.1, 0.1, 0.6, 0.1, 0.6, 0.7]], bbox=[0.1, 0.1, 0.5, 0.6])
+    shares = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [small], "categories": [{"id": 7, "name": "a"}]}
     for text, what in (
         ('{"images": [],\n "annotations": [}', r"bad\.json:2: no valid JSON"),
-        ("[1, 2]", "no COCO annotations"),
+        ("[1, 2]", "no COCO annotations: the file: a list"),
+        (json.dumps(shares), "multiply x by the width"),
+        (json.dumps(shares | {"annotations": [annotation(segmentation=[], bbox=[0.1, 0.1, 0.5, 0.5])]}), "multiply x"),
         ('{"images": [], "annotations": []}', "'categories' is missing"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "categories: 'name' is missing"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "images: 'file_name' is missing"),
