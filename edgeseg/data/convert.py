@@ -121,9 +121,8 @@ def write_split(coco: CocoFile, folder: Path, names: Sequence[str]) -> Converted
         except ValueError:
             size = None
         if size is None:
-            raise EdgesegError(
-                f"image {image['file_name']} has no height and width", path=coco.path, hint="Add them to `images`"
-            )
+            what = f"image {image['file_name']} has no height and width"
+            raise EdgesegError(what, path=coco.path, hint="Add them to `images`")
         made.entries.append(Entry(key, _inside(str(image["file_name"]), coco.path), size, size))
     index = _index(coco, names)
     try:
@@ -140,9 +139,8 @@ def _index(coco: CocoFile, names: Sequence[str]) -> dict[str, int]:
     used = {int(a["category_id"]) for found in coco.annotations.values() for a in found}
     lacking = [n for k, n in coco.categories.items() if n not in index and (k in used or k not in coco.root_categories)]
     if lacking:
-        raise EdgesegError(
-            f"the categories {', '.join(lacking[:5])} are no classes of the dataset", path=coco.path, hint="Correct names"
-        )
+        what = f"the categories {', '.join(lacking[:5])} are no classes of the dataset"
+        raise EdgesegError(what, path=coco.path, hint="Correct names")
     return index
 
 
@@ -264,11 +262,8 @@ def _names(files: Sequence[CocoFile]) -> tuple[tuple[str, ...], tuple[str, ...]]
     for coco in files:
         for key, name in coco.categories.items():
             if categories.setdefault(key, name) != name:
-                raise EdgesegError(
-                    f"category {key} is {name!r} here and {categories[key]!r} in {files[0].path}",
-                    path=coco.path,
-                    hint="All splits need the same categories",
-                )
+                what = f"category {key} is {name!r} here and {categories[key]!r} in {files[0].path}"
+                raise EdgesegError(what, path=coco.path, hint="All splits need the same categories")
     used = {int(a["category_id"]) for coco in files for found in coco.annotations.values() for a in found}
     roots = sorted({k for coco in files for k in coco.root_categories} - used)
     names = tuple(categories[k] for k in sorted(categories) if k not in roots)

@@ -91,9 +91,8 @@ class Dataset:
         if split in self.annotation_files:
             file = self.annotation_files[split]
             if file is not None and not file.is_file():
-                raise EdgesegError(
-                    "the COCO annotations are missing", path=file, hint=f"{self.yaml} names this file: correct or remove it"
-                )
+                what = "the COCO annotations are missing"
+                raise EdgesegError(what, path=file, hint=f"{self.yaml} names this file: correct or remove it")
             return file
         words = [s.stem if s.suffix == ".txt" else s.name for s in self.splits.get(split, ())]
         for word in words if len(words) == 1 else []:
@@ -105,9 +104,8 @@ class Dataset:
 
     def _sources(self, split: str) -> tuple[Path, ...]:
         if split not in self.splits:
-            raise EdgesegError(
-                f"the dataset has no split {split!r}", path=self.yaml, hint=f"It has: {', '.join(self.splits) or 'none'}"
-            )
+            what = f"the dataset has no split {split!r}"
+            raise EdgesegError(what, path=self.yaml, hint=f"It has: {', '.join(self.splits) or 'none'}")
         if self.named and any(not s.exists() for s in self.splits[split]):
             from edgeseg.data.named import fetch
 
@@ -147,11 +145,9 @@ class Dataset:
         if not images:
             raise EdgesegError("the list of images is empty", path=file, hint="One image path a line")
         if not any(image.exists() for image in images):
-            raise EdgesegError(
-                f"none of the {len(images)} listed images exists (the first: {images[0]})",
-                path=file,
-                hint="Paths in it are relative to the dataset's folder, or with ./ to the list itself",
-            )
+            what = f"none of the {len(images)} listed images exists (the first: {images[0]})"
+            hint = "Paths in it are relative to the dataset's folder, or with ./ to the list itself"
+            raise EdgesegError(what, path=file, hint=hint)
         return images
 
 
@@ -182,9 +178,8 @@ def load_dataset(name_or_yaml: str | os.PathLike[str]) -> Dataset:
         if key in named.NAMED and (len(file.parts) == 1):
             written, splits = named.prepare(key)
             return Dataset(written.with_suffix(""), read_yaml(written).names, written, splits, named=key)
-        raise EdgesegError(
-            "no such dataset", path=name_or_yaml, hint=f"Give a YAML file, or one of: {', '.join(named.NAMED)}"
-        )
+        what = "no such dataset"
+        raise EdgesegError(what, path=name_or_yaml, hint=f"Give a YAML file, or one of: {', '.join(named.NAMED)}")
     return read_yaml(file)
 
 
@@ -283,8 +278,5 @@ def _annotations(value: Any, splits: Mapping[str, tuple[Path, ...]], root: Path,
         return {s: _below(root, value, file) for s in splits}
     if isinstance(value, dict) and all(isinstance(v, str) or v is False for v in value.values()):
         return {str(s): _below(root, v, file) if v else None for s, v in value.items()}
-    raise EdgesegError(
-        "annotations is neither a file nor a mapping of splits to files",
-        path=file,
-        hint="Write for example: annotations: {val: annotations/instances_val.json}",
-    )
+    what = "annotations is neither a file nor a mapping of splits to files"
+    raise EdgesegError(what, path=file, hint="Write for example: annotations: {val: annotations/instances_val.json}")

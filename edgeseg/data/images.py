@@ -189,11 +189,8 @@ def _check_range(image: np.ndarray, path: str | os.PathLike[str]) -> None:
         return
     low, high = float(np.nanmin(image)), float(np.nanmax(image))
     if image.dtype.kind != "f" or not -0.001 <= low <= high <= 1.001:
-        raise EdgesegError(
-            f"its values are {image.dtype} from {low:g} to {high:g}: which of them is white is not known",
-            path=path,
-            hint="Save it as 8 or 16 bit, or as float from 0 to 1",
-        )
+        what = f"its values are {image.dtype} from {low:g} to {high:g}: which of them is white is not known"
+        raise EdgesegError(what, path=path, hint="Save it as 8 or 16 bit, or as float from 0 to 1")
 
 
 def reduced(image: np.ndarray, longest: int) -> np.ndarray:

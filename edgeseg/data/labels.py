@@ -34,9 +34,8 @@ def class_names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         except (TypeError, ValueError):
             by_index = {}
         if sorted(by_index) != list(range(len(names))):
-            raise EdgesegError(
-                f"the keys of names are not 0 to {len(names) - 1}", path=file, hint="Number the classes from 0, without gaps"
-            )
+            what = f"the keys of names are not 0 to {len(names) - 1}"
+            raise EdgesegError(what, path=file, hint="Number the classes from 0, without gaps")
         names = [by_index[i] for i in range(len(by_index))]
     if not isinstance(names, list):
         raise EdgesegError("names is neither a list nor a mapping", path=file, hint="Write for example: names: [cat, dog]")
@@ -45,9 +44,8 @@ def class_names(raw: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         raise EdgesegError(f"the name of class {wrong} is no text", path=file, hint="Write for example: names: [cat, dog]")
     nc = raw.get("nc")
     if nc is not None and nc != len(names):
-        raise EdgesegError(
-            f"nc is {brief(nc)}, but names has {len(names)} classes", path=file, hint="Remove nc, or correct names"
-        )
+        what = f"nc is {brief(nc)}, but names has {len(names)} classes"
+        raise EdgesegError(what, path=file, hint="Remove nc, or correct names")
     return tuple(str(n) for n in names)
 
 

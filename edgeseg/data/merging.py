@@ -43,9 +43,8 @@ class Merge:
             self._check_images(made)
             entry = f"images/{made.split}" if made.whole else f"{made.split}.txt"
             if self._body.setdefault(made.split, entry) != entry:
-                raise EdgesegError(
-                    f"it has a split {made.split!r} already: {self._body[made.split]}", path=self.yaml, hint=HINT
-                )
+                what = f"it has a split {made.split!r} already: {self._body[made.split]}"
+                raise EdgesegError(what, path=self.yaml, hint=HINT)
         self._body["names"] = dict(enumerate(self.names))
         if "nc" in self._body:
             self._body["nc"] = len(self.names)

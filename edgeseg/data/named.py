@@ -64,9 +64,8 @@ def prepare(name: str) -> tuple[Path, dict[str, tuple[Path, ...]]]:
             make_folder(root.parent)
             write_atomically(file, text)
     except OSError as e:
-        raise EdgesegError(
-            f"cannot be written ({e.strerror or e})", path=file, hint="Set EDGESEG_HOME to another folder"
-        ) from e
+        what = f"cannot be written ({e.strerror or e})"
+        raise EdgesegError(what, path=file, hint="Set EDGESEG_HOME to another folder") from e
     return file, {"train": (root / entry.train,), "val": (root / entry.val,)}
 
 
@@ -141,9 +140,8 @@ def extract(archive: Path, folder: Path) -> None:
             for member in z.infolist():
                 name = PurePosixPath(member.filename.replace("\\", "/"))
                 if name.is_absolute() or ".." in name.parts or ":" in (name.parts or ("",))[0]:
-                    raise EdgesegError(
-                        f"the archive holds an unsafe path ({member.filename})", path=archive, hint="Delete it"
-                    )
+                    what = f"the archive holds an unsafe path ({member.filename})"
+                    raise EdgesegError(what, path=archive, hint="Delete it")
                 if stat.S_ISLNK(member.external_attr >> 16):
                     raise EdgesegError(f"the archive holds a link ({member.filename})", path=archive, hint="Delete it")
                 if "__MACOSX" in name.parts:

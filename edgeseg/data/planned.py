@@ -95,11 +95,8 @@ def _find(made: Plan) -> dict[int, Path]:
         else:
             files[key] = file
     if names and not files:
-        raise EdgesegError(
-            f"{len(names)} of {len(names)} images are not in {made.folder} (the first: {next(iter(names.values()))})",
-            path=made.coco.path,
-            hint="Give the folder that file_name is relative to with --images",
-        )
+        what = f"{len(names)} of {len(names)} images are not in {made.folder} (the first: {next(iter(names.values()))})"
+        raise EdgesegError(what, path=made.coco.path, hint="Give the folder that file_name is relative to with --images")
     return files
 
 
@@ -112,11 +109,8 @@ def _below_images(made: Plan, files: Mapping[int, Path]) -> tuple[Path, dict[int
 
     tops = {file.parts[: depth(file)] for file in files.values()}
     if len(tops) > 1:
-        raise EdgesegError(
-            "some images lie below a folder called images, others do not, or below another",
-            path=made.folder,
-            hint="Give the folder called images with --images",
-        )
+        what = "some images lie below a folder called images, others do not, or below another"
+        raise EdgesegError(what, path=made.folder, hint="Give the folder called images with --images")
     top = next(iter(tops), ())
     return made.folder.joinpath(*top), {key: Path(*file.parts[len(top) :]) for key, file in files.items()}
 

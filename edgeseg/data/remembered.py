@@ -46,6 +46,5 @@ def recall(said: Mapping[str, Any], model: Path) -> tuple[str, str]:
         if known in ("coco8-seg", FALLBACK) or (cache_root() / "datasets" / known).is_dir():
             return known, ""
         return FALLBACK, f"trained on {known}, which is not here: {FALLBACK} is taken (data={known} downloads it)"
-    raise EdgesegError(
-        f"it was trained on {data}, which is not there any more", path=model, hint="Name the dataset: data=FILE.yaml"
-    )
+    what = f"it was trained on {data}, which is not there any more"
+    raise EdgesegError(what, path=model, hint="Name the dataset: data=FILE.yaml")

@@ -78,9 +78,8 @@ def save_checkpoint(path: str | Path, network: Network, /, **training_state: Any
         # torch's writer hides a full disk behind a complaint of its own.
         causes = [c.strerror for c in (e, e.__context__) if isinstance(c, OSError) and c.strerror]
         reason = causes[0] if causes else str(e).splitlines()[0]
-        raise EdgesegError(
-            f"cannot be written ({reason})", path=path, hint="Free some space, or choose another folder"
-        ) from e
+        what = f"cannot be written ({reason})"
+        raise EdgesegError(what, path=path, hint="Free some space, or choose another folder") from e
     return path
 
 
@@ -112,11 +111,8 @@ def _fresh(path: Path, nc: int | None, seed: int) -> Network:
 
 def _load_ours(file: TorchFile, content: Any) -> dict[str, Any]:
     if content.get("edgeseg") != SCHEMA:
-        raise EdgesegError(
-            f"checkpoint schema {brief(content.get('edgeseg'))} is not {SCHEMA}",
-            path=file.path,
-            hint="Install a newer edgeseg",
-        )
+        what = f"checkpoint schema {brief(content.get('edgeseg'))} is not {SCHEMA}"
+        raise EdgesegError(what, path=file.path, hint="Install a newer edgeseg")
     loaded: dict[str, Any] = file.load(content)
     return loaded
 
@@ -166,8 +162,5 @@ def _check_plain(value: Any, path: Path, where: str = "", depth: int = 0) -> Non
         for i, inner in enumerate(value):
             _check_plain(inner, path, f"{where}[{i}]", depth + 1)
     else:
-        raise EdgesegError(
-            f"{where} is a {type(value).__name__}, which a checkpoint cannot hold",
-            path=path,
-            hint="Give plain values or tensors",
-        )
+        what = f"{where} is a {type(value).__name__}, which a checkpoint cannot hold"
+        raise EdgesegError(what, path=path, hint="Give plain values or tensors")

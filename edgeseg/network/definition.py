@@ -221,9 +221,8 @@ class Definition:
         known = [f.name for f in fields(cls)]
         unknown = [str(k) for k in values if k not in known]
         if unknown:
-            raise EdgesegError(
-                f"unknown keys: {', '.join(unknown)}", path=path, hint=f"Known keys: {', '.join(known)}, names"
-            )
+            what = f"unknown keys: {', '.join(unknown)}"
+            raise EdgesegError(what, path=path, hint=f"Known keys: {', '.join(known)}, names")
         raw = dict(values)
         if "variant" not in raw and "width" in raw:
             raw["variant"] = "custom"
@@ -290,9 +289,8 @@ def load_definition(name_or_path: str | Path, *, nc: int | None = None) -> tuple
     if not isinstance(raw, dict):
         raise EdgesegError("no YAML mapping", path=path, hint=EXAMPLE)
     if "backbone" in raw or "head" in raw:
-        raise EdgesegError(
-            "a list of layers is no definition of ours", path=path, hint="Write two lines: variant: n (s, m, l, x), nc: 80"
-        )
+        what = "a list of layers is no definition of ours"
+        raise EdgesegError(what, path=path, hint="Write two lines: variant: n (s, m, l, x), nc: 80")
     names = _names(raw.pop("names", None), path)
     if names is not None:
         raw.setdefault("nc", len(names))

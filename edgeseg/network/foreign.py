@@ -187,9 +187,8 @@ def _activations(model: Record, path: Path) -> tuple[str, set[str]]:
         if record.short == "BatchNorm2d" and abs(record.state.get("eps", BN_EPS) - BN_EPS) > 1e-9:
             raise _refused(f"its batch normalisation has eps {brief(record.state['eps'])}, not {BN_EPS}", path)
     if len(acts) != 1 or not acts <= set(_ACTIVATIONS):
-        raise EdgesegError(
-            f"its activations are {', '.join(sorted(acts))}", path=path, hint="edgeseg builds one of SiLU, ReLU6, Hardswish"
-        )
+        what = f"its activations are {', '.join(sorted(acts))}"
+        raise EdgesegError(what, path=path, hint="edgeseg builds one of SiLU, ReLU6, Hardswish")
     return _ACTIVATIONS[acts.pop()], plain
 
 
@@ -300,9 +299,8 @@ def _fill(network: Network, theirs: Mapping[str, str], windows: Mapping[str, Ten
                 raise _refused(f"tensor {name} is {tuple(window.size)} where {tuple(target.shape)} belongs", file.path)
             target.copy_(file.tensor(window).view(target.shape))
             if target.is_floating_point() and not bool(torch.isfinite(target).all()):
-                raise EdgesegError(
-                    f"tensor {name} holds infinite or undefined numbers", path=file.path, hint="Train it again"
-                )
+                odd = f"tensor {name} holds infinite or undefined numbers"
+                raise EdgesegError(odd, path=file.path, hint="Train it again")
 
 
 def _info(content: Any, model: Any) -> dict[str, Any]:

@@ -56,11 +56,8 @@ class TorchFile:
             raise EdgesegError("a zip file, but no checkpoint", path=path, hint=hint)
         self._root = pickles[0].rpartition("/")[0]
         if any(n.startswith(f"{self._root}/code/") or n == f"{self._root}/constants.pkl" for n in names):
-            raise EdgesegError(
-                "a TorchScript export, not a checkpoint",
-                path=path,
-                hint="Rename it to end in .torchscript, or give the .pt it came from",
-            )
+            what = "a TorchScript export, not a checkpoint"
+            raise EdgesegError(what, path=path, hint="Rename it to end in .torchscript, or give the .pt it came from")
         if f"{self._root}/byteorder" in names and self._member("byteorder").strip() != b"little":
             raise EdgesegError("its numbers are big-endian", path=path, hint="Save it again on a little-endian machine")
         self._cache: dict[str, torch.Tensor] = {}
