@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError
-from edgeseg.predict.sources import Frame, Unreadable, count, frames
+from edgeseg.predict.sources import Frame, Unreadable, count, frames, model_and_source
 
 
 def picture(path: Path, value: int = 50, size: tuple[int, int] = (20, 30)) -> Path:
@@ -180,3 +180,8 @@ def test_a_video_that_was_cut_off_is_said(tmp_path: Path) -> None:
     *found, last = list(frames(cut))
     assert isinstance(last, Unreadable) and last.path == str(cut) and 0 < len(found) < 40
     assert last.reason == f"only {len(found)} of its 40 frames could be read, the rest is cut off or damaged"
+
+
+def test_of_two_words_the_one_that_is_a_model_is_it() -> None:
+    assert model_and_source(["a.jpg", "b.onnx"], None, None) == ("b.onnx", ["a.jpg"])
+    assert model_and_source(["a.onnx", "b.onnx"], None, None) == ("a.onnx", ["b.onnx"])

@@ -6,26 +6,20 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from edgeseg import terminal
+from edgeseg import store, terminal
 from edgeseg.errors import EdgesegError, printable
-
-if TYPE_CHECKING:
-    from edgeseg.progress import Progress
-import contextlib
-import time
-from typing import TYPE_CHECKING
-
-from edgeseg import store
 from edgeseg.resources import cache_root
 
 if TYPE_CHECKING:
     from edgeseg.export.job import ExportResult
     from edgeseg.export.run import Event
+    from edgeseg.progress import Progress
 
 
 def _line(message: str) -> str:
@@ -200,7 +194,7 @@ def people(json_path: str | None) -> IO[str]:
     return sys.stderr if json_path == "-" else sys.stdout
 
 
-@contextlib.contextmanager
+@contextmanager
 def shown_events() -> Iterator[Callable[[Event], None]]:
     """Show the events of an export: a live line for each step, notes and failures as lines between."""
     file = cache_root() / "durations.json"  # of each kind of step: converters say little of how far they are
@@ -212,7 +206,7 @@ def shown_events() -> Iterator[Callable[[Event], None]]:
                 begun[event.step] = time.monotonic()
             elif event.kind == "built" and event.step in begun:
                 took[event.step] = round(time.monotonic() - begun[event.step], 1)
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     store.write_atomically(file, json.dumps(took))
             if event.kind == "note":
                 note(f"{event.step}: {event.text}" if event.step else event.text)

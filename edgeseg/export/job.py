@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.quantize.carried import Carried
-import dataclasses
 
 STEM = "model"
 """What artifacts are called while they are in work and in the cache."""
@@ -153,7 +152,7 @@ class ExportResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("path", "log", "error"):
             values[name] = None if values[name] is None else str(values[name])
         return {**values, "notes": list(self.notes)}

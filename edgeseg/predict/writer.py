@@ -9,16 +9,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.predict.result import WRITABLE, Result, write_image
-
-if TYPE_CHECKING:
-    from edgeseg.predict.result import Result
 
 
 class Writer:
